@@ -1,0 +1,5 @@
+"""Data sets as tensors in memory: `load_dataset(name, root, num_examples, split_seed)`."""
+
+from .datasets import NAMES, Dataset, load_dataset, stratified_subset
+
+__all__ = ["NAMES", "Dataset", "load_dataset", "stratified_subset"]

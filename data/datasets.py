@@ -1,0 +1,156 @@
+"""Image classification sets, whole and in memory.
+
+A set is looked for as `<root>/<name>.npz`, then as torchvision's files under `<root>`, then through torchvision's download.
+A set that cannot be found is an error: nothing else is ever loaded in its place.
+"""
+
+import importlib
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .glyphs import GLYPHS, make_glyphs
+
+TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+ALIASES = {"cifar": "cifar10", "notmnist": "not-mnist"}
+NAMES = (*GLYPHS, *TORCHVISION, "not-mnist")
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class Dataset(NamedTuple):
+    """x: float32 (N, C, H, W) in [0, 1].  y: int64 (N,)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def to(self, device):
+        return Dataset(self.x.to(device), self.y.to(device))
+
+
+def load_dataset(name, root, num_examples=None, split_seed=0):
+    """Load a data set by name or from an .npz file.
+
+    name: one of NAMES, the path of an .npz file, or the stem of `<root>/<name>.npz`; a file holds uint8 images
+        `x_train, x_test` of shape (N, H, W) or (N, H, W, 3) and integer labels `y_train, y_test` of shape (N,).
+    num_examples: size of a stratified training subset drawn with split_seed; None or 0 keeps all.
+    Returns (train, test), two Datasets.  Raises FileNotFoundError (says where it looked) and ValueError.
+    """
+    root = Path(root).expanduser()
+    name = ALIASES.get(str(name), str(name))
+    file = Path(name).expanduser() if name.endswith(".npz") else root / f"{name}.npz"
+    if name in GLYPHS and not file.exists():
+        make_glyphs(name, file)
+    if file.exists():
+        arrays = read_npz(file)
+    elif name in TORCHVISION:
+        arrays = read_torchvision(name, root, file)
+    else:
+        raise FileNotFoundError(missing(name, file))
+    if file.stem == "not-mnist":
+        arrays = clean_notmnist(arrays)
+    x_train, y_train, x_test, y_test = arrays
+    train, test = as_dataset(x_train, y_train, file), as_dataset(x_test, y_test, file)
+    if num_examples:
+        train = stratified_subset(train, num_examples, split_seed)
+    return train, test
+
+
+def missing(name, file):
+    if name.endswith(".npz"):
+        return f"no data file {file}"
+    known = name in NAMES
+    how = (
+        f"put x_train, y_train, x_test, y_test (uint8 images, integer labels) into {file}"
+        if not known or name == "not-mnist"
+        else f"let torchvision download it on a machine with a network, or write {file}"
+    )
+    what = f"data set {name!r} not found" if known else f"unknown data set {name!r} (known: {', '.join(NAMES)}, or any .npz file)"
+    return f"{what}; looked for {file}; to get it, {how}; the folder is set by --data_root or $DATA_ROOT"
+
+
+def read_npz(file):
+    try:
+        with np.load(file, allow_pickle=False) as f:
+            arrays = {k: f[k] for k in KEYS if k in f}
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as e:  # AttributeError: a bare array, no archive
+        raise ValueError(f"{file} is not a readable .npz file: {e}") from e
+    if len(arrays) < len(KEYS):
+        raise ValueError(f"{file} lacks {', '.join(k for k in KEYS if k not in arrays)}; it needs {', '.join(KEYS)}")
+    return list(arrays.values())
+
+
+def import_torchvision_datasets():
+    """torchvision.datasets, also where torchvision's compiled operators do not fit the installed torch.
+
+    The wheels are built against CUDA torch; beside a CPU build the import dies on the missing operator `nms`, although no
+    data set needs one. Declaring the operators' schemas lets the import through. (Only this function imports torchvision.)
+    """
+    try:
+        return importlib.import_module("torchvision.datasets")
+    except RuntimeError as e:
+        if "torchvision::" not in str(e):
+            raise
+        import_torchvision_datasets.library = torch.library.Library("torchvision", "DEF")  # kept alive: its end undoes it
+        import_torchvision_datasets.library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import_torchvision_datasets.library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return importlib.import_module("torchvision.datasets")
+
+
+def read_torchvision(name, root, file):
+    cls = getattr(import_torchvision_datasets(), TORCHVISION[name])
+    try:
+        splits = [cls(str(root), train=train, download=False) for train in (True, False)]
+    except RuntimeError:  # not there yet
+        try:
+            splits = [cls(str(root), train=train, download=True) for train in (True, False)]
+        except (RuntimeError, OSError) as e:
+            raise FileNotFoundError(f"{missing(name, file)} (also tried torchvision's files in {root}, and its download: {e})") from e
+    return [a for s in splits for a in (np.asarray(s.data), np.asarray(s.targets))]
+
+
+def clean_notmnist(arrays):
+    """Drop exact duplicates and solid images from both splits (the set as published holds some hundreds of each)."""
+    cleaned = []
+    for split, x, y in zip(("train", "test"), arrays[::2], arrays[1::2]):
+        flat = x.reshape(len(x), -1)
+        solid = flat.min(1) == flat.max(1)
+        first = np.zeros(len(x), bool)
+        first[np.unique(flat, axis=0, return_index=True)[1]] = True
+        keep = first & ~solid
+        print(f"not-mnist {split}: dropped {(solid).sum()} solid images and {(~first & ~solid).sum()} duplicates, {keep.sum()} left")
+        cleaned += [x[keep], y[keep]]
+    return cleaned
+
+
+def as_dataset(x, y, source):
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y) or len(x) == 0:
+        raise ValueError(
+            f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, 3) with N labels, not {x.dtype} {x.shape} with {len(y)} labels"
+        )
+    x = torch.from_numpy(np.ascontiguousarray(x))
+    x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    return Dataset(x.float().div_(255).contiguous(), torch.from_numpy(y.astype(np.int64)))
+
+
+def stratified_subset(data, n, seed):
+    """n items of a Dataset, class counts as equal as n allows (differing by at most one where classes are large enough).
+
+    Raises ValueError if n exceeds the set or is smaller than the number of classes."""
+    classes = data.y.unique()
+    if n > len(data.y):
+        raise ValueError(f"num_examples {n} is larger than the training set ({len(data.y)})")
+    if n < len(classes):
+        raise ValueError(f"num_examples {n} is smaller than the number of classes ({len(classes)})")
+    rng = np.random.default_rng(seed)
+    y = data.y.numpy()
+    order = rng.permutation(len(y))
+    rank = np.empty(len(y), np.int64)  # how many of an item's class come before it in the random order
+    tie = rng.permutation(len(classes))  # which classes get the remainder
+    for c, label in enumerate(classes.tolist()):
+        members = order[y[order] == label]
+        rank[members] = np.arange(len(members)) * len(classes) + tie[c]
+    chosen = torch.from_numpy(np.argsort(rank, kind="stable")[:n])
+    return Dataset(data.x[chosen], data.y[chosen])

@@ -1,0 +1,1 @@
+"""Drivers of the figures and tables: each calls the four scripts in-process and leaves a run folder per run."""

@@ -1,0 +1,102 @@
+"""The paper's four steps in miniature, on embedded data, in a few minutes on two CPU cores.
+
+    python -m experiments.quickstart
+
+Source nets learn font-rendered letters; their kernels train two VAEs; Bayesian CNNs learn digits from 50 examples under three
+priors, beside a deterministic net, all from the same initial kernels. Prints a table, draws logs/quickstart/quickstart.png.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import prune_kernels
+import train_source
+import train_vae_prior
+from myexman import Parser
+from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
+
+from .grid import METHODS, Job, command_line, method_options, run_grid, select
+
+METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
+
+
+def parse_args(argv=None):
+    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
+    parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="where the embedded data are cached")
+    parser.add_argument("--nets", type=int, default=4, help="source nets")
+    parser.add_argument("--source_epochs", type=int, default=6)
+    parser.add_argument("--source_dim", type=int, nargs=2, default=[64, 64], help="filters of the source nets")
+    parser.add_argument("--vae_epochs", type=int, nargs=2, default=[300, 40], help="of the 7x7 and the 5x5 VAE")
+    parser.add_argument("--bnn_epochs", type=int, default=400, help="steps on 50 digits")
+    parser.add_argument("--bnn_dim", type=int, nargs=2, default=[16, 64], help="filters of the Bayesian nets")
+    parser.add_argument("--splits", type=int, default=2, help="training sets of 50 digits")
+    return parser.parse_args(argv)
+
+
+def learn_priors(args, out):
+    """Steps 1 to 3; returns the two prior folders."""
+    print(f"\n1. {args.nets} source nets on glyph-letters")
+    shared = dict(data="glyph-letters", data_root=args.data_root, root=args.root, hid_dim=args.source_dim, bs=64, lr=0.004)
+    shared |= dict(epochs=args.source_epochs, eval_freq=args.source_epochs)
+    runs = [train_source.main(command_line(seed=seed, **shared)) for seed in range(args.nets)]
+
+    print("\n2. their kernels")
+    prune_kernels.main([*map(str, runs), *command_line(out=out, keep=(0.5, 0.15))])
+
+    print("\n3. a VAE of the kernels of each convolution")
+    for k, z, h, epochs in ((7, 2, 32, args.vae_epochs[0]), (5, 4, 64, args.vae_epochs[1])):
+        coders = dict(kernel_dim=k, z_dim=z, hidden_dim=h, num_epochs=epochs, bs=32, eval_freq=max(epochs // 4, 1))
+        train_vae_prior.main(command_line(data_dir=out / f"conv{k}x{k}", out=out / f"vae{k}x{k}", root=args.root, **coders))
+    return [out / "vae7x7", out / "vae5x5"]
+
+
+def jobs(args, vaes):
+    shared = dict(root=args.root, data="glyph-digits", data_root=args.data_root, num_examples=50, hid_dim=args.bnn_dim)
+    shared |= dict(epochs=args.bnn_epochs, eval_freq=max(args.bnn_epochs // 2, 1), kl_kernels=256)
+    for split in range(args.splits):
+        for method in METHODS:
+            argv = command_line(data_split_seed=split, **shared, **method_options(method, vaes))
+            yield Job("quickstart", "glyph-digits", method, "50", split, "train_bnn", argv, f"{args.bnn_epochs} steps")
+
+
+def report(rows, out):
+    """The table, and the figure: learned kernels, samples of the prior, accuracy."""
+    print(f"\n{'50 embedded digits':22}" + "".join(f"{name:>18}" for name in METRICS.values()))
+    for method, (label, _) in METHODS.items():
+        values = [select(rows, method=method, metric=metric) for metric in METRICS]
+        print(f"{label:22}" + "".join(f"{v.mean():10.3f} ± {v.std():.3f}" for v in values))
+    seed_everything(0)
+    figure, axes = new_figure(12, 3.6, columns=3, width_ratios=[1, 1, 1.1])
+    draw_kernels(
+        axes[:2],
+        {
+            "learned 7x7 kernels": load_kernels(out / "conv7x7/train.npy")[:100],
+            "samples of the prior": load_vae(out / "vae7x7").sample(100),
+        },
+    )
+    for i, (method, (label, colour)) in enumerate(METHODS.items()):
+        values = select(rows, method=method, metric="acc")
+        axes[2].barh(i, values.mean(), color=colour)
+        axes[2].plot(values, [i] * len(values), "k.")
+        axes[2].text(0.02, i, label, va="center", color="white")
+    axes[2].set(xlabel="test accuracy, 50 training digits (dots: splits)", yticks=[], xlim=(0, 1))
+    axes[2].invert_yaxis()
+    save_figure(figure, out / "quickstart.png")
+    print(f"\ndrew {out / 'quickstart.png'}; python -m myexman lists the runs")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    began = time.time()
+    out = Path(args.root) / "quickstart"
+    (out / "results.csv").unlink(missing_ok=True)
+    vaes = learn_priors(args, out)
+    print("\n4. Bayesian CNNs on 50 digits")
+    report(run_grid(list(jobs(args, vaes)), out / "results.csv"), out)
+    print(f"{time.time() - began:.0f} s in all")
+
+
+if __name__ == "__main__":
+    run_cli(main)

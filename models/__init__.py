@@ -1,0 +1,25 @@
+"""Networks by the name used on the command line."""
+
+from .bayes import LAYERS
+from .cifarnet import CIFARNet
+from .lenet import FConvMNIST
+
+NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet}
+
+
+def build_net(model, net_cfg, hid_dim, x, y):
+    """A network from command-line words, for images x (N, C, H, W) with labels y (N,).  hid_dim None is the paper's.
+
+    Raises ValueError if the widths do not fit the architecture, or the architecture the images."""
+    arch = NETWORKS[model]
+    hid_dim = hid_dim or arch.default_hid_dim
+    if len(hid_dim) != len(arch.default_hid_dim):
+        raise ValueError(f"--hid_dim: {model} has {len(arch.default_hid_dim)} convolutions, got {len(hid_dim)} widths")
+    if tuple(x.shape[1:]) != (arch.in_channels, arch.image_size, arch.image_size):
+        raise ValueError(
+            f"{model} takes images of shape {(arch.in_channels, arch.image_size, arch.image_size)}, the data set has {tuple(x.shape[1:])}"
+        )
+    return arch(hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg])
+
+
+__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "build_net"]

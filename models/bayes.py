@@ -1,0 +1,106 @@
+"""Bayesian layers: a fully factorised Gaussian posterior q(w) = N(mean, exp(var)) over the weights, biases point estimates.
+
+The parametrisation is additive (Molchanov et al. 2017): `mean.weight` and the log-variance `var.weight` are free parameters,
+under the names that published state dicts use. A layer runs in one of three modes, set for a whole net by `bnn_mode`:
+
+    stoch    local reparametrisation (Kingma et al. 2015): every output activation gets its own noise; used in training
+    sample   one weight sample w ~ q(w), shared by all inputs until the next call of bnn_mode; a member of an ensemble
+    det      the posterior mean
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Normal
+from torch.nn.utils import skip_init
+
+MODES = ("stoch", "sample", "det")
+
+
+class BayesLayer(nn.Module):
+    """What the Bayesian layers share. `mean` is the ordinary layer, `var` a bias-free twin whose weight is log sigma^2 (made
+    with skip_init, so that a seed gives a net the same initial means with and without it).
+
+    A subclass defines `apply_weight(x, weight, bias)`, its linear map, and `moments(x)`."""
+
+    def __init__(self, mean, var, logvarinit=-10.0):
+        super().__init__()
+        self.mean, self.var = mean, var
+        nn.init.constant_(var.weight, logvarinit)
+        self.mode, self.sampled = "stoch", None
+
+    def posterior(self):
+        """q(w): Normal with the weight's shape."""
+        return Normal(self.mean.weight, (0.5 * self.var.weight).exp(), validate_args=False)
+
+    def set_mode(self, mode):
+        self.mode = mode
+        self.sampled = self.posterior().sample() if mode == "sample" else None
+
+    def moments(self, x):
+        """Mean and variance of the pre-activation under w ~ q, for fixed x; both have the output's shape."""
+        return self.mean(x), self.apply_weight(x * x, self.var.weight.exp(), None)
+
+    def forward(self, x):
+        if self.mode == "det":
+            return self.mean(x)
+        if self.mode == "sample":
+            return self.apply_weight(x, self.sampled, self.mean.bias)
+        mean, var = self.moments(x)
+        # The floor keeps the square root's gradient finite where the input patch is all zero.
+        return torch.addcmul(mean, var.clamp_min(1e-16).sqrt(), torch.randn_like(mean))
+
+
+class BayesConv2d(BayesLayer):
+    """Conv2d with q(w); x: (B, C_in, H, W) -> (B, C_out, H', W').  Weights: (C_out, C_in, k, k)."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True, logvarinit=-10.0):
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias),
+            skip_init(nn.Conv2d, in_channels, out_channels, kernel_size, stride, padding, bias=False),
+            logvarinit,
+        )
+
+    def apply_weight(self, x, weight, bias):
+        return F.conv2d(x, weight, bias, self.mean.stride, self.mean.padding)
+
+
+class BayesLinear(BayesLayer):
+    """Linear with q(w); x: (B, in) -> (B, out).  Weights: (out, in)."""
+
+    def __init__(self, in_features, out_features, bias=True, logvarinit=-10.0):
+        super().__init__(
+            nn.Linear(in_features, out_features, bias), skip_init(nn.Linear, in_features, out_features, bias=False), logvarinit
+        )
+
+    def apply_weight(self, x, weight, bias):
+        return F.linear(x, weight, bias)
+
+
+# --net_cfg: what a net is built of. Fully connected layers are point estimates in all three, as in the paper.
+LAYERS = {"vanilla": dict(conv=nn.Conv2d), "vanilla-do": dict(conv=nn.Conv2d, dropout=0.5), "bayes": dict(conv=BayesConv2d)}
+
+
+def bayes_layers(net):
+    """The Bayesian layers of a net, from input to output."""
+    return [m for m in net.modules() if isinstance(m, BayesLayer)]
+
+
+def conv_layers(net):
+    """{name: convolution} from input to output; of a Bayesian one, the module that holds its mean weight and bias."""
+    return {name.removesuffix(".mean"): m for name, m in net.named_modules() if isinstance(m, nn.Conv2d) and not name.endswith(".var")}
+
+
+def is_stochastic(net):
+    return any(isinstance(m, BayesLayer) or (isinstance(m, nn.Dropout) and m.p > 0) for m in net.modules())
+
+
+def bnn_mode(net, mode):
+    """Put every stochastic layer of a net into one of MODES; dropout is on in both random modes (MC dropout)."""
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; choose from {', '.join(MODES)}")
+    for m in net.modules():
+        if isinstance(m, BayesLayer):
+            m.set_mode(mode)
+        elif isinstance(m, nn.Dropout):
+            m.train(mode != "det")

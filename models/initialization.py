@@ -1,0 +1,52 @@
+"""Initialisation of a convolution as "fill it from sample(n)": a source of kernels is anything with sample(n) -> (n, 1, k, k)."""
+
+import math
+
+import torch
+
+
+class Xavier:
+    """Glorot & Bengio's uniform distribution for a weight of shape (C_out, C_in, k, k)."""
+
+    def __init__(self, shape):
+        self.k = shape[-1]
+        self.bound = math.sqrt(6 / ((shape[0] + shape[1]) * self.k**2))
+
+    def sample(self, n):
+        return torch.empty(n, 1, self.k, self.k).uniform_(-self.bound, self.bound)
+
+
+class LearnedKernels:
+    """Draws with replacement from an array of trained kernels (n, 1, k, k), what prune_kernels.py writes."""
+
+    def __init__(self, kernels):
+        self.kernels = kernels
+
+    def sample(self, n):
+        return self.kernels[torch.randint(len(self.kernels), (n,))]
+
+
+class Pretrained:
+    """The kernels of one trained layer, (C_out, C_in, k, k), in their order."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def sample(self, n):
+        k = self.weight.shape[-1]
+        if self.weight.numel() != n * k * k:
+            raise ValueError(f"pretrained weight {tuple(self.weight.shape)} does not hold {n} kernels; the nets differ in width")
+        return self.weight.reshape(n, 1, k, k)
+
+
+INITS = ("xavier", "filters", "vae", "pretrained")
+
+
+@torch.no_grad()
+def fill(conv, source):
+    """Fill conv.weight (C_out, C_in, k, k), transposed convolutions alike, with source.sample(C_out C_in)."""
+    c1, c2, k, _ = conv.weight.shape
+    w = source.sample(c1 * c2)
+    if w.shape[-1] != k:
+        raise ValueError(f"the source has {w.shape[-1]}x{w.shape[-1]} kernels, the layer {k}x{k}")
+    conv.weight.copy_(w.view(c1, c2, k, k))

@@ -1,0 +1,121 @@
+"""The kernel VAE: encoder r(z|w), decoder p(w|z), prior p(z) = N(0, I) (paper, sections 3.1 and 3.3, Table 1).
+
+Module names are those of the published state dicts, hence `fc_sigma` in one encoder and `fc_var` in the other: both heads pass
+through softplus and give a variance. Table 1 mentions max-pooling in the encoders; its parameter counts and the published
+weights fit the layers below, which have none.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LOG_2PI = math.log(2 * math.pi)
+MIN_VAR = 1e-10  # far below any kernel's spread; keeps log and division finite where softplus underflows
+
+
+def elu_stack(*layers):
+    return nn.Sequential(*(m for layer in layers for m in (layer, nn.ELU())))
+
+
+def variance(h):
+    return F.softplus(h).clamp_min(MIN_VAR)
+
+
+class Encoder5x5(nn.Module):
+    """r(z|w): w (n, 1, 5, 5) -> mean and variance of z, each (n, z_dim)."""
+
+    def __init__(self, z_dim, hidden_dim):
+        super().__init__()
+        h = hidden_dim
+        self.features = elu_stack(
+            nn.Conv2d(1, h, 3, padding=1), nn.Conv2d(h, h, 3, padding=1), nn.Conv2d(h, 2 * h, 3), nn.Conv2d(2 * h, 2 * h, 3)
+        )
+        self.fc_mu, self.fc_sigma = nn.Conv2d(2 * h, z_dim, 1), nn.Conv2d(2 * h, z_dim, 1)
+
+    def forward(self, w):
+        h = self.features(w)
+        return self.fc_mu(h).flatten(1), variance(self.fc_sigma(h)).flatten(1)
+
+
+class Decoder5x5(nn.Module):
+    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 5, 5)."""
+
+    def __init__(self, z_dim, hidden_dim):
+        super().__init__()
+        h = hidden_dim
+        self.decoder = elu_stack(
+            nn.Conv2d(z_dim, 2 * h, 1), nn.ConvTranspose2d(2 * h, 2 * h, 3), nn.ConvTranspose2d(2 * h, 2 * h, 3), nn.Conv2d(2 * h, h, 1)
+        )
+        self.fc_mu, self.fc_var = nn.Sequential(nn.Conv2d(h, 1, 1)), nn.Sequential(nn.Conv2d(h, 1, 1))
+
+    def forward(self, z):
+        h = self.decoder(z[:, :, None, None])
+        return self.fc_mu(h), variance(self.fc_var(h))
+
+
+class Encoder7x7(nn.Module):
+    """r(z|w): w (n, 1, 7, 7) -> mean and variance of z, each (n, z_dim)."""
+
+    def __init__(self, z_dim, hidden_dim):
+        super().__init__()
+        h = hidden_dim
+        self.features = elu_stack(nn.Conv2d(1, h, 3), nn.Conv2d(h, 2 * h, 3), nn.Conv2d(2 * h, 2 * h, 3))
+        self.fc_mu, self.fc_var = nn.Conv2d(2 * h, z_dim, 1), nn.Conv2d(2 * h, z_dim, 1)
+
+    def forward(self, w):
+        h = self.features(w)
+        return self.fc_mu(h).flatten(1), variance(self.fc_var(h)).flatten(1)
+
+
+class Decoder7x7(nn.Module):
+    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 7, 7)."""
+
+    def __init__(self, z_dim, hidden_dim):
+        super().__init__()
+        h = hidden_dim
+        self.decoder = elu_stack(nn.ConvTranspose2d(z_dim, 2 * h, 3), nn.ConvTranspose2d(2 * h, 2 * h, 3), nn.ConvTranspose2d(2 * h, h, 3))
+        self.fc_mu, self.fc_var = nn.ConvTranspose2d(h, 1, 1), nn.ConvTranspose2d(h, 1, 1)
+
+    def forward(self, z):
+        h = self.decoder(z[:, :, None, None])
+        return self.fc_mu(h), variance(self.fc_var(h))
+
+
+CODERS = {5: (Encoder5x5, Decoder5x5), 7: (Encoder7x7, Decoder7x7)}
+
+
+class VAE(nn.Module):
+    """A density of k x k kernels with latent z ~ N(0, I).  kernel_dim: 5 or 7; the paper's z_dim, hidden_dim: 4, 64 and 2, 32."""
+
+    def __init__(self, kernel_dim, z_dim, hidden_dim):
+        super().__init__()
+        if kernel_dim not in CODERS:
+            raise ValueError(f"no coder for {kernel_dim}x{kernel_dim} kernels; choose from {sorted(CODERS)}")
+        self.kernel_dim, self.z_dim = kernel_dim, z_dim
+        encoder, decoder = CODERS[kernel_dim]
+        self.encoder, self.decoder = encoder(z_dim, hidden_dim), decoder(z_dim, hidden_dim)
+
+    def elbo_terms(self, w):
+        """One-sample estimate of E_r log p(w|z) and exact KL(r(z|w) || p(z)), in nats, each (n,); their difference is eq. 4.
+
+        w: (n, 1, k, k)."""
+        z_mean, z_var = self.encoder(w)
+        z = torch.addcmul(z_mean, z_var.sqrt(), torch.randn_like(z_mean))
+        mean, var = self.decoder(z)
+        log_lik = -0.5 * ((w - mean).square() / var + var.log()).flatten(1).sum(1) - 0.5 * LOG_2PI * self.kernel_dim**2
+        kl = 0.5 * (z_mean.square() + z_var - z_var.log() - 1).sum(1)
+        return log_lik, kl
+
+    def log_prob(self, w):
+        """Unbiased estimate of the ELBO, a lower bound on log p(w): (n, 1, k, k) -> (n,), nats."""
+        log_lik, kl = self.elbo_terms(w)
+        return log_lik - kl
+
+    @torch.no_grad()
+    def sample(self, n):
+        """n kernels w ~ p(w|z), z ~ p(z): (n, 1, k, k), observation noise included."""
+        z = torch.randn(n, self.z_dim, device=next(self.parameters()).device)
+        mean, var = self.decoder(z)
+        return torch.addcmul(mean, var.sqrt(), torch.randn_like(mean))

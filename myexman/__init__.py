@@ -1,0 +1,8 @@
+"""A small experiment manager: every run of a script is a folder that says how it was made."""
+
+from .checkpoint import load_checkpoint, save_checkpoint, save_state
+from .index import Index
+from .logger import Logger
+from .parser import ExParser, Parser
+
+__all__ = ["ExParser", "Index", "Logger", "Parser", "load_checkpoint", "save_checkpoint", "save_state"]

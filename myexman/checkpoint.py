@@ -1,0 +1,47 @@
+"""Saving so that nothing is lost: files are replaced whole, and never by a state that holds NaN or infinity."""
+
+import os
+from pathlib import Path
+
+import torch
+
+
+def save_state(state, file):
+    """Write a state dict (or any nest of tensors and plain values) atomically.  Raises FloatingPointError on NaN or infinity."""
+    bad = next((name for name, t in walk(state) if t.is_floating_point() and not torch.isfinite(t).all()), None)
+    if bad is not None:
+        raise FloatingPointError(f"{bad} holds NaN or infinity; kept the former {file}")
+    file = Path(file)
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    torch.save(state, part)
+    part.replace(file)
+
+
+def walk(state, name="state"):
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    elif isinstance(state, dict):
+        for k, v in state.items():
+            yield from walk(v, k if name == "state" else f"{name}.{k}")
+    elif isinstance(state, (list, tuple)):
+        for i, v in enumerate(state):
+            yield from walk(v, f"{name}.{i}")
+
+
+def save_checkpoint(run_dir, epoch, **objects):
+    """Write <run_dir>/checkpoint.torch: the epoch, each object's state_dict(), and the random state."""
+    save_state(
+        dict(epoch=epoch, rng=torch.get_rng_state(), **{k: o.state_dict() for k, o in objects.items()}), Path(run_dir) / "checkpoint.torch"
+    )
+
+
+def load_checkpoint(run_dir, device, **objects):
+    """Restore what save_checkpoint wrote into the same objects; returns the number of epochs already done."""
+    file = Path(run_dir) / "checkpoint.torch"
+    if not file.exists():
+        raise FileNotFoundError(f"nothing to resume: no {file}")
+    state = torch.load(file, map_location=device, weights_only=True)
+    for name, o in objects.items():
+        o.load_state_dict(state[name])
+    torch.set_rng_state(state["rng"].cpu())
+    return state["epoch"]

@@ -1,0 +1,56 @@
+"""One CSV row per evaluation, flushed at once, and the same row on the console."""
+
+import csv
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class Logger:
+    """logger.row(epoch=3, loss=0.1) appends to <run_dir>/logs.csv and prints an aligned line (the header every 20 lines).
+
+    The columns are those of the first row; a row with others is an error. resume_at: rows of an existing file whose `epoch` is
+    beyond it are dropped, and the file is continued.  echo: columns shown on the console; None shows all.
+    logger.rows holds all rows."""
+
+    def __init__(self, run_dir, echo=None, resume_at=0):
+        self.file = Path(run_dir) / "logs.csv"
+        self.echo, self.columns, self.rows = echo, None, []
+        for row in read_rows(self.file) if resume_at else []:
+            if row["epoch"] <= resume_at:
+                self.row(**row)
+
+    def row(self, **values):
+        if self.columns is None:
+            self.columns = list(values)
+            with self.file.open("w", newline="") as f:
+                csv.writer(f).writerow(self.columns)
+        if set(values) != set(self.columns):
+            raise ValueError(f"row has columns {sorted(values)}, {self.file} has {sorted(self.columns)}")
+        with self.file.open("a", newline="") as f:
+            csv.writer(f).writerow([values[c] for c in self.columns])
+        self.print(values)
+        self.rows.append(values)
+
+    def print(self, values):
+        names = [c for c in self.echo or self.columns if c in values]
+        width = [max(len(c), 8) for c in names]
+        if len(self.rows) % 20 == 0:
+            tqdm.write("  ".join(c.rjust(w) for c, w in zip(names, width)))
+        cells = [f"{values[c]:.4g}" if isinstance(values[c], float) else str(values[c]) for c in names]
+        tqdm.write("  ".join(c.rjust(w) for c, w in zip(cells, width)))
+
+
+def read_rows(file):
+    """The rows of a CSV file as dicts, numbers as numbers."""
+
+    def value(text):
+        for cast in (int, float):
+            try:
+                return cast(text)
+            except ValueError:
+                pass
+        return text
+
+    with Path(file).open(newline="") as f:
+        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(f)]

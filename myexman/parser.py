@@ -1,0 +1,144 @@
+"""ExParser: an argparse.ArgumentParser whose parse_args() makes a run folder.
+
+<root>/runs/NNNNNN-<time>/params.yaml      every argument, and under `meta` the commit, versions and machine
+<root>/index/NNNNNN -> ../runs/NNNNNN-…    one link per run; making it is what claims the number
+<root>/tmp/NNNNNN-<time>/                  runs made with --tmp, which the index does not list
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+VERSIONS = ("torch", "torchvision", "numpy", "scipy")
+NOT_PARAMS = ("tmp", "config", "resume", "run_dir")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that shows defaults in --help and reports a mistake in one line."""
+
+    def __init__(self, *args, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs):
+        super().__init__(*args, formatter_class=formatter_class, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+class ExParser(Parser):
+    """A drop-in ArgumentParser that adds --root, --tmp, --config and --resume, and makes the run's folder when it parses.
+
+    The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
+    command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
+    that run's params.yaml and stays in its folder. Nothing is created before parse_args()."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        group = self.add_argument_group("experiment")
+        group.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
+        group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
+        group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
+        group.add_argument("--resume", metavar="RUN", help="go on with a stopped run, in its folder, from its last checkpoint")
+
+    def parse_args(self, args=None, namespace=None):
+        typed = list(sys.argv[1:] if args is None else args)
+        sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        sources.add_argument("--config")
+        sources.add_argument("--resume")
+        found = sources.parse_known_args(typed)[0]
+        config = Path(found.resume) / "params.yaml" if found.resume else found.config
+        args = super().parse_args([*(self.read_config(config) if config else []), *typed], namespace)
+        if args.resume:
+            args.run_dir = Path(args.resume)
+            return args
+        args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
+        params = {k: v for k, v in vars(args).items() if k not in NOT_PARAMS}
+        write_yaml(args.run_dir / "params.yaml", {**params, "meta": provenance(self.prog, typed)})
+        return args
+
+    def read_config(self, path):
+        """The options in a params.yaml as command-line words; `meta` (facts about that run) is left out."""
+        try:
+            values = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError) as e:
+            self.error(f"{path}: {' '.join(str(e).split())}")
+        if not isinstance(values, dict):
+            self.error(f"{path}: not a list of `name: value` lines")
+        options = {a.dest: a for a in self._actions if a.option_strings and a.dest not in ("help", *NOT_PARAMS)}
+        unknown = sorted(set(values) - set(options) - {"meta"})
+        if unknown:
+            self.error(f"{path}: unknown argument {', '.join(unknown)}")
+        words = []
+        for name in options.keys() & values.keys():
+            option, value = options[name].option_strings[-1], values[name]
+            if isinstance(value, list):
+                words += [option, *map(str, value)] if value else []
+            elif options[name].nargs == 0:  # a switch
+                words += [option] if value else []
+            elif value is not None:
+                words.append(f"{option}={value}")
+        return words
+
+
+def make_run(root, tmp=False):
+    """Make and return a new run folder; safe when many processes do it at once."""
+    time = datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
+    runs, index = root / ("tmp" if tmp else "runs"), root / "index"
+    runs.mkdir(parents=True, exist_ok=True)
+    index.mkdir(exist_ok=True)
+    number = 1 + max((int(p.name[:6]) for p in (runs if tmp else index).iterdir() if p.name[:6].isdigit()), default=-1)
+    while True:
+        run = runs / f"{number:06d}-{time}"
+        try:  # os.symlink and mkdir either make the name or fail: whoever makes it owns the number
+            if tmp:
+                run.mkdir()
+            else:
+                os.symlink(Path("..") / "runs" / run.name, index / f"{number:06d}")
+                run.mkdir()
+            return run
+        except FileExistsError:
+            number += 1
+
+
+def provenance(prog, argv):
+    """What made the run: command line, commit, versions, machine."""
+
+    def installed(package):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return dict(
+        time=datetime.now().isoformat(timespec="seconds"),
+        script=prog,
+        **git_state(),
+        python=platform.python_version(),
+        versions={p: installed(p) for p in VERSIONS},
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        argv=list(argv),
+    )
+
+
+def git_state():
+    """{'commit': short hash or None, 'dirty': whether tracked files differ from it}."""
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).resolve().parent), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return dict(commit=git("rev-parse", "--short=10", "HEAD"), dirty=bool(git("status", "--porcelain", "-uno")))
+    except (OSError, subprocess.CalledProcessError):
+        return dict(commit=None, dirty=None)
+
+
+def write_yaml(file, values):
+    plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    file.write_text(yaml.safe_dump(plain, sort_keys=False))

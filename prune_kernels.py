@@ -1,0 +1,121 @@
+"""Step 2: collect the kernels of trained nets, drop those of small norm, split them into train.npy and test.npy.
+
+    python prune_kernels.py logs/runs/* --out data/fconv
+
+L2 leaves most kernels of a source net near zero, where they say nothing about structure and make a density hard to fit
+(paper, section 3.3). Each convolution gets a folder <out>/conv{k}x{k} with train.npy and test.npy, float32 (n, 1, k, k), a
+histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from myexman import Parser
+from utils import load_weights, new_figure, run_cli, save_figure
+
+# The lower edges of the L2 norm in the kernel sets that the paper's authors published.
+PUBLISHED_CUT = {7: 0.39, 5: 0.13}
+
+
+def parse_args(argv=None):
+    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or files with a state dict")
+    parser.add_argument("--out", required=True, help="where the conv{k}x{k} folders go")
+    cut = parser.add_mutually_exclusive_group()
+    cut.add_argument(
+        "--min_norm",
+        type=float,
+        nargs="+",
+        help=f"smallest L2 norm kept, one number or one per convolution (default: that of the published sets, {PUBLISHED_CUT})",
+    )
+    cut.add_argument(
+        "--keep", type=float, nargs="+", help="share of kernels kept, those of largest norm; one number or one per convolution"
+    )
+    parser.add_argument("--max_kernels", type=int, default=0, help="keep a random subset of this size at most; 0 is all")
+    parser.add_argument("--test_share", type=float, default=0.2, help="share of the kept kernels that goes to test.npy")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and the subset")
+    return parser.parse_args(argv)
+
+
+def read_kernels(run):
+    """{name of the convolution: its kernels (n, 1, k, k)} of a run folder or a file with a state dict, from input to output."""
+    file = Path(run)
+    state = load_weights(file / "model.torch" if file.is_dir() else file)
+    convs = {
+        name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(".var.weight")
+    }  # .var: a posterior's variance
+    if not convs:
+        raise ValueError(f"{file} holds no convolution")
+    return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
+
+
+def layer_names(kernels):
+    """conv7x7, conv5x5; conv5x5_1, conv5x5_2 where a net has several convolutions of one size."""
+    sizes = [w.shape[-1] for w in kernels]
+    seen = Counter()
+    for k in sizes:
+        seen[k] += 1
+        yield f"conv{k}x{k}" + (f"_{seen[k]}" if sizes.count(k) > 1 else "")
+
+
+def threshold(norms, k, min_norm, keep):
+    if keep is not None:
+        return float(np.quantile(norms, 1 - keep))
+    if min_norm is not None:
+        return min_norm
+    if k not in PUBLISHED_CUT:
+        raise ValueError(f"no default cut for {k}x{k} kernels: give --min_norm or --keep")
+    return PUBLISHED_CUT[k]
+
+
+def plot_norms(file, norms, cut, kept):
+    figure, axes = new_figure(5, 3)
+    bins = np.geomspace(max(norms.min(), 1e-6), norms.max(), 80)
+    axes.hist(norms, bins=bins, color="0.6")
+    axes.axvline(cut, color="C3", label=f"cut {cut:.3g}: {kept} of {len(norms)} kept")
+    axes.set(xscale="log", yscale="log", xlabel="L2 norm of a kernel", ylabel="kernels")
+    axes.legend(frameon=False)
+    save_figure(figure, file)
+
+
+def per_layer(values, layers, flag):
+    """One value for all layers, or one each."""
+    values = [None] if values is None else values
+    if len(values) not in (1, layers):
+        raise ValueError(f"{flag}: one number or one per convolution ({layers}), got {len(values)}")
+    return values * layers if len(values) == 1 else values
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    nets = [read_kernels(run) for run in args.runs]
+    if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
+        raise ValueError("the nets differ in architecture: prune them apart")
+    layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
+    min_norms, keeps = per_layer(args.min_norm, len(layers), "--min_norm"), per_layer(args.keep, len(layers), "--keep")
+    rng = np.random.default_rng(args.seed)
+    for name, w, min_norm, keep in zip(layer_names(layers), layers, min_norms, keeps):
+        w = w.numpy()
+        norms = np.sqrt((w**2).sum((1, 2, 3)))
+        cut = threshold(norms, w.shape[-1], min_norm, keep)
+        alive = rng.permutation(np.flatnonzero(norms >= cut))
+        chosen = alive[: args.max_kernels or None]
+        n_test = round(args.test_share * len(chosen))
+        if not 0 < n_test < len(chosen):
+            raise ValueError(f"{name}: {len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, too few to split; lower --min_norm")
+        folder = Path(args.out) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "test.npy", w[chosen[:n_test]])
+        np.save(folder / "train.npy", w[chosen[n_test:]])
+        plot_norms(folder / "norms.png", norms, cut, len(alive))
+        facts = dict(nets=len(nets), kernels=len(w), min_norm=round(cut, 4), kept=len(alive), train=len(chosen) - n_test, test=n_test)
+        (folder / "pruning.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
+        print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,104 @@
+"""Layers and networks: moments of local reparametrisation, modes, published names and parameter counts."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import CIFARNet, FConvMNIST, build_net
+from models.bayes import LAYERS, BayesConv2d, BayesLinear, bayes_layers, bnn_mode, conv_layers, is_stochastic
+
+LAYER_CASES = [
+    (lambda: BayesConv2d(2, 3, 3, stride=2, padding=1, logvarinit=-1.0), (4, 2, 5, 5)),
+    (lambda: BayesConv2d(2, 3, 3, bias=False, logvarinit=-1.0), (4, 2, 5, 5)),
+    (lambda: BayesLinear(6, 3, logvarinit=-1.0), (4, 6)),
+]
+
+
+@pytest.mark.parametrize("make, shape", LAYER_CASES)
+def test_local_reparametrisation_has_the_moments_of_weight_sampling(make, shape):
+    layer, x, n = make(), torch.randn(shape), 4000
+    mean, var = (t.detach() for t in layer.moments(x))
+    draws = {}
+    for mode in ("stoch", "sample"):
+        outputs = []
+        for _ in range(n):
+            bnn_mode(layer, mode)
+            outputs.append(layer(x).detach())
+        draws[mode] = torch.stack(outputs)
+    for outputs in draws.values():
+        error = (outputs.mean(0) - mean).abs() / (var / n).sqrt()
+        assert error.max() < 5  # standard errors
+        assert ((outputs.var(0) / var - 1).abs() / (2 / n) ** 0.5).max() < 5
+
+
+@pytest.mark.parametrize("make, shape", LAYER_CASES)
+def test_modes(make, shape):
+    layer, x = make(), torch.randn(shape)
+    bnn_mode(layer, "det")
+    assert torch.equal(layer(x), layer.mean(x))
+    bnn_mode(layer, "sample")
+    first = layer(x)
+    assert torch.equal(first, layer(x))  # one draw until the mode is set again
+    bnn_mode(layer, "sample")
+    assert not torch.equal(first, layer(x))
+    bnn_mode(layer, "stoch")
+    assert not torch.equal(layer(x), layer(x))
+    with pytest.raises(ValueError, match="stoch, sample, det"):
+        bnn_mode(layer, "random")
+
+
+def test_gradient_is_finite_on_an_empty_image():
+    layer = BayesConv2d(1, 2, 3, bias=False)
+    layer(torch.zeros(1, 1, 5, 5)).sum().backward()
+    assert layer.var.weight.grad.isfinite().all() and layer.mean.weight.grad.isfinite().all()
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("arch, parameters, image", [(FConvMNIST, 115658, (1, 28, 28)), (CIFARNet, 5759498, (3, 32, 32))])
+def test_networks_have_the_papers_parameter_counts(arch, parameters, image):
+    assert count(arch()) == parameters  # Table 2
+    net = arch(conv=BayesConv2d)
+    assert count(net) == parameters + sum(layer.var.weight.numel() for layer in bayes_layers(net))
+    assert arch(hid_dim=(4,) * len(arch.default_hid_dim), classes=7)(torch.rand(2, *image)).shape == (2, 7)
+
+
+def test_state_dict_keys_are_the_published_ones():
+    keys = set(FConvMNIST(conv=BayesConv2d).state_dict())
+    assert {"features.conv1.mean.weight", "features.conv1.var.weight", "features.conv2.var.weight", "classifier.weight"} <= keys
+    assert "features.conv1.var.bias" not in keys
+
+
+@pytest.mark.parametrize("cfg", LAYERS)
+def test_a_seed_gives_the_same_initial_means_in_every_configuration(cfg):
+    x, y = torch.rand(4, 1, 28, 28), torch.arange(4)
+    nets = []
+    for name in ("vanilla", cfg):
+        torch.manual_seed(3)
+        nets.append(build_net("fconv", name, (4, 8), x, y))
+    for a, b in zip(*(conv_layers(net).values() for net in nets)):
+        assert torch.equal(a.weight, b.weight)
+    assert list(conv_layers(nets[1])) == ["features.conv1", "features.conv2"]
+    assert torch.equal(nets[0].classifier.weight, nets[1].classifier.weight)
+    for net in nets:
+        bnn_mode(net, "det")
+    assert torch.allclose(nets[0](x), nets[1](x))
+
+
+def test_mc_dropout_is_on_in_random_modes_only():
+    net, x = FConvMNIST((4, 8), dropout=0.5), torch.rand(4, 1, 28, 28)
+    bnn_mode(net, "stoch")
+    assert is_stochastic(net) and not torch.equal(net(x), net(x))
+    bnn_mode(net, "det")
+    assert torch.equal(net(x), net(x)) and not is_stochastic(FConvMNIST((4, 8)))
+
+
+def test_build_net_refuses_what_does_not_fit():
+    y = torch.arange(4)
+    with pytest.raises(ValueError, match="2 convolutions, got 3"):
+        build_net("fconv", "bayes", (1, 2, 3), torch.rand(4, 1, 28, 28), y)
+    with pytest.raises(ValueError, match="takes images"):
+        build_net("cifarnet", "bayes", None, torch.rand(4, 1, 28, 28), y)
+    assert isinstance(build_net("cifarnet", "vanilla", (2, 2, 2), torch.rand(4, 3, 32, 32), y).features.conv3, nn.Conv2d)

@@ -1,0 +1,106 @@
+"""Data sets: stratified subsets, round trips through .npz, embedded glyphs, and honest errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from data import Dataset, load_dataset, stratified_subset
+from data.datasets import clean_notmnist, import_torchvision_datasets
+from data.glyphs import GLYPHS, make_glyphs
+
+
+@pytest.mark.parametrize("n", [7, 20, 50, 103, 400])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_subsets_are_stratified(n, seed):
+    y = torch.randint(7, (400,))
+    data = Dataset(torch.arange(400.0).view(400, 1, 1, 1), y)
+    subset = stratified_subset(data, n, seed)
+    assert len(subset.x.unique()) == n  # without replacement
+    assert torch.equal(data.y[subset.x.flatten().long()], subset.y)
+    counts, available = torch.bincount(subset.y, minlength=7), torch.bincount(y, minlength=7)
+    full = counts == available
+    assert (counts[~full].max() - counts[~full].min() <= 1) if (~full).any() else n == 400
+    assert torch.equal(subset.x, stratified_subset(data, n, seed).x)
+    assert n == 400 or not torch.equal(subset.x.sort(0)[0], stratified_subset(data, n, seed + 5).x.sort(0)[0])
+
+
+def test_subset_size_is_checked():
+    data = Dataset(torch.zeros(20, 1, 1, 1), torch.arange(20) % 5)
+    with pytest.raises(ValueError, match="larger than the training set"):
+        stratified_subset(data, 21, 0)
+    with pytest.raises(ValueError, match="number of classes"):
+        stratified_subset(data, 4, 0)
+
+
+@pytest.mark.parametrize("shape, expected", [((9, 6, 5), (1, 6, 5)), ((9, 6, 5, 3), (3, 6, 5))])
+def test_npz_round_trip(tmp_path, shape, expected):
+    x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    y = np.arange(9) % 4
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x[:5], y_test=y[:5])
+    for name in ("mine", str(tmp_path / "mine.npz")):
+        train, test = load_dataset(name, tmp_path)
+        assert train.x.shape == (9, *expected) and test.x.shape == (5, *expected) and train.x.dtype == torch.float32
+        back = train.x.mul(255).round().byte().numpy()
+        assert np.array_equal(back[:, 0] if len(shape) == 3 else back.transpose(0, 2, 3, 1), x) and train.y.tolist() == y.tolist()
+
+
+def test_bad_npz(tmp_path):
+    file = tmp_path / "bad.npz"
+    file.write_bytes(b"PK not really")
+    with pytest.raises(ValueError, match="readable"):
+        load_dataset("bad", tmp_path)
+    np.savez(file, x_train=np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="lacks y_train, x_test, y_test"):
+        load_dataset("bad", tmp_path)
+    np.savez(file, x_train=np.zeros((2, 4, 4)), y_train=[0, 1], x_test=np.zeros((2, 4, 4)), y_test=[0, 1])
+    with pytest.raises(ValueError, match="uint8"):
+        load_dataset("bad", tmp_path)
+    np.savez(file, **{k: np.array([{}], dtype=object) for k in ("x_train", "y_train", "x_test", "y_test")})
+    with pytest.raises(ValueError):  # a pickle inside is not run
+        load_dataset("bad", tmp_path)
+
+
+@pytest.mark.parametrize("name, message", [("nonsense", "unknown data set"), ("not-mnist", "not found"), ("gone.npz", "no data file")])
+def test_missing_sets_say_where_they_were_looked_for(tmp_path, name, message):
+    with pytest.raises(FileNotFoundError, match=message) as e:
+        load_dataset(name, tmp_path)
+    assert "npz" in str(e.value)
+
+
+def test_glyphs_are_deterministic_and_balanced(tmp_path):
+    counts = {"train": 200, "test": 50}
+    for i, name in enumerate(GLYPHS):
+        for copy in "ab":
+            make_glyphs(name, tmp_path / f"{copy}{i}.npz", counts)
+        (a, test), (b, _) = (load_dataset(str(tmp_path / f"{copy}{i}.npz"), tmp_path) for copy in "ab")
+        assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
+        assert a.x.shape == (200, 1, 28, 28) and a.y.bincount().tolist() == [20] * 10 and test.y.bincount().tolist() == [5] * 10
+        ink = a.x.mean((1, 2, 3))
+        assert ink.min() > 0.02 and ink.max() < 0.6  # something is drawn, on an empty background
+        assert len(torch.unique(a.x.flatten(1), dim=0)) == 200
+
+
+def test_notmnist_is_cleaned(capsys):
+    x = np.random.default_rng(0).integers(0, 256, (8, 4, 4), dtype=np.uint8)
+    x[2], x[3], x[5] = 255, 255, x[1]
+    cleaned = clean_notmnist([x, np.arange(8), x[:2], np.arange(2)])
+    assert cleaned[1].tolist() == [0, 1, 4, 6, 7] and np.array_equal(cleaned[0], x[cleaned[1]]) and len(cleaned[2]) == 2
+    assert "dropped 2 solid images and 1 duplicates, 5 left" in capsys.readouterr().out
+
+
+def test_torchvision_datasets_import():
+    assert import_torchvision_datasets().MNIST
+
+
+def test_torchvision_files_are_read(tmp_path):
+    """MNIST in torchvision's own layout: the idx files that its download leaves."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    for split in ("train", "t10k"):
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(
+            bytes([0, 0, 8, 3]) + b"".join(int(n).to_bytes(4, "big") for n in (4, 28, 28)) + images.tobytes()
+        )
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + (4).to_bytes(4, "big") + bytes(range(4)))
+    train, test = load_dataset("mnist", tmp_path)
+    assert np.array_equal(train.x[:, 0].mul(255).round().byte().numpy(), images) and test.y.tolist() == [0, 1, 2, 3]

@@ -1,0 +1,134 @@
+"""The experiment manager: unique run folders, reruns from params.yaml, logs and checkpoints that survive."""
+
+import multiprocessing
+
+import pytest
+import torch
+import yaml
+
+from myexman import ExParser, Index, Logger, load_checkpoint, save_checkpoint, save_state
+from myexman.__main__ import main as list_runs
+from myexman.logger import read_rows
+from myexman.parser import make_run
+
+
+def parser():
+    p = ExParser(prog="script.py")
+    p.add_argument("--lr", type=float, default=0.1)
+    p.add_argument("--offset", type=float, default=-10.0)
+    p.add_argument("--hid_dim", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--name")
+    p.add_argument("--fast", action="store_true")
+    return p
+
+
+def test_building_a_parser_makes_nothing(tmp_path):
+    parser()
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_run_is_a_folder(tmp_path):
+    args = parser().parse_args(["--root", str(tmp_path), "--lr", "0.5", "--fast"])
+    params = yaml.safe_load((args.run_dir / "params.yaml").read_text())
+    assert (params["lr"], params["hid_dim"], params["fast"], params["name"]) == (0.5, [1, 2], True, None)
+    assert {"commit", "dirty", "versions", "argv", "machine"} <= set(params["meta"]) and params["meta"]["versions"]["torch"]
+    assert (tmp_path / "index/000000/params.yaml").samefile(args.run_dir / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "typed", [[], ["--lr", "3"], ["--fast"], ["--offset=-1e-05", "--hid_dim", "5"], ["--name", "a b", "--hid_dim", "7", "8", "9"]]
+)
+def test_config_round_trip_and_command_line_wins(tmp_path, typed):
+    first = parser().parse_args(["--root", str(tmp_path), *typed])
+    config = ["--config", str(first.run_dir / "params.yaml")]
+    again = parser().parse_args(config)
+    keys = ("lr", "offset", "hid_dim", "name", "fast", "root")
+    assert [getattr(first, k) for k in keys] == [getattr(again, k) for k in keys] and again.run_dir != first.run_dir
+    assert parser().parse_args([*config, "--lr", "7"]).lr == 7 and parser().parse_args(["--lr", "7", *config]).lr == 7
+
+
+@pytest.mark.parametrize(
+    "text, message", [("bogus: 1", "unknown argument bogus"), ("lr: fast", "invalid float"), ("[1, 2", "expected"), ("3", "not a list")]
+)
+def test_bad_config_is_an_error(tmp_path, capsys, text, message):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SystemExit) as e:
+        parser().parse_args(["--config", str(tmp_path / "params.yaml")])
+    assert e.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_tmp_runs_stay_out_of_the_index(tmp_path):
+    parser().parse_args(["--root", str(tmp_path), "--tmp"])
+    assert Index(tmp_path).info() == [] and len(list((tmp_path / "tmp").iterdir())) == 1
+
+
+def claim(root, tmp, n=15):
+    return [make_run(root, tmp).name[:6] for _ in range(n)]
+
+
+@pytest.mark.parametrize("tmp", [False, True])
+def test_numbers_are_unique_under_concurrency(tmp_path, tmp):
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        numbers = [n for part in pool.starmap(claim, [(tmp_path, tmp)] * 8) for n in part]
+    assert len(numbers) == 120 and (tmp or len(set(numbers)) == 120)
+    assert len(list((tmp_path / ("tmp" if tmp else "runs")).iterdir())) == 120
+
+
+def test_index_and_table(tmp_path, capsys):
+    for lr, acc in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        args = parser().parse_args(["--root", str(tmp_path), "--lr", str(lr)])
+        log = Logger(args.run_dir)
+        log.row(epoch=1, ens_acc=0.1)
+        log.row(epoch=2, ens_acc=acc)
+    parser().parse_args(["--root", str(tmp_path)])  # a run without logs yet
+    rows = Index(tmp_path).info()
+    assert [row.get("ens_acc") for row in rows] == [0.5, 0.9, 0.7, None] and rows[1]["lr"] == 2.0
+    capsys.readouterr()
+    list_runs(["--root", str(tmp_path), "--sort", "ens_acc", "--descending", "--columns", "run", "ens_acc"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "000001", "000002", "000000", "000003"]
+    list_runs(["--root", str(tmp_path), "--filter", "lr=2.0"])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    with pytest.raises(SystemExit) as e:
+        list_runs(["--root", str(tmp_path), "--sort", "nonsense"])
+    assert e.value.code == 2
+
+
+def test_logs_are_flushed_and_resumed(tmp_path):
+    log = Logger(tmp_path)
+    for epoch in (1, 2, 3):
+        log.row(epoch=epoch, loss=1 / 3)
+        assert len(read_rows(tmp_path / "logs.csv")) == epoch
+    with pytest.raises(ValueError, match="columns"):
+        log.row(epoch=4)
+    Logger(tmp_path, resume_at=2).row(epoch=3, loss=0.25)  # killed after the row of epoch 3, before its checkpoint
+    assert read_rows(tmp_path / "logs.csv") == [dict(epoch=1, loss=1 / 3), dict(epoch=2, loss=1 / 3), dict(epoch=3, loss=0.25)]
+
+
+def test_checkpoint_continues_exactly(tmp_path):
+    def step(net, opt):
+        net(torch.randn(4, 3)).square().sum().backward()
+        opt.step()
+        opt.zero_grad()
+
+    def fresh():
+        net = torch.nn.Linear(3, 2)
+        return net, torch.optim.Adam(net.parameters())
+
+    net, opt = fresh()
+    step(net, opt)
+    save_checkpoint(tmp_path, 1, net=net, opt=opt)
+    step(net, opt)
+    other, other_opt = fresh()
+    assert load_checkpoint(tmp_path, "cpu", net=other, opt=other_opt) == 1
+    step(other, other_opt)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        load_checkpoint(tmp_path / "elsewhere", "cpu")
+
+
+def test_a_bad_state_never_replaces_a_good_one(tmp_path):
+    file = tmp_path / "model.torch"
+    save_state({"weight": torch.ones(2)}, file)
+    with pytest.raises(FloatingPointError, match="weight holds NaN"):
+        save_state({"weight": torch.tensor([1.0, float("nan")])}, file)
+    assert torch.equal(torch.load(file)["weight"], torch.ones(2)) and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,211 @@
+"""The four scripts in order on a tiny data set, and what they say to a user's mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import prune_kernels
+import train_bnn
+import train_source
+import train_vae_prior
+from myexman.logger import read_rows
+from utils import load_vae, load_weights, run_cli
+
+ROOT = Path(__file__).resolve().parents[1]
+BNN = ["--num_examples", "30", "--hid_dim", "3", "4", "--epochs", "4", "--eval_freq", "2", "--ens", "2", "--init_list", "vae", "vae"]
+
+
+def test_the_pipeline(digits, tmp_path):
+    runs = [
+        train_source.main(
+            [
+                "--data",
+                str(digits),
+                "--hid_dim",
+                "3",
+                "4",
+                "--epochs",
+                "12",
+                "--eval_freq",
+                "6",
+                "--bs",
+                "16",
+                "--lr",
+                "0.01",
+                "--seed",
+                str(s),
+            ]
+        )
+        for s in (0, 1)
+    ]
+    assert read_rows(runs[0] / "logs.csv")[-1]["mean_acc"] > 0.9  # the stripes are easy
+
+    prune_kernels.main([*map(str, runs), "--out", str(tmp_path / "k"), "--keep", "1", "0.5"])
+    kernels = {k: [np.load(tmp_path / f"k/conv{k}x{k}/{split}.npy") for split in ("train", "test")] for k in (5, 7)}
+    assert [len(a) for a in kernels[7]] == [5, 1] and [len(a) for a in kernels[5]] == [10, 2]
+    every = np.concatenate([load_weights(r / "model.torch")["features.conv2.weight"].numpy().reshape(-1, 25) for r in runs])
+    kept = np.concatenate(kernels[5]).reshape(-1, 25)
+    expected = every[np.argsort(-np.linalg.norm(every, axis=1))[:12]]
+    assert np.array_equal(np.sort(kept[:, 0]), np.sort(expected[:, 0]))
+    assert (tmp_path / "k/conv5x5/norms.png").exists()
+
+    for k, z in ((7, "2"), (5, "3")):
+        train_vae_prior.main(
+            [
+                "--data_dir",
+                str(tmp_path / f"k/conv{k}x{k}"),
+                "--kernel_dim",
+                str(k),
+                "--z_dim",
+                z,
+                "--hidden_dim",
+                "4",
+                "--num_epochs",
+                "4",
+                "--eval_freq",
+                "2",
+                "--bs",
+                "4",
+                "--out",
+                str(tmp_path / f"vae{k}x{k}"),
+            ]
+        )
+    vaes = [str(tmp_path / "vae7x7"), str(tmp_path / "vae5x5")]
+    assert {p.name for p in (tmp_path / "vae7x7").iterdir()} == set(train_vae_prior.ARTEFACTS)
+    assert "nats per held-out kernel" in (tmp_path / "vae5x5/README.md").read_text() and load_vae(vaes[1]).z_dim == 3
+
+    for prior in ("vae", "loguniform", "sn"):
+        run = train_bnn.main(["--data", str(digits), *BNN, "--vae_list", *vaes, "--prior_list", prior, prior])
+        rows = read_rows(run / "logs.csv")
+        assert [row["epoch"] for row in rows] == [2, 4] and {"train_nll", "kl", "mean_acc", "one_nll", "ens_ece", "ens_brier"} <= set(
+            rows[0]
+        )
+        assert {"features.conv1.mean.weight", "features.conv2.var.weight"} <= set(load_weights(run / "model.torch"))
+        assert yaml.safe_load((run / "params.yaml").read_text())["prior_list"] == [prior, prior]
+    pretrained = train_bnn.main(
+        [
+            "--data",
+            str(digits),
+            *BNN[:-3],
+            "--net_cfg",
+            "vanilla",
+            "--l2",
+            "0.1",
+            "--init_list",
+            "filters",
+            "pretrained",
+            "--filters_list",
+            str(tmp_path / "k/conv7x7"),
+            "none",
+            "--pretrained",
+            str(run / "model.torch"),
+        ]
+    )
+    assert "ens_acc" not in read_rows(pretrained / "logs.csv")[0]
+
+
+def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(digits, priors):
+    argv = ["--data", str(digits), *BNN, "--vae_list", *priors, "--prior_list", "vae", "sn", "--kl_kernels", "5", "--bs", "16"]
+    whole, again = (load_weights(train_bnn.main(argv) / "model.torch") for _ in range(2))
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+    class Killed(BaseException):
+        pass
+
+    def kill_after_first_evaluation(*args, **kwargs):
+        if kill_after_first_evaluation.calls:
+            raise Killed
+        kill_after_first_evaluation.calls += 1
+        return train_bnn_evaluate(*args, **kwargs)
+
+    kill_after_first_evaluation.calls, train_bnn_evaluate = 0, train_bnn.evaluate
+    train_bnn.evaluate = kill_after_first_evaluation
+    try:
+        with pytest.raises(Killed):
+            train_bnn.main(argv)
+    finally:
+        train_bnn.evaluate = train_bnn_evaluate
+    run = sorted((Path(os.environ["DWP_PATH"]) / "runs").iterdir())[-1]
+    assert train_bnn.main(["--resume", str(run)]) == run
+    resumed = load_weights(run / "model.torch")
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole) and [r["epoch"] for r in read_rows(run / "logs.csv")] == [2, 4]
+
+
+def refuse(capsys, main, argv):
+    """The single line that a script prints for a user's mistake."""
+    with pytest.raises(SystemExit) as e:
+        run_cli(lambda: main([str(a) for a in argv]))
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and "Traceback" not in err
+    return err.strip().splitlines()[-1]
+
+
+def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
+    bnn = ["--data", digits, *BNN]
+    good = [*bnn, "--vae_list", *priors]
+    cases = [
+        (train_bnn.main, ["--data", "nonsense"], "unknown data set 'nonsense'"),
+        (train_source.main, ["--data", "not-mnist"], f"looked for {tmp_path}/data/not-mnist.npz"),
+        (train_bnn.main, [*good, "--prior_list", "vae"], "--prior_list needs one entry per convolution: 2, got 1"),
+        (train_bnn.main, [*good, "--prior_list", "vae", "spike"], "invalid choice: 'spike'"),
+        (train_bnn.main, [*bnn, "--prior_list", "sn", "sn"], "--vae_list gives nothing"),
+        (train_bnn.main, [*bnn[:-3], "--prior_list", "vae", "vae"], "--vae_list gives no folder"),
+        (train_bnn.main, [*bnn, "--vae_list", *priors[::-1]], "models 5x5 kernels, features.conv1 has 7x7"),
+        (train_bnn.main, [*bnn, "--vae_list", priors[0], tmp_path / "gone"], f"{tmp_path}/gone is not a prior folder"),
+        (train_bnn.main, [*good, "--num_examples", "61"], "larger than the training set (60)"),
+        (train_bnn.main, [*good, "--num_examples", "2"], "smaller than the number of classes (3)"),
+        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--prior_list", "sn", "sn"], "needs --net_cfg bayes"),
+        (train_bnn.main, [*good, "--hid_dim", "3"], "2 convolutions, got 1"),
+        (train_bnn.main, ["--config", tmp_path / "gone.yaml"], "No such file"),
+        (train_bnn.main, ["--resume", tmp_path], "params.yaml"),
+        (prune_kernels.main, [tmp_path / "gone", "--out", tmp_path / "k"], "no weight file"),
+        (train_vae_prior.main, ["--data_dir", tmp_path], "no kernel file"),
+    ]
+    for main, argv, message in cases:
+        assert message in refuse(capsys, main, argv), argv
+    weights = Path(priors[1]) / "vae_params.torch"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "is damaged" in refuse(capsys, train_bnn.main, good)
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_state(digits, priors, capsys):
+    message = refuse(capsys, train_bnn.main, ["--data", digits, *BNN, "--vae_list", *priors, "--prior_list", "vae", "vae", "--lr", "1e20"])
+    assert "at step" in message or "holds NaN" in message
+    run = sorted((Path(os.environ["DWP_PATH"]) / "runs").iterdir())[-1]
+    assert all(w.isfinite().all() for w in load_weights(run / "model.torch").values())
+
+
+def test_the_seed_readmes_flags_parse():
+    for script, words in {
+        "train_source": "--data not-mnist --bs 256 --hid_dim 256 512 --l2 0.001 --model fconv --net_cfg vanilla --seed 3",
+        "train_vae_prior": "--hidden_dim 32 --kernel_dim 7 --z_dim 2 --num_epochs 300 --data_dir data/fconv/conv7x7",
+        "train_bnn": "--data mnist --data_split_seed 4 --num_examples 50 --epochs 10000 --model fconv --net_cfg bayes --hid_dim 32 128 "
+        "--vae_list data/fconv/vae7x7/ data/fconv/vae5x5/ --init_list vae vae --prior_list vae vae --eval_freq 100",
+    }.items():
+        assert sys.modules[script].parse_args(words.split()).run_dir.exists()
+
+
+def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
+    """SIGKILL after the first finished run; the second call repeats none."""
+    command = [sys.executable, "-m", "experiments.fig2", "--quick", "--data_root", str(tmp_path)]
+    results = Path(os.environ["DWP_PATH"]) / "quick/fig2.csv"
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not results.exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = read_rows(results)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = read_rows(results)
+    assert rows[: len(before)] == before and sum(r["metric"] == "acc" for r in rows) == 4  # four methods, once each
+    assert (results.parent / "fig2.png").exists()

@@ -1,0 +1,154 @@
+"""KL terms against closed forms, quadrature, and the exact marginal of a linear-Gaussian decoder."""
+
+import math
+
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import nn
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from models.bayes import BayesConv2d
+from models.densities import GaussianKernels
+from models.priors import DeepWeightPrior, LogUniform, StandardNormal
+from models.vae import VAE
+
+
+def test_standard_normal_kl_is_torchs():
+    q = Normal(torch.randn(3, 2, 5, 5), torch.rand(3, 2, 5, 5) + 0.1)
+    expected = sum(kl_divergence(Normal(m, s), Normal(0.0, 1.0)) for m, s in zip(q.loc.flatten(), q.scale.flatten()))
+    assert StandardNormal().kl(q).ndim == 0
+    torch.testing.assert_close(StandardNormal().kl(q), expected)
+
+
+def exact_log_uniform_kl(alpha):
+    """KL of N(1, alpha) from 1/|w|, with the constant that makes it 0 as alpha -> infinity: E log|w| - log sigma - E log|eps|."""
+    s = math.sqrt(alpha)
+    pieces = [(-12, -1 / s), (-1 / s, 12)] if 1 / s < 12 else [(-12, 12)]
+    e_log_w = sum(integrate.quad(lambda e: math.log(abs(1 + s * e) + 1e-300) * stats.norm.pdf(e), a, b, limit=400)[0] for a, b in pieces)
+    return e_log_w - math.log(s) + 0.5 * (0.5772156649 + math.log(2))
+
+
+@pytest.mark.parametrize("log_alpha", range(-8, 9))
+def test_log_uniform_approximation_is_within_a_hundredth_of_a_nat(log_alpha):
+    alpha = math.exp(log_alpha)
+    q = Normal(torch.tensor([2.0]), torch.tensor([2.0 * math.sqrt(alpha)]))  # depends on alpha only
+    assert abs(LogUniform().kl(q).item() - exact_log_uniform_kl(alpha)) < 0.01
+
+
+def test_log_uniform_is_finite_at_the_ends():
+    loc, scale = torch.tensor([0.0, 1.0, 1e-4], requires_grad=True), torch.tensor([1e-3, 1e-8, 1e4], requires_grad=True)
+    kl = LogUniform().kl(Normal(loc, scale))
+    kl.backward()
+    assert kl.isfinite() and loc.grad.isfinite().all() and scale.grad.isfinite().all()
+
+
+class LinearGaussian(VAE):
+    """p(w|z) = N(A z + b, s^2 I) with orthogonal columns in A, so that the factorised r(z|w) can be the exact posterior.
+
+    The marginal is N(b, A A^T + s^2 I); `shift` and `widen` spoil the reverse model's mean and variance."""
+
+    def __init__(self, k=3, z_dim=2, s=0.8, shift=0.0, widen=1.0):
+        nn.Module.__init__(self)
+        self.kernel_dim, self.z_dim, self.s, self.shift, self.widen = k, z_dim, s, shift, widen
+        self.A = torch.linalg.qr(torch.randn(k * k, z_dim))[0] * torch.tensor([1.0, 0.4])
+        self.b = 0.3 * torch.randn(k * k)
+        self.precision = 1 + self.A.square().sum(0) / s**2
+        self.encoder, self.decoder = nn.Module(), nn.Module()
+        self.encoder.forward, self.decoder.forward = self.encode, self.decode
+
+    def encode(self, w):
+        mean = (w.flatten(1) - self.b) @ self.A / self.s**2 / self.precision
+        return mean + self.shift, (self.widen / self.precision).expand_as(mean)
+
+    def decode(self, z):
+        mean = (z @ self.A.T + self.b).view(-1, 1, self.kernel_dim, self.kernel_dim)
+        return mean, torch.full_like(mean, self.s**2)
+
+    def marginal(self):
+        return MultivariateNormal(self.b, self.A @ self.A.T + self.s**2 * torch.eye(len(self.b)))
+
+
+@pytest.mark.parametrize("shift, widen", [(0.0, 1.0), (0.5, 1.0), (0.0, 2.0), (-0.3, 0.5)])
+def test_dwp_bound_is_exact_kl_plus_the_reverse_models_error(shift, widen):
+    vae = LinearGaussian(shift=shift, widen=widen)
+    loc, scale, n = 0.5 * torch.randn(1, 1, 3, 3), torch.rand(1, 1, 3, 3) + 0.2, 100000
+    exact = kl_divergence(MultivariateNormal(loc.flatten(), torch.diag(scale.flatten() ** 2)), vae.marginal())
+    # KL(r || p(z|w)) for two Gaussians with a known shift and ratio of variances: the same for every w.
+    gap = 0.5 * (widen - 1 - math.log(widen) + shift**2 * vae.precision).sum()
+    q = Normal(loc.expand(n, 1, 3, 3), scale.expand(n, 1, 3, 3))  # n copies of one kernel: an average over n draws
+    bound = DeepWeightPrior(vae, kl_chunk=n).kl(q) / n
+    terms = vae.log_prob(q.sample())
+    tolerance = 4 * terms.std() / n**0.5
+    assert abs(bound - (exact + gap)) < tolerance
+    assert bound > exact - tolerance
+    if gap > 0:
+        assert gap > 3 * tolerance  # so that the test can tell the bound from the KL
+
+
+def make_prior(layer_shape=(6, 4, 5, 5), **options):
+    layer = BayesConv2d(layer_shape[1], layer_shape[0], layer_shape[2], logvarinit=-4.0)
+    return layer, DeepWeightPrior(VAE(5, 2, 4), **options)
+
+
+def test_subsampled_kl_is_unbiased():
+    layer, prior = make_prior()
+    with torch.no_grad():
+        layer.mean.weight.mul_(torch.linspace(0.1, 3, 24).view(6, 4, 1, 1))  # kernels that differ a lot
+        draws = {}
+        for m in (0, 5):
+            prior.kl_kernels = m
+            draws[m] = torch.stack([prior.kl(layer.posterior()) for _ in range(2000)])
+    difference = draws[5].mean() - draws[0].mean()
+    assert abs(difference) < 4 * (draws[5].var() / 2000 + draws[0].var() / 2000).sqrt()
+    assert draws[5].std() > 1.5 * draws[0].std()  # it is a subsample
+
+
+def test_kernels_are_drawn_without_replacement_and_entropy_is_over_all():
+    layer, prior = make_prior(kl_kernels=24)  # all of them: the same value as the full sum under the same noise
+    torch.manual_seed(1)
+    subsampled = prior.kl(layer.posterior())
+    prior.kl_kernels = 0
+    torch.manual_seed(1)
+    torch.testing.assert_close(prior.kl(layer.posterior()), subsampled)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 24])
+def test_chunked_kl_has_the_exact_gradient(chunk):
+    class Deterministic(VAE):  # the chunks draw their noise apart: compare without noise
+        def elbo_terms(self, w):
+            mean, var = self.decoder(self.encoder(w)[0])
+            return -((w - mean) ** 2 / var).flatten(1).sum(1), self.encoder(w)[1].sum(1)
+
+    layer = BayesConv2d(4, 6, 5)
+    vae = Deterministic(5, 2, 4)
+    grads = []
+    for c in (chunk, 1000):
+        prior = DeepWeightPrior(vae, kl_chunk=c)
+        torch.manual_seed(0)
+        parameters = [layer.mean.weight, layer.var.weight, *prior.vae.encoder.parameters()]
+        grads.append(torch.autograd.grad(prior.kl(layer.posterior()), parameters))
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("train_reverse", [True, False])
+def test_gradients_reach_theta_and_psi_and_never_phi(train_reverse):
+    vae = VAE(5, 2, 4)
+    layer, prior = BayesConv2d(4, 6, 5), DeepWeightPrior(vae, train_reverse=train_reverse)
+    prior.kl(layer.posterior()).backward()
+    assert layer.mean.weight.grad.abs().sum() > 0 and layer.var.weight.grad.abs().sum() > 0
+    assert all((p.grad is not None and p.grad.abs().sum() > 0) == train_reverse for p in prior.vae.encoder.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in prior.vae.decoder.parameters())
+    assert all(p.grad is None and p.requires_grad for p in vae.parameters())  # the VAE that was passed in is untouched
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_gaussian_kernels_against_scipy(full):
+    kernels = torch.randn(500, 1, 3, 3) @ torch.randn(3, 3) + 0.5
+    density = GaussianKernels(kernels, full, ridge=0)
+    x = kernels.flatten(1).numpy().astype(float)
+    cov = (x - x.mean(0)).T @ (x - x.mean(0)) / len(x)
+    expected = stats.multivariate_normal(x.mean(0), cov if full else cov.diagonal()).logpdf(x[:20])
+    torch.testing.assert_close(density.log_prob(kernels[:20]).double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-2)
+    assert density.sample(7).shape == (7, 1, 3, 3)

@@ -1,0 +1,173 @@
+"""The kernel VAE: Table 1's counts, a true lower bound, and the published files."""
+
+import math
+import pickle
+
+import pytest
+import torch
+import yaml
+from torch.distributions import Normal
+
+from models.initialization import LearnedKernels, Pretrained, Xavier, fill
+from models.vae import CODERS, VAE
+from utils import load_kernels, load_vae, load_weights
+
+from .conftest import SIZES, write_prior
+
+COUNTS = {5: (260040, 304194), 7: (56004, 56674)}  # Table 1
+
+HEADS = ("weight", "bias")
+LEGACY_KEYS = {
+    5: {
+        f"{part}.{h}"
+        for h in HEADS
+        for part in (
+            *(f"encoder.features.{i}" for i in (0, 2, 4, 6)),
+            "encoder.fc_mu",
+            "encoder.fc_sigma",
+            *(f"decoder.decoder.{i}" for i in (0, 2, 4, 6)),
+            "decoder.fc_mu.0",
+            "decoder.fc_var.0",
+        )
+    },
+    7: {
+        f"{part}.{h}"
+        for h in HEADS
+        for part in (
+            *(f"encoder.features.{i}" for i in (0, 2, 4)),
+            "encoder.fc_mu",
+            "encoder.fc_var",
+            *(f"decoder.decoder.{i}" for i in (0, 2, 4)),
+            "decoder.fc_mu",
+            "decoder.fc_var",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("k", CODERS)
+def test_parameter_counts(k):
+    vae = VAE(k, **SIZES[k])
+    assert tuple(sum(p.numel() for p in coder.parameters()) for coder in (vae.encoder, vae.decoder)) == COUNTS[k]
+
+
+@pytest.mark.parametrize("k", CODERS)
+def test_shapes_and_positive_variances(k):
+    vae, w = VAE(k, 3, 4), torch.randn(5, 1, k, k)
+    for mean, var in (vae.encoder(w), vae.decoder(torch.randn(5, 3))):
+        assert mean.shape == var.shape and (var > 0).all()
+    assert vae.log_prob(w).shape == (5,) and vae.sample(6).shape == (6, 1, k, k) and vae.log_prob(100 * w).isfinite().all()
+
+
+@pytest.mark.parametrize("k", CODERS)
+def test_elbo_terms_are_what_torch_distributions_give(k):
+    vae, w = VAE(k, 3, 4), torch.randn(5, 1, k, k)
+    torch.manual_seed(1)
+    log_lik, kl = vae.elbo_terms(w)
+    torch.manual_seed(1)
+    mean, var = vae.encoder(w)
+    r = Normal(mean, var.sqrt())
+    w_mean, w_var = vae.decoder(mean + var.sqrt() * torch.randn_like(mean))
+    torch.testing.assert_close(log_lik, Normal(w_mean, w_var.sqrt()).log_prob(w).sum((1, 2, 3)))
+    torch.testing.assert_close(kl, torch.distributions.kl_divergence(r, Normal(0.0, 1.0)).sum(1))
+
+
+def test_log_prob_is_a_lower_bound():
+    vae, w, n = VAE(5, 2, 4), 0.3 * torch.randn(1, 1, 5, 5), 20000
+    with torch.no_grad():
+        elbo = vae.log_prob(w.expand(n, 1, 5, 5)).mean()
+        mean, var = vae.decoder(torch.randn(n, 2))  # p(w) = E_{p(z)} p(w|z)
+        log_p = Normal(mean, var.sqrt()).log_prob(w).sum((1, 2, 3)).logsumexp(0) - math.log(n)
+    assert elbo < log_p + 0.01
+
+
+@pytest.mark.parametrize("k", CODERS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_prior_folder_round_trip(tmp_path, k, legacy):
+    saved = write_prior(tmp_path / "prior", k, legacy)
+    assert set(saved.state_dict()) == LEGACY_KEYS[k]
+    if legacy:
+        with open(tmp_path / "prior/vae_params.torch", "rb") as f:
+            assert f.read(2) != b"PK"  # not a zip
+    loaded, w = load_vae(tmp_path / "prior"), torch.randn(3, 1, k, k)
+    assert torch.equal(loaded.encoder(w)[0], saved.encoder(w)[0]) and loaded.sample(2).shape == (2, 1, k, k)
+
+
+def test_heads_stored_in_another_orientation_load(tmp_path):
+    saved = write_prior(tmp_path / "prior", 7, legacy=True)
+    state = saved.state_dict()
+    for name in ("decoder.fc_mu.weight", "decoder.fc_var.weight"):
+        state[name] = state[name].transpose(0, 1)
+    torch.save(state, tmp_path / "prior/vae_params.torch", _use_new_zipfile_serialization=False)
+    z = torch.randn(3, 2)
+    assert torch.equal(load_vae(tmp_path / "prior").decoder(z)[0], saved.decoder(z)[0])
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, (f"{self.target}", "w"))
+
+
+def test_bad_prior_folders_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a prior folder"):
+        load_vae(tmp_path)
+    folder = tmp_path / "prior"
+    write_prior(folder, 5)
+    weights = folder / "vae_params.torch"
+    whole = weights.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"not a weight file"):
+        weights.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged"):
+            load_vae(folder)
+    evil = Malicious()
+    evil.target = tmp_path / "executed"
+    for bad in (dict(weight=evil), evil):
+        weights.write_bytes(pickle.dumps(bad))
+        with pytest.raises(ValueError, match="plain state dict"):
+            load_vae(folder)
+    assert not evil.target.exists()
+    torch.save([torch.zeros(1)], weights)
+    with pytest.raises(ValueError, match="not a state dict"):
+        load_vae(folder)
+    torch.save(VAE(7, 2, 32).state_dict(), weights)
+    with pytest.raises(ValueError, match="does not fit VAE"):
+        load_vae(folder)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="no weight file"):
+        load_vae(folder)
+    for params in (
+        "kernel_dim: 5",
+        "[1",
+        "kernel_dim: x\nz_dim: 1\nhidden_dim: 2",
+        yaml.safe_dump(dict(kernel_dim=4, z_dim=1, hidden_dim=2)),
+    ):
+        (folder / "params.yaml").write_text(params)
+        with pytest.raises(ValueError):
+            load_vae(folder)
+
+
+def test_bad_kernels_and_weights(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_kernels(tmp_path / "train.npy")
+    (tmp_path / "train.npy").write_bytes(b"no array")
+    with pytest.raises(ValueError, match="readable"):
+        load_kernels(tmp_path / "train.npy")
+    with pytest.raises(FileNotFoundError):
+        load_weights(tmp_path / "model.torch")
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Conv2d(3, 4, 5), torch.nn.ConvTranspose2d(3, 4, 5)])
+def test_fill(layer):
+    kernels = torch.randn(50, 1, 5, 5)
+    fill(layer, LearnedKernels(kernels))
+    known = {tuple(w.flatten().tolist()) for w in kernels}
+    assert all(tuple(w.flatten().tolist()) in known for w in layer.weight.detach().reshape(-1, 25))
+    stored = torch.randn(layer.weight.shape)
+    fill(layer, Pretrained(stored))
+    assert torch.equal(layer.weight, stored)
+    fill(layer, Xavier(layer.weight.shape))
+    assert abs(layer.weight.var() - 2 / ((3 + 4) * 25)) < 0.002  # Glorot: variance 2 / (fan in + fan out)
+    with pytest.raises(ValueError, match="5x5"):
+        fill(layer, VAE(7, 2, 4))
+    with pytest.raises(ValueError, match="differ in width"):
+        fill(layer, Pretrained(torch.randn(9, 3, 5, 5)))

@@ -1,0 +1,71 @@
+"""Step 1: train a source CNN on the source domain, with L2 on its convolutions (paper, section 3.3).
+
+    python train_source.py --data not-mnist --bs 256 --hid_dim 256 512 --l2 0.001 --model fconv --net_cfg vanilla --seed 0
+
+Run it once per seed; prune_kernels.py then collects the kernels of all runs.
+"""
+
+import time
+
+import torch
+import torch.nn.functional as F
+from tqdm import trange
+
+from data import load_dataset
+from models import NETWORKS, build_net
+from models.bayes import conv_layers
+from models.initialization import Xavier, fill
+from myexman import ExParser, Logger, load_checkpoint, save_checkpoint, save_state
+from utils import add_common_flags, evaluate, linear_lr, run_cli, seed_everything, train_epoch
+
+
+def parse_args(argv=None):
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_source.py")
+    parser.add_argument("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
+    parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
+    parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
+    parser.add_argument("--l2", type=float, default=1e-3, help="weight of the sum of squares of the convolutions (paper: 0.001)")
+    parser.add_argument("--eval_freq", type=int, default=5, help="epochs between evaluations")
+    parser.add_argument("--bf16", action="store_true", help="forward pass in bfloat16: about twice as fast where the hardware has it")
+    add_common_flags(parser, epochs=20, bs=256)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    seed_everything(args.seed)
+    train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed))
+
+    net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
+    for conv in conv_layers(net).values():
+        fill(conv, Xavier(conv.weight.shape))  # a third of torch's default for the 7x7 layer: less noise for L2 to wash out
+    opt = torch.optim.Adam(net.parameters(), fused=True)
+
+    def objective(x, y):
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
+            nll = F.cross_entropy(net(x).float(), y)
+        # As in the original code: the biases of the convolutions count, the classifier does not.
+        l2 = sum(p.square().sum() for p in net.features.parameters())
+        return nll + args.l2 * l2, dict(nll=nll, l2=l2)
+
+    start = load_checkpoint(args.run_dir, args.device, net=net, opt=opt) if args.resume else 0
+    log = Logger(args.run_dir, resume_at=start)
+    began = time.time()
+    for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
+        linear_lr(opt, epoch, args.epochs, args.lr)
+        train_stats = train_epoch(train, args.bs, opt, objective, epoch)
+        if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
+            log.row(
+                epoch=epoch + 1,
+                **{f"train_{k}": v for k, v in train_stats.items()},
+                **evaluate(net, test, ens=0),
+                seconds=time.time() - began,
+            )
+            save_state(net.state_dict(), args.run_dir / "model.torch")
+            save_checkpoint(args.run_dir, epoch + 1, net=net, opt=opt)
+    print(f"saved {args.run_dir / 'model.torch'}")
+    return args.run_dir
+
+
+if __name__ == "__main__":
+    run_cli(main)

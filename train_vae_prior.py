@@ -1,0 +1,137 @@
+"""Step 3: fit a VAE to the kernels of one convolution; its decoder is the deep weight prior (paper, section 3.3).
+
+    python train_vae_prior.py --hidden_dim 32 --kernel_dim 7 --z_dim 2 --num_epochs 300 --data_dir data/fconv/conv7x7
+    python train_vae_prior.py --hidden_dim 64 --kernel_dim 5 --z_dim 4 --num_epochs 300 --data_dir data/fconv/conv5x5
+
+The run folder is a prior folder, to be loaded by utils.load_vae: params.yaml, vae_params.torch (last), vae_params_best.torch (best
+ELBO on the held-out kernels), pictures, and a README.md card. --out copies these elsewhere.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from tqdm import trange
+
+from models.densities import GaussianKernels
+from models.vae import CODERS, VAE
+from myexman import ExParser, Logger, load_checkpoint, save_checkpoint, save_state
+from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
+
+ARTEFACTS = ("params.yaml", "vae_params.torch", "vae_params_best.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
+
+
+def parse_args(argv=None):
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_vae_prior.py")
+    parser.add_argument("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
+    parser.add_argument("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
+    parser.add_argument("--z_dim", type=int, default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
+    parser.add_argument("--hidden_dim", type=int, default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
+    parser.add_argument("--var", choices=["train"], default="train", help="the decoder's variance is learned, one per weight")
+    parser.add_argument("--num_epochs", type=int, default=300, help="passes over the training kernels (paper: 300)")
+    parser.add_argument("--bs", type=int, default=128, help="kernels per step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate, falling linearly to 0")
+    parser.add_argument("--eval_freq", type=int, default=10, help="epochs between evaluations")
+    parser.add_argument("--out", help="copy the finished prior folder here, e.g. data/fconv/vae7x7")
+    add_run_flags(parser)
+    return parser.parse_args(argv)
+
+
+@torch.no_grad()
+def evaluate(vae, kernels, n_samples=1):
+    """ELBO, log-likelihood and KL in nats per kernel, averaged over kernels and n_samples draws of z."""
+    terms = torch.stack([torch.stack([t.mean() for t in vae.elbo_terms(kernels)]) for _ in range(n_samples)]).mean(0).tolist()
+    return dict(elbo=terms[0] - terms[1], loglik=terms[0], kl=terms[1])
+
+
+CARD = """# Kernel VAE, {k}x{k}
+
+The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}; {num_epochs} epochs, batch {bs},
+Adam {lr:g} falling linearly to 0. These are the weights after the last epoch, not chosen on the held-out kernels.
+
+Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
+
+| density, fitted to the training kernels | nats per held-out kernel |
+|---|---|
+{rows}
+
+Made {date}, commit {commit}, on {machine}, by
+
+    python train_vae_prior.py {argv}
+
+![kernels](kernels.png)
+{latent}"""
+
+
+def write_card(run_dir, args, train, test, vae):
+    """README.md of the prior folder: where the kernels come from, and how well they are modelled beside two Gaussians.
+
+    Returns {density: nats per held-out kernel}."""
+    densities = {
+        "this VAE (ELBO, a lower bound)": evaluate(vae, test, n_samples=20)["elbo"],
+        "independent Gaussian (exact)": GaussianKernels(train, full=False).log_prob(test).mean().item(),
+        "full-covariance Gaussian (exact)": GaussianKernels(train).log_prob(test).mean().item(),
+    }
+    pruning = Path(args.data_dir) / "pruning.yaml"
+    source = "; kept {kept} of {kernels} kernels of {nets} nets, those of L2 norm at least {min_norm}"
+    meta = yaml.safe_load((run_dir / "params.yaml").read_text())["meta"]
+    fields = dict(vars(args), k=args.kernel_dim, train=len(train), test=len(test), commit=meta["commit"], machine=meta["machine"])
+    fields["source"] = source.format(**yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
+    fields["rows"] = "\n".join(f"| {name} | {value:.1f} |" for name, value in densities.items())
+    fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
+    fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
+    (run_dir / "README.md").write_text(CARD.format(**fields))
+    return densities
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    seed_everything(args.seed)
+    train, test = (load_kernels(Path(args.data_dir) / f"{split}.npy").to(args.device) for split in ("train", "test"))
+    if train.shape[-1] != args.kernel_dim:
+        raise ValueError(f"--kernel_dim {args.kernel_dim}, but {args.data_dir} holds {train.shape[-1]}x{train.shape[-1]} kernels")
+
+    vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim).to(args.device)
+    opt = torch.optim.Adam(vae.parameters(), fused=True)
+
+    def objective(w):
+        loglik, kl = (t.mean() for t in vae.elbo_terms(w))
+        return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)  # eq. 4, in nats per kernel
+
+    start = load_checkpoint(args.run_dir, args.device, vae=vae, opt=opt) if args.resume else 0
+    log = Logger(args.run_dir, resume_at=start)
+    best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
+    for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
+        linear_lr(opt, epoch, args.num_epochs, args.lr)
+        stats = train_epoch((train,), args.bs, opt, objective, epoch)
+        if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs:
+            held_out = evaluate(vae, test)
+            log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
+            save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
+            if held_out["elbo"] > best:
+                best = held_out["elbo"]
+                save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
+            save_checkpoint(args.run_dir, epoch + 1, vae=vae, opt=opt)
+
+    with torch.no_grad():
+        reconstructions = vae.decoder(vae.encoder(test[:100])[0])[0]
+    plot_kernels(
+        {"held-out kernels": test[:100], "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)},
+        args.run_dir / "kernels.png",
+    )
+    if args.z_dim == 2:
+        plot_latent(vae, torch.cat([train, test]), args.run_dir / "latent.png")
+    for name, value in write_card(args.run_dir, args, train.cpu(), test.cpu(), vae.cpu()).items():
+        print(f"{value:8.2f} nats per held-out kernel: {name}")
+    if args.out:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+        for name in ARTEFACTS:
+            if (args.run_dir / name).exists():
+                shutil.copyfile(args.run_dir / name, Path(args.out) / name)
+    print(f"saved {args.out or args.run_dir}")
+    return args.run_dir
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,311 @@
+"""What the scripts share: flags, seeds, schedules, the epoch function, prediction, metrics, and loading of saved things."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.bayes import bnn_mode, is_stochastic
+from models.initialization import LearnedKernels, Pretrained, Xavier
+from models.vae import VAE
+
+# ---------------------------------------------------------------- running a script
+
+
+def run_cli(main):
+    """Run main() from the shell. A mistake in the input or a NaN is one line on stderr and exit status 2 ($DWP_TRACEBACK shows
+    where it came from)."""
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as e:
+        if os.environ.get("DWP_TRACEBACK"):
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def add_common_flags(parser, epochs, bs, lr=1e-3):
+    """Flags of the scripts that train a network on images."""
+    add = parser.add_argument
+    add("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="folder of the data sets ($DATA_ROOT)")
+    add("--num_examples", type=int, default=0, help="size of a stratified training subset; 0 is the whole set")
+    add("--data_split_seed", type=int, default=0, help="draws the subset")
+    add("--hid_dim", type=int, nargs="+", help="filters of each convolution; the model's own default otherwise")
+    add("--epochs", type=int, default=epochs, help="passes over the training set")
+    add("--bs", type=int, default=bs, help="images per step (paper: 256)")
+    add("--lr", type=float, default=lr, help="Adam's learning rate, falling linearly to 0 (paper: 0.001)")
+    add_run_flags(parser)
+
+
+def add_run_flags(parser):
+    parser.add_argument("--seed", type=int, default=0, help="seeds everything but the choice of the training subset")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, …")
+
+
+def seed_everything(seed):
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+# ---------------------------------------------------------------- training
+
+
+def linear_lr(opt, epoch, epochs, lr):
+    """Set the learning rate of epoch (0, 1, …, epochs - 1): from lr down to lr / epochs on a line."""
+    for group in opt.param_groups:
+        group["lr"] = lr * (1 - epoch / epochs)
+
+
+def minibatches(data, bs):
+    """Shuffled minibatches of tensors of equal length; a set that fits in one minibatch is passed on as it is."""
+    n = len(data[0])
+    if n <= bs:
+        yield tuple(data)
+        return
+    for i in torch.randperm(n, device=data[0].device).split(bs):
+        yield tuple(t[i] for t in data)
+
+
+def train_epoch(data, bs, opt, objective, epoch=0):
+    """One pass over data, a tuple of tensors.  objective(*batch) -> (loss, dict of 0-d tensors to report).
+
+    Returns the reported values' means over items, as floats.  Raises FloatingPointError if a loss was NaN or infinite; losses
+    are looked at once, after the pass, so that no step waits for the device."""
+    losses, sizes, reports = [], [], []
+    for batch in minibatches(data, bs):
+        loss, report = objective(*batch)
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        opt.step()
+        losses.append(loss.detach())
+        sizes.append(len(batch[0]))
+        reports.append(report)
+    finite = torch.stack(losses).isfinite().tolist()
+    if not all(finite):
+        raise FloatingPointError(
+            f"loss is {losses[finite.index(False)].item()} at step {epoch * len(losses) + finite.index(False)} "
+            f"(epoch {epoch}); try a smaller --lr; the last good state is kept in the run's folder"
+        )
+    weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    return {k: float(weights @ torch.stack([r[k].detach() for r in reports]).double().cpu()) for k in reports[0]}
+
+
+# ---------------------------------------------------------------- prediction and metrics
+
+
+@torch.inference_mode()
+def predict(net, x, bs=500):
+    """Class log-probabilities (N, classes) of a net in its present mode.  Of x: (N, C, H, W)."""
+    return torch.cat([F.log_softmax(net(batch), 1) for batch in x.split(bs)])
+
+
+def mc_ensemble(net, x, n, bs=500):
+    """Log-probabilities of n networks w_k ~ q, each (N, classes), as a list. (For dropout every batch draws its masks anew.)"""
+    members = []
+    for _ in range(n):
+        bnn_mode(net, "sample")
+        members.append(predict(net, x, bs))
+    return members
+
+
+def ensemble_average(members):
+    """log of the mean probability: list of (N, classes) -> (N, classes)."""
+    return torch.logsumexp(torch.stack(members), 0) - np.log(len(members))
+
+
+def metrics(log_probs, y):
+    """dict of floats: acc in [0, 1]; nll, nats per image; ece in [0, 1], 15 equal bins of confidence; brier in [0, 2]."""
+    probs = log_probs.exp()
+    confidence, guess = probs.max(1)
+    hit = (guess == y).float()
+    bins = (confidence * 15).long().clamp_max(14)
+    gap = torch.zeros(15, device=y.device).index_add_(0, bins, confidence - hit)
+    return dict(
+        acc=hit.mean().item(),
+        nll=F.nll_loss(log_probs, y).item(),
+        ece=(gap.abs().sum() / len(y)).item(),
+        brier=(probs - F.one_hot(y, probs.shape[1])).square().sum(1).mean().item(),
+    )
+
+
+def evaluate(net, data, ens=10):
+    """Metrics of the mean network (`mean_acc`, …) and, for a net with random weights, of one sample and of `ens` averaged ones."""
+    bnn_mode(net, "det")
+    results = {"mean": predict(net, data.x)}
+    if is_stochastic(net) and ens > 0:
+        members = mc_ensemble(net, data.x, ens)
+        results |= {"one": members[0], "ens": ensemble_average(members)}
+    bnn_mode(net, "stoch")
+    return {f"{who}_{name}": v for who, log_probs in results.items() for name, v in metrics(log_probs, data.y).items()}
+
+
+def count_flops(compute):
+    """Floating-point operations of the matrix products and convolutions that compute() runs, backward passes included."""
+    with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
+        compute()
+    return counter.get_total_flops()
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_weights(file, device="cpu"):
+    """A saved state dict, without running anything that the file may hold.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged or holds more than tensors by name."""
+    file = Path(file)
+    if not file.exists():
+        raise FileNotFoundError(f"no weight file {file}")
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+    except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
+        raise ValueError(f"{file} is damaged or not a plain state dict: {(str(e) or type(e).__name__).splitlines()[0][:120]}") from e
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"{file} is not a state dict (tensors by name)")
+    return state
+
+
+def load_into(module, state, source):
+    """module.load_state_dict(state) with a one-line ValueError that names the source and the first keys that do not fit."""
+    own = module.state_dict()
+    wrong = sorted((own.keys() ^ state.keys()) | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape})
+    if wrong:
+        raise ValueError(f"{source} does not fit {type(module).__name__}: {', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}")
+    module.load_state_dict(state)
+
+
+def load_vae(path, device=None, weights="vae_params.torch"):
+    """The kernel VAE in a prior folder (params.yaml + vae_params.torch), ours or one published by the paper's authors.
+
+    Returns a models.vae.VAE in evaluation mode.  Raises FileNotFoundError and ValueError."""
+    path = Path(path)
+    if not (path / "params.yaml").exists():
+        raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
+    try:
+        params = yaml.safe_load((path / "params.yaml").read_text())
+        vae = VAE(*(int(params[k]) for k in ("kernel_dim", "z_dim", "hidden_dim")))
+    except (yaml.YAMLError, KeyError, TypeError) as e:
+        raise ValueError(f"{path / 'params.yaml'} must give kernel_dim, z_dim and hidden_dim: {' '.join(str(e).split())}") from e
+    state, own = load_weights(path / weights), vae.state_dict()
+    for k in own.keys() & state.keys():  # a 1x1 head may be stored as Conv2d, ConvTranspose2d or Linear: same numbers, other shape
+        if own[k].squeeze().shape == state[k].squeeze().shape:
+            state[k] = state[k].reshape(own[k].shape)
+    load_into(vae, state, path / weights)
+    return vae.to(device or "cpu").eval()
+
+
+def load_kernels(file):
+    """Kernels saved by prune_kernels.py: float32 tensor (n, 1, k, k).  Raises FileNotFoundError and ValueError."""
+    file = Path(file)
+    if not file.exists():
+        raise FileNotFoundError(f"no kernel file {file}; prune_kernels.py writes it")
+    try:
+        kernels = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as e:
+        raise ValueError(f"{file} is not a readable .npy array: {e}") from e
+    if kernels.ndim != 4 or kernels.shape[1] != 1 or kernels.shape[2] != kernels.shape[3] or len(kernels) == 0:
+        raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {kernels.shape}")
+    return torch.from_numpy(kernels.astype(np.float32))
+
+
+def one_per_layer(values, default, layers, flag):
+    """A command-line list with one entry per convolution; the default for all if it was not given."""
+    values = values or [default] * layers
+    if len(values) != layers:
+        raise ValueError(f"{flag} needs one entry per convolution: {layers}, got {len(values)}")
+    return values
+
+
+def kernel_source(init, name, conv, vae=None, filters="none", pretrained=None):
+    """What fills the convolution called `name`: an entry of --init_list, with that layer's VAE, folder of kernels, or trained net."""
+    if init == "xavier":
+        return Xavier(conv.weight.shape)
+    if init == "vae" and vae:
+        return vae
+    if init == "filters" and filters != "none":
+        return LearnedKernels(load_kernels(Path(filters) / "train.npy"))
+    if init == "pretrained" and pretrained:
+        state = {key.replace(".mean.", "."): w for key, w in load_weights(pretrained).items()}  # of a Bayesian net, the mean
+        if f"{name}.weight" in state:
+            return Pretrained(state[f"{name}.weight"])
+    flag = {"vae": "--vae_list", "filters": "--filters_list", "pretrained": "--pretrained"}[init]
+    raise ValueError(f"--init_list says {init} for {name}, but {flag} gives nothing for it")
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def new_figure(width, height, columns=1, rows=1, **kwargs):
+    """A matplotlib figure that needs no display, and its axes (an array if there are several). Sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **kwargs)
+
+
+def save_figure(figure, file):
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+
+
+def kernel_sheet(kernels, columns=10):
+    """Kernels (n, 1, k, k) as one picture (rows (k + 1) + 1, columns (k + 1) + 1), NaN between them."""
+    kernels = kernels.detach().cpu()
+    k, rows = kernels.shape[-1], -(-len(kernels) // columns)
+    sheet = torch.full((rows * (k + 1) + 1, columns * (k + 1) + 1), float("nan"))
+    for i, w in enumerate(kernels[:, 0]):
+        r, c = divmod(i, columns)
+        sheet[r * (k + 1) + 1 : (r + 1) * (k + 1), c * (k + 1) + 1 : (c + 1) * (k + 1)] = w
+    return sheet.numpy()
+
+
+def draw_kernels(axes, groups, columns=10):
+    """One panel per group of kernels, {title: (n, 1, k, k)}, all on one colour scale centred at zero."""
+    sheets = {title: kernel_sheet(w, columns) for title, w in groups.items()}
+    limit = max(np.nanquantile(np.abs(s), 0.995) for s in sheets.values())
+    for axis, (title, sheet) in zip(axes, sheets.items()):
+        image = axis.imshow(sheet, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.7, label="weight")
+
+
+def plot_kernels(groups, file):
+    figure, axes = new_figure(3.6 * len(groups) + 0.8, 3.6, columns=len(groups))
+    draw_kernels(axes, groups)
+    save_figure(figure, file)
+
+
+@torch.no_grad()
+def plot_latent(vae, kernels, file, shown=250):
+    """Latent means of kernels under a two-dimensional VAE, some kernels drawn at their place, and the decoder's mean on a grid
+    (paper, Fig. 5)."""
+    z = vae.encoder(kernels)[0].cpu()
+    limit = 1.1 * float(z.abs().quantile(0.995))
+    figure, (left, right) = new_figure(10, 5, columns=2)
+    left.plot(*z.T, ".", color="0.8", markersize=2)
+    colours = float(kernels.abs().quantile(0.995))
+    size = limit / 22
+    for (x, y), w in zip(z[:shown].tolist(), kernels[:shown, 0].cpu()):
+        left.imshow(w, cmap="RdBu_r", vmin=-colours, vmax=colours, extent=(x - size, x + size, y - size, y + size), zorder=2)
+    left.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="$z_1$", ylabel="$z_2$", title="kernels at their latent means")
+    axis = torch.linspace(-limit, limit, 15)
+    grid = torch.cartesian_prod(axis.flip(0), axis).flip(1)  # rows from top to bottom, columns from left to right
+    right.imshow(
+        kernel_sheet(vae.decoder(grid.to(kernels.device))[0], 15),
+        cmap="RdBu_r",
+        vmin=-colours,
+        vmax=colours,
+        extent=(-limit, limit, -limit, limit),
+    )
+    right.set(xlabel="$z_1$", ylabel="$z_2$", title="decoder mean over the latent plane")
+    save_figure(figure, file)
