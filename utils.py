@@ -146,8 +146,9 @@ def evaluate(net, data, ens=10):
     return {f"{who}_{name}": v for who, log_probs in results.items() for name, v in metrics(log_probs, data.y).items()}
 
 
+@torch.no_grad()
 def count_flops(compute):
-    """Floating-point operations of the matrix products and convolutions that compute() runs, backward passes included."""
+    """Floating-point operations of the matrix products and convolutions in the forward pass compute(); backward is twice that."""
     with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
         compute()
     return counter.get_total_flops()

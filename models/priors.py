@@ -77,6 +77,8 @@ class DeepWeightPrior(nn.Module):
 
     def sum_log_prob(self, w):
         """Sum over kernels of the VAE's lower bound on log p(w)."""
+        if not torch.is_grad_enabled():
+            return sum(self.vae.log_prob(chunk).sum() for chunk in w.split(self.kl_chunk))
         psi = [p for p in self.vae.parameters() if p.requires_grad]
         return ChunkedSum.apply(lambda chunk: self.vae.log_prob(chunk).sum(), self.kl_chunk, w, *psi)
 

@@ -24,28 +24,8 @@ BNN = ["--num_examples", "30", "--hid_dim", "3", "4", "--epochs", "4", "--eval_f
 
 
 def test_the_pipeline(digits, tmp_path):
-    runs = [
-        train_source.main(
-            [
-                "--data",
-                str(digits),
-                "--hid_dim",
-                "3",
-                "4",
-                "--epochs",
-                "12",
-                "--eval_freq",
-                "6",
-                "--bs",
-                "16",
-                "--lr",
-                "0.01",
-                "--seed",
-                str(s),
-            ]
-        )
-        for s in (0, 1)
-    ]
+    source = f"--data {digits} --hid_dim 3 4 --epochs 12 --eval_freq 6 --bs 16 --lr 0.01"
+    runs = [train_source.main([*source.split(), "--seed", seed]) for seed in "01"]
     assert read_rows(runs[0] / "logs.csv")[-1]["mean_acc"] > 0.9  # the stripes are easy
 
     prune_kernels.main([*map(str, runs), "--out", str(tmp_path / "k"), "--keep", "1", "0.5"])
@@ -57,27 +37,9 @@ def test_the_pipeline(digits, tmp_path):
     assert np.array_equal(np.sort(kept[:, 0]), np.sort(expected[:, 0]))
     assert (tmp_path / "k/conv5x5/norms.png").exists()
 
-    for k, z in ((7, "2"), (5, "3")):
-        train_vae_prior.main(
-            [
-                "--data_dir",
-                str(tmp_path / f"k/conv{k}x{k}"),
-                "--kernel_dim",
-                str(k),
-                "--z_dim",
-                z,
-                "--hidden_dim",
-                "4",
-                "--num_epochs",
-                "4",
-                "--eval_freq",
-                "2",
-                "--bs",
-                "4",
-                "--out",
-                str(tmp_path / f"vae{k}x{k}"),
-            ]
-        )
+    for k, z in ((7, 2), (5, 3)):
+        coders = f"--kernel_dim {k} --z_dim {z} --hidden_dim 4 --num_epochs 4 --eval_freq 2 --bs 4"
+        train_vae_prior.main([*coders.split(), "--data_dir", str(tmp_path / f"k/conv{k}x{k}"), "--out", str(tmp_path / f"vae{k}x{k}")])
     vaes = [str(tmp_path / "vae7x7"), str(tmp_path / "vae5x5")]
     assert {p.name for p in (tmp_path / "vae7x7").iterdir()} == set(train_vae_prior.ARTEFACTS)
     assert "nats per held-out kernel" in (tmp_path / "vae5x5/README.md").read_text() and load_vae(vaes[1]).z_dim == 3
@@ -90,26 +52,9 @@ def test_the_pipeline(digits, tmp_path):
         )
         assert {"features.conv1.mean.weight", "features.conv2.var.weight"} <= set(load_weights(run / "model.torch"))
         assert yaml.safe_load((run / "params.yaml").read_text())["prior_list"] == [prior, prior]
-    pretrained = train_bnn.main(
-        [
-            "--data",
-            str(digits),
-            *BNN[:-3],
-            "--net_cfg",
-            "vanilla",
-            "--l2",
-            "0.1",
-            "--init_list",
-            "filters",
-            "pretrained",
-            "--filters_list",
-            str(tmp_path / "k/conv7x7"),
-            "none",
-            "--pretrained",
-            str(run / "model.torch"),
-        ]
-    )
-    assert "ens_acc" not in read_rows(pretrained / "logs.csv")[0]
+    sources = f"--init_list filters pretrained --filters_list {tmp_path}/k/conv7x7 none --pretrained {run}/model.torch"
+    plain = train_bnn.main(["--data", str(digits), *BNN[:-3], "--net_cfg", "vanilla", "--l2", "0.1", *sources.split()])
+    assert "ens_acc" not in read_rows(plain / "logs.csv")[0]
 
 
 def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(digits, priors):
