@@ -38,6 +38,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def negative_elbo(vae, w):
+    """The loss on kernels w (n, 1, k, k), eq. 4, and its parts, all means in nats per kernel."""
+    loglik, kl = (t.mean() for t in vae.elbo_terms(w))
+    return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)
+
+
 @torch.no_grad()
 def evaluate(vae, kernels, n_samples=1):
     """ELBO, log-likelihood and KL in nats per kernel, averaged over kernels and n_samples draws of z."""
@@ -95,16 +101,12 @@ def main(argv=None):
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim).to(args.device)
     opt = torch.optim.Adam(vae.parameters(), fused=True)
 
-    def objective(w):
-        loglik, kl = (t.mean() for t in vae.elbo_terms(w))
-        return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)  # eq. 4, in nats per kernel
-
     start = load_checkpoint(args.run_dir, args.device, vae=vae, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)
     best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
     for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.num_epochs, args.lr)
-        stats = train_epoch((train,), args.bs, opt, objective, epoch)
+        stats = train_epoch((train,), args.bs, opt, lambda w: negative_elbo(vae, w), epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs:
             held_out = evaluate(vae, test)
             log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})

@@ -1,10 +1,7 @@
 """The four scripts in order on a tiny data set, and what they say to a user's mistakes."""
 
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,6 @@ import train_vae_prior
 from myexman.logger import read_rows
 from utils import load_vae, load_weights, run_cli
 
-ROOT = Path(__file__).resolve().parents[1]
 BNN = ["--num_examples", "30", "--hid_dim", "3", "4", "--epochs", "4", "--eval_freq", "2", "--ens", "2", "--init_list", "vae", "vae"]
 
 
@@ -136,21 +132,3 @@ def test_the_seed_readmes_flags_parse():
         "--vae_list data/fconv/vae7x7/ data/fconv/vae5x5/ --init_list vae vae --prior_list vae vae --eval_freq 100",
     }.items():
         assert sys.modules[script].parse_args(words.split()).run_dir.exists()
-
-
-def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
-    """SIGKILL after the first finished run; the second call repeats none."""
-    command = [sys.executable, "-m", "experiments.fig2", "--quick", "--data_root", str(tmp_path)]
-    results = Path(os.environ["DWP_PATH"]) / "quick/fig2.csv"
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not results.exists() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = read_rows(results)
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    rows = read_rows(results)
-    assert rows[: len(before)] == before and sum(r["metric"] == "acc" for r in rows) == 4  # four methods, once each
-    assert (results.parent / "fig2.png").exists()

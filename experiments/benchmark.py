@@ -1,0 +1,435 @@
+"""Time and memory of the project's path against a plain textbook implementation, kept here as the reference.
+
+    python -m experiments.benchmark            # about 15 minutes on two CPU cores; results/benchmark.csv, figures/benchmark.png
+    python -m experiments.benchmark --quick    # smoke check, under a minute, results under logs/
+
+The reference has two separate convolutions and a torch.distributions sample per Bayesian layer, one pass of all kernels through the
+VAE with log-probabilities from torch.distributions, one stochastic forward pass per Monte-Carlo sample, per-item data loading, and
+Adam as it comes. Both must first give the same number from the same random state; then they are timed in turns, in one process.
+"""
+
+import csv
+import multiprocessing
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+
+from data import load_dataset
+from models import NETWORKS
+from models.bayes import BayesConv2d, bayes_layers, bnn_mode
+from models.priors import PRIORS, DeepWeightPrior
+from models.vae import VAE
+from myexman import Parser
+from myexman.parser import git_state
+from train_bnn import negative_elbo
+from train_vae_prior import negative_elbo as vae_loss
+from utils import count_flops, ensemble_average, mc_ensemble, new_figure, predict, run_cli, save_figure, train_epoch
+
+from .grid import FIGURES, RESULTS, device_name
+
+COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
+
+
+class Case(NamedTuple):
+    """One unit of work, ours and the reference's (None if there is none); each returns a number to compare.
+
+    flops: of ours.  tolerance: relative; None where the two cannot draw the same noise."""
+
+    ours: Callable
+    reference: Callable | None = None
+    flops: float | None = None
+    tolerance: float | None = 1e-3
+
+
+# ---------------------------------------------------------------- the reference
+
+
+class PlainConv2d(BayesConv2d):
+    """Local reparametrisation, written down as in a textbook."""
+
+    def forward(self, x):
+        mean = F.conv2d(x, self.mean.weight, self.mean.bias)
+        std = torch.sqrt(1e-16 + F.conv2d(x**2, torch.exp(self.var.weight)))
+        return Normal(mean, std).rsample()
+
+    def posterior(self):
+        return Normal(self.mean.weight, torch.exp(0.5 * self.var.weight))
+
+
+def plain_elbo(vae, w):
+    """ELBO per kernel (n,) from torch.distributions."""
+    mean, var = vae.encoder(w)
+    r = Normal(mean, var.sqrt())
+    w_mean, w_var = vae.decoder(r.rsample())
+    log_lik = Normal(w_mean, w_var.sqrt()).log_prob(w).sum((1, 2, 3))
+    return log_lik - kl_divergence(r, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum(1)
+
+
+def plain_kl(name, q, vae):
+    """The three KL terms with torch.distributions, all kernels at once."""
+    if name == "sn":
+        return kl_divergence(q, Normal(torch.zeros_like(q.loc), torch.ones_like(q.scale))).sum()
+    if name == "loguniform":
+        log_alpha = torch.log(q.scale**2) - torch.log(q.loc**2 + 1e-16)
+        return -(0.63576 * torch.sigmoid(1.87320 + 1.48695 * log_alpha) - 0.5 * torch.log1p(torch.exp(-log_alpha)) - 0.63576).sum()
+    return -q.entropy().sum() - plain_elbo(vae, q.rsample().view(-1, 1, *q.loc.shape[2:])).sum()
+
+
+def per_item(*tensors, bs, order):
+    """Batches from a DataLoader that fetches item by item. (Its own generator leaves the global random state alone.)"""
+    return DataLoader(TensorDataset(*tensors), bs, sampler=order.tolist(), generator=torch.Generator())
+
+
+# ---------------------------------------------------------------- the cases
+
+
+def images(arch, n, device):
+    x = torch.rand(n, arch.in_channels, arch.image_size, arch.image_size, generator=torch.Generator().manual_seed(0))
+    return x.to(device), (torch.arange(n) % 10).to(device)
+
+
+def kernel_vae(k, device):
+    """Untrained coders of the paper's size: what they compute does not change their cost."""
+    torch.manual_seed(k)
+    vae = VAE(k, *{7: (2, 32), 5: (4, 64)}[k]).to(device)
+    vae.decoder.requires_grad_(False)
+    return vae
+
+
+def bnn_step(model, prior, device, n=50, kl_kernels=0, reference=True):
+    """One training step of train_bnn.py on n images.  reference: whether to time the textbook step, always on all kernels."""
+    arch = NETWORKS[model]
+    x, y = images(arch, n, device)
+    vaes = [kernel_vae(k, device) for k in (7, *(5 for _ in arch.default_hid_dim[1:]))]
+
+    def build(conv):
+        torch.manual_seed(0)
+        return arch(conv=conv).to(device)
+
+    net = build(BayesConv2d)
+    layers = bayes_layers(net)
+    priors = nn.ModuleList(PRIORS[prior](vae, kl_kernels=kl_kernels) for vae in vaes)
+    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
+
+    def objective(x, y):
+        return negative_elbo(net, layers, priors, n, x, y)
+
+    def ours():
+        stats = train_epoch((x, y), n, opt, objective)
+        return n * stats["nll"] + stats["kl"]
+
+    def textbook():
+        for batch, labels in per_item(x, y, bs=n, order=torch.arange(n)):
+            nll = n * F.cross_entropy(plain(batch), labels)
+            loss = nll + sum(plain_kl(prior, layer.posterior(), vae) for layer, vae in zip(bayes_layers(plain), vaes))
+            plain_opt.zero_grad()
+            loss.backward()
+            plain_opt.step()
+        return loss.item()
+
+    if reference:
+        plain = build(PlainConv2d)
+        psi = [p for vae in vaes for p in vae.encoder.parameters()] if prior == "vae" else []
+        plain_opt = torch.optim.Adam([*plain.parameters(), *psi])
+    same_noise = prior != "vae" or not kl_kernels
+    return Case(ours, textbook if reference else None, 3 * count_flops(lambda: objective(x, y)), 1e-3 if same_noise else None)
+
+
+def kl_term(kernels, device):
+    """The deep weight prior's KL of one layer of 5x5 kernels, with its gradient."""
+    prior = DeepWeightPrior(kernel_vae(5, device)).to(device)
+    mean = torch.zeros(kernels, 1, 5, 5, device=device).normal_(0, 0.1).requires_grad_()
+    scale = torch.full_like(mean, 0.01)
+
+    def work(kl):
+        value = kl(Normal(mean, scale))
+        value.backward()
+        return value.item()
+
+    flops = 3 * count_flops(lambda: prior.kl(Normal(mean, scale)))
+    return Case(lambda: work(prior.kl), lambda: work(lambda q: plain_kl("vae", q, prior.vae)), flops)
+
+
+def ensemble(device, n=10000, members=10):
+    """Ensemble prediction of n images. Ours draws one weight sample per member, the reference one noise per activation."""
+    arch = NETWORKS["fconv"]
+    x, _ = images(arch, n, device)
+    torch.manual_seed(0)
+    net, plain = arch(conv=BayesConv2d).to(device), arch(conv=PlainConv2d).to(device)
+    plain.load_state_dict(net.state_dict())
+
+    @torch.no_grad()
+    def textbook():
+        batches = per_item(x, bs=500, order=torch.arange(n))
+        probs = [torch.stack([F.softmax(plain(b), 1) for _ in range(members)]).mean(0) for (b,) in batches]
+        return torch.cat(probs).max(1).values.mean().item()
+
+    def ours():
+        return ensemble_average(mc_ensemble(net, x, members)).exp().max(1).values.mean().item()
+
+    bnn_mode(net, "sample")
+    return Case(ours, textbook, count_flops(lambda: predict(net, x[:100])) / 100 * n * members, 0.05)
+
+
+def vae_epoch(kernel_dim, device, n=2000, bs=128):
+    """One epoch of train_vae_prior.py on n kernels."""
+    kernels = 0.1 * torch.randn(n, 1, kernel_dim, kernel_dim, device=device)
+    vae, plain = kernel_vae(kernel_dim, device).requires_grad_(), kernel_vae(kernel_dim, device).requires_grad_()
+    opt, plain_opt = torch.optim.Adam(vae.parameters(), fused=True), torch.optim.Adam(plain.parameters())
+
+    def textbook():
+        total = 0.0
+        for (w,) in per_item(kernels, bs=bs, order=torch.randperm(n)):
+            elbo = plain_elbo(plain, w).mean()
+            plain_opt.zero_grad()
+            (-elbo).backward()
+            plain_opt.step()
+            total += elbo.item() * len(w) / n
+        return total
+
+    def ours():
+        return train_epoch((kernels,), bs, opt, lambda w: vae_loss(vae, w))["elbo"]
+
+    return Case(ours, textbook, 3 * count_flops(lambda: vae_loss(vae, kernels)))
+
+
+def source_step(device, hid_dim=(256, 512), n=128):
+    """One step of train_source.py; ours in channels-last layout with a fused optimiser."""
+    arch = NETWORKS["fconv"]
+    x, y = images(arch, n, device)
+
+    def build(memory_format, **adam):
+        torch.manual_seed(0)
+        net = arch(hid_dim).to(device, memory_format=memory_format)
+
+        def objective(x, y):
+            nll = F.cross_entropy(net(x), y)
+            return nll + 1e-3 * sum(p.square().sum() for p in net.features.parameters()), dict(nll=nll)
+
+        return torch.optim.Adam(net.parameters(), **adam), objective
+
+    opt, objective = build(torch.channels_last, fused=True)
+    plain_opt, plain_objective = build(torch.contiguous_format)
+
+    def textbook():
+        for batch, labels in per_item(x, y, bs=n, order=torch.arange(n)):
+            loss, stats = plain_objective(batch, labels)
+            plain_opt.zero_grad()
+            loss.backward()
+            plain_opt.step()
+        return stats["nll"].item()
+
+    return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], textbook, 3 * count_flops(lambda: objective(x, y)))
+
+
+def load(name, root, device):
+    """load_dataset of a set that lies in the data root."""
+    return Case(lambda: sum(float(d.to(device).x[-1].mean()) for d in load_dataset(name, root)))
+
+
+QUICK = {
+    "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn", n=5), None),
+    "KL, 16 5x5 kernels": (kl_term, dict(kernels=16), None),
+    "KL, 64 5x5 kernels": (kl_term, dict(kernels=64), None),
+    "ensemble of 10, 10 images": (ensemble, dict(n=10), None),
+    "ensemble of 2, 1000 images": (ensemble, dict(n=1000, members=2), None),
+    "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64), None),
+    "source step, filters 8/16": (source_step, dict(hid_dim=(8, 16), n=16), None),
+}
+
+# name: (builder, its arguments, least ratio to the reference that is aimed at)
+FULL = {
+    "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn"), 1.3),
+    "step, fconv, loguniform": (bnn_step, dict(model="fconv", prior="loguniform"), 1.3),
+    "step, fconv, vae": (bnn_step, dict(model="fconv", prior="vae"), 2.0),
+    "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", kl_kernels=256), 10.0),
+    "step, cifarnet, sn": (bnn_step, dict(model="cifarnet", prior="sn"), None),
+    "step, cifarnet, loguniform": (bnn_step, dict(model="cifarnet", prior="loguniform"), None),
+    "step, cifarnet, vae, 256 kernels": (bnn_step, dict(model="cifarnet", prior="vae", kl_kernels=256, reference=False), None),
+    "step, cifarnet, vae": (bnn_step, dict(model="cifarnet", prior="vae", reference=False), None),
+    "ensemble of 10, 10000 images": (ensemble, {}, 2.0),
+    "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7), 3.0),
+    "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5), 3.0),
+    "source step, filters 256/512": (source_step, {}, 1.0),
+    **{f"KL, {m} 5x5 kernels": (kl_term, dict(kernels=m), None) for m in (64, 256, 1024, 4096)},
+    **{f"ensemble of 10, {n} images": (ensemble, dict(n=n), None) for n in (100, 300, 1000, 3000)},
+    **{f"ensemble of {k}, 1000 images": (ensemble, dict(n=1000, members=k), None) for k in (1, 3, 30)},
+}
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def seconds(work, device):
+    began = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def check(name, case):
+    """Both paths give the same number from the same random state.  Raises ValueError."""
+    if case.reference is None or case.tolerance is None:
+        return
+    values = []
+    for work in (case.ours, case.reference):
+        torch.manual_seed(1)
+        values.append(work())
+    if abs(values[0] - values[1]) > case.tolerance * max(abs(values[1]), 1e-3):
+        raise ValueError(f"{name}: ours gives {values[0]}, the reference {values[1]}")
+
+
+def measure(case, device, budget):
+    """Median seconds of ours and of the reference (None without one), in turns: at least 3 rounds, at most 25 or `budget` seconds."""
+    paths = [work for work in (case.ours, case.reference) if work]
+    times = [[] for _ in paths]
+    for work in paths:
+        work()  # the first call allocates and chooses algorithms
+    began = time.perf_counter()
+    while len(times[0]) < 3 or (len(times[0]) < 25 and time.perf_counter() - began < budget):
+        for work, taken in zip(paths, times):
+            taken.append(seconds(work, device))
+    medians = [statistics.median(t) for t in times]
+    return medians if case.reference else [*medians, None]
+
+
+def gemm_rate(device, n=2048):
+    """FLOP/s of an n x n matrix product in float32: the ceiling that the cases are held against."""
+    a = torch.randn(n, n, device=device)
+    return 2 * n**3 / min(seconds(lambda: a @ a, device) for _ in range(8))
+
+
+def peak_memory(builder, options, device):
+    """Peak memory of ours over a process that has only imported torch, bytes; on a CPU from Linux's /proc, else None."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        builder(**options, device=device).ours()
+        return torch.cuda.max_memory_allocated()
+    if not Path("/proc/self/status").exists():
+        return None
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=report_memory, args=(builder, options, device, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return peak
+
+
+def report_memory(builder, options, device, queue):
+    def high_water():
+        return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+    before = high_water()
+    builder(**options, device=device).ours()
+    queue.put(high_water() - before)
+
+
+def run_case(name, builder, options, target, device, gemm, budget):
+    """Check and time one case; returns its row."""
+    case = builder(**options, device=device)
+    check(name, case)
+    ours, reference = measure(case, device, budget)
+    memory = peak_memory(builder, options, device) if case.flops else None
+    return dict(
+        case=name,
+        seconds=ours,
+        reference_seconds=reference,
+        ratio=reference / ours if reference else None,
+        target=target,
+        gflops=case.flops / ours / 1e9 if case.flops else None,
+        gemm_share=case.flops / ours / gemm if case.flops else None,
+        peak_mb=memory / 2**20 if memory is not None else None,
+    )
+
+
+# ---------------------------------------------------------------- reporting
+
+
+def table(rows):
+    """Markdown."""
+    lines = ["| case | ours, ms | reference, ms | ratio | aimed at | GFLOP/s | of GEMM | peak MB |", "|---|---|---|---|---|---|---|---|"]
+
+    def cell(value, digits=0, scale=1):
+        return "" if value in (None, "") else f"{scale * value:.{digits}f}"
+
+    for r in rows:
+        times = [cell(r[c], 1, 1000) for c in ("seconds", "reference_seconds")]
+        ratio = [cell(r[c], 1) for c in ("ratio", "target")]
+        lines.append("| " + " | ".join([r["case"], *times, *ratio, cell(r["gflops"]), cell(r["gemm_share"], 2), cell(r["peak_mb"])]) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows, file):
+    """Cost against the number of kernels, of images, and of ensemble members."""
+    panels = {
+        "KL of a layer of 5x5 kernels": ("kernels", r"KL, (\d+) 5x5 kernels"),
+        "ensemble of 10": ("images", r"ensemble of 10, (\d+) images"),
+        "ensemble, 1000 images": ("members", r"ensemble of (\d+), 1000 images"),
+    }
+    figure, axes = new_figure(11, 3.4, columns=3)
+    for axis, (title, (xlabel, pattern)) in zip(axes, panels.items()):
+        points = [(int(m[1]), r) for r in rows if (m := re.fullmatch(pattern, r["case"]))]
+        points.sort(key=lambda point: point[0])
+        for column, label, colour in (("reference_seconds", "textbook", "0.6"), ("seconds", "this project", "#0072B2")):
+            axis.plot([n for n, _ in points], [1000 * r[column] for _, r in points], "o-", color=colour, label=label)
+        axis.set(title=title, xlabel=xlabel, ylabel="ms", xscale="log", yscale="log")
+        axis.legend(frameon=False)
+    figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads", fontsize=10)
+    save_figure(figure, file)
+
+
+def parse_args(argv=None):
+    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="folder of the data sets")
+    parser.add_argument("--only", help="cases whose name contains this; nothing is written then")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for one case, beyond its first three rounds")
+    parser.add_argument("--quick", action="store_true", help="smoke check on tiny cases, results under logs/")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    results, figures, cases, budget = RESULTS, FIGURES, FULL, args.seconds
+    if args.quick:
+        results = figures = Path(os.environ.get("DWP_PATH", "./logs")) / "quick"
+        cases, budget = QUICK, 0.0
+    else:
+        names = {"glyph-digits", *(file.stem for file in Path(args.data_root).expanduser().glob("*.npz"))}
+        cases |= {f"load {name}": (load, dict(name=name, root=args.data_root), None) for name in sorted(names)}
+    cases = {name: case for name, case in cases.items() if (args.only or "") in name}
+    commit = git_state()
+    shared = dict(threads=torch.get_num_threads(), device=device_name(args.device))
+    shared["commit"] = f"{commit['commit']}{'+' if commit['dirty'] else ''}"
+    gemm = gemm_rate(args.device)
+    print(f"{shared['device']}, {shared['threads']} threads; a float32 matrix product runs at {gemm / 1e9:.0f} GFLOP/s")
+    rows = []
+    for name, (builder, options, target) in tqdm(cases.items(), desc="cases", disable=None):
+        rows.append(run_case(name, builder, options, target, args.device, gemm, budget) | shared)
+    print(table(rows))
+    if args.only:
+        return
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / "benchmark.csv").open("w", newline="") as f:
+        writer = csv.DictWriter(f, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    plot(rows, figures / "benchmark.png")
+    print(f"wrote {results / 'benchmark.csv'} and {figures / 'benchmark.png'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,37 @@
+"""The drivers of the experiments, in miniature."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from experiments import benchmark
+from myexman.logger import read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_benchmark_runs_and_agrees_with_its_reference():
+    benchmark.main(["--quick"])
+    rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/benchmark.csv")
+    assert [row["case"] for row in rows] == list(benchmark.QUICK) and all(row["seconds"] > 0 and row["peak_mb"] > 0 for row in rows)
+
+
+def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
+    """SIGKILL after the first finished run; the second call repeats none."""
+    command = [sys.executable, "-m", "experiments.fig2", "--quick", "--data_root", str(tmp_path)]
+    results = Path(os.environ["DWP_PATH"]) / "quick/fig2.csv"
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not results.exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = read_rows(results)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = read_rows(results)
+    assert rows[: len(before)] == before and sum(r["metric"] == "acc" for r in rows) == 4  # four methods, once each
+    assert (results.parent / "fig2.png").exists()
