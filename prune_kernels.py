@@ -19,6 +19,7 @@ from utils import load_weights, new_figure, run_cli, save_figure
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
+SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr")  # what pruning.yaml says of the source runs
 
 
 def parse_args(argv=None):
@@ -51,6 +52,17 @@ def read_kernels(run):
     if not convs:
         raise ValueError(f"{file} holds no convolution")
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
+
+
+def training_facts(runs):
+    """How the source nets were trained, from their params.yaml: {argument: its value, or the list of values where runs differ}."""
+    params = [yaml.safe_load(file.read_text()) for run in runs if (file := Path(run) / "params.yaml").exists()]
+    facts = {}
+    for name in SOURCE_FACTS:
+        values = {str(p[name]): p[name] for p in params if name in p}
+        if values:
+            facts[name] = next(iter(values.values())) if len(values) == 1 else list(values.values())
+    return facts
 
 
 def layer_names(kernels):
@@ -97,7 +109,7 @@ def main(argv=None):
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
     min_norms, keeps = per_layer(args.min_norm, len(layers), "--min_norm"), per_layer(args.keep, len(layers), "--keep")
-    rng = np.random.default_rng(args.seed)
+    sources, rng = training_facts(args.runs), np.random.default_rng(args.seed)
     for name, w, min_norm, keep in zip(layer_names(layers), layers, min_norms, keeps):
         w = w.numpy()
         norms = np.sqrt((w**2).sum((1, 2, 3)))
@@ -113,8 +125,9 @@ def main(argv=None):
         np.save(folder / "train.npy", w[chosen[n_test:]])
         plot_norms(folder / "norms.png", norms, cut, len(alive))
         facts = dict(nets=len(nets), kernels=len(w), min_norm=round(cut, 4), kept=len(alive), train=len(chosen) - n_test, test=n_test)
+        facts["source"] = sources
         (folder / "pruning.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
-        print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+        print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
 
 
 if __name__ == "__main__":

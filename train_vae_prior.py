@@ -70,6 +70,14 @@ Made {date}, commit {commit}, on {machine}, by
 {latent}"""
 
 
+def describe_source(pruning):
+    """Where the kernels come from, from pruning.yaml."""
+    text = "; drawn from the {kept} of {kernels} kernels of {nets} nets whose L2 norm is at least {min_norm}".format(**pruning)
+    if pruning.get("source"):
+        text += ". The nets: " + ", ".join(f"{name} {value}" for name, value in pruning["source"].items())
+    return text
+
+
 def write_card(run_dir, args, train, test, vae):
     """README.md of the prior folder: where the kernels come from, and how well they are modelled beside two Gaussians.
 
@@ -80,10 +88,9 @@ def write_card(run_dir, args, train, test, vae):
         "full-covariance Gaussian (exact)": GaussianKernels(train).log_prob(test).mean().item(),
     }
     pruning = Path(args.data_dir) / "pruning.yaml"
-    source = "; kept {kept} of {kernels} kernels of {nets} nets, those of L2 norm at least {min_norm}"
     meta = yaml.safe_load((run_dir / "params.yaml").read_text())["meta"]
     fields = dict(vars(args), k=args.kernel_dim, train=len(train), test=len(test), commit=meta["commit"], machine=meta["machine"])
-    fields["source"] = source.format(**yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
+    fields["source"] = describe_source(yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {name} | {value:.1f} |" for name, value in densities.items())
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))

@@ -292,7 +292,7 @@ def plot_latent(vae, kernels, file, shown=250):
     (paper, Fig. 5)."""
     z = vae.encoder(kernels)[0].cpu()
     limit = 1.1 * float(z.abs().quantile(0.995))
-    figure, (left, right) = new_figure(10, 5, columns=2)
+    figure, (left, right) = new_figure(11, 5.6, columns=2)
     left.plot(*z.T, ".", color="0.8", markersize=2)
     colours = float(kernels.abs().quantile(0.995))
     size = limit / 22

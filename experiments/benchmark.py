@@ -342,7 +342,7 @@ def run_case(name, builder, options, target, device, gemm, budget):
     case = builder(**options, device=device)
     check(name, case)
     ours, reference = measure(case, device, budget)
-    memory = peak_memory(builder, options, device) if case.flops else None
+    memory = peak_memory(builder, options, device) if builder is bnn_step else None
     return dict(
         case=name,
         seconds=ours,
