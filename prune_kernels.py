@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import yaml
 
-from myexman import Parser
-from utils import load_weights, new_figure, run_cli, save_figure
+from myexman import Parser, at_least
+from utils import load_weights, new_figure, one_per_layer, run_cli, save_figure
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
@@ -36,8 +36,8 @@ def parse_args(argv=None):
     cut.add_argument(
         "--keep", type=float, nargs="+", help="share of kernels kept, those of largest norm; one number or one per convolution"
     )
-    parser.add_argument("--max_kernels", type=int, default=0, help="keep a random subset of this size at most; 0 is all")
-    parser.add_argument("--test_share", type=float, default=0.2, help="share of the kept kernels that goes to test.npy")
+    parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
+    parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the subset")
     return parser.parse_args(argv)
 
@@ -94,21 +94,14 @@ def plot_norms(file, norms, cut, kept):
     save_figure(figure, file)
 
 
-def per_layer(values, layers, flag):
-    """One value for all layers, or one each."""
-    values = [None] if values is None else values
-    if len(values) not in (1, layers):
-        raise ValueError(f"{flag}: one number or one per convolution ({layers}), got {len(values)}")
-    return values * layers if len(values) == 1 else values
-
-
 def main(argv=None):
     args = parse_args(argv)
     nets = [read_kernels(run) for run in args.runs]
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
-    min_norms, keeps = per_layer(args.min_norm, len(layers), "--min_norm"), per_layer(args.keep, len(layers), "--keep")
+    min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm", repeat=True)
+    keeps = one_per_layer(args.keep, None, len(layers), "--keep", repeat=True)
     sources, rng = training_facts(args.runs), np.random.default_rng(args.seed)
     for name, w, min_norm, keep in zip(layer_names(layers), layers, min_norms, keeps):
         w = w.numpy()

@@ -6,6 +6,7 @@
 With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic counterpart; there are no priors then, and --l2 regularises.
 """
 
+import math
 import time
 
 import torch
@@ -17,7 +18,7 @@ from models import NETWORKS, build_net
 from models.bayes import LAYERS, bayes_layers, conv_layers
 from models.initialization import INITS, fill
 from models.priors import PRIORS, DeepWeightPrior
-from myexman import ExParser, Logger, load_checkpoint, save_checkpoint, save_state
+from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
 from utils import (
     add_common_flags,
     count_flops,
@@ -28,6 +29,7 @@ from utils import (
     one_per_layer,
     run_cli,
     seed_everything,
+    sum_of_squares,
     train_epoch,
 )
 
@@ -47,12 +49,12 @@ def parse_args(argv=None):
     add("--pretrained", help="state dict of a trained net, for `pretrained` in --init_list")
     add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior (paper: -10)")
     add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
-    add("--dwp_samples", type=int, default=1, help="draws of w and z per kernel in the bound (paper: 1)")
-    add("--kl_kernels", type=int, default=0, help="estimate the bound from this many kernels of a layer per step; 0 takes all (paper: 0)")
-    add("--kl_chunk", type=int, default=8192, help="kernels that pass the coders at once; bounds the memory")
-    add("--l2", type=float, default=0.0, help="weight of the sum of squares of the convolutions, for nets without priors")
-    add("--ens", type=int, default=10, help="networks in the test ensemble (paper: 10)")
-    add("--eval_freq", type=int, default=100, help="epochs between evaluations")
+    add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
+    add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
+    add("--kl_chunk", type=at_least(1), default=8192, help="kernels that pass the coders at once; bounds the memory")
+    add("--l2", type=at_least(0, float), default=0.0, help="weight of the sum of squares of the convolutions, for nets without priors")
+    add("--ens", type=at_least(0), default=10, help="networks in the test ensemble (paper: 10)")
+    add("--eval_freq", type=at_least(1), default=100, help="epochs between evaluations")
     add_common_flags(parser, epochs=10000, bs=256)
     return parser.parse_args(argv)
 
@@ -82,6 +84,8 @@ def build_priors(args, layers, vaes):
     names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list") if layers else []
     if args.prior_list and not layers:
         raise ValueError(f"--prior_list needs --net_cfg bayes, not {args.net_cfg}")
+    if args.l2 and layers:
+        raise ValueError("--l2 is for nets without priors: leave it out with --net_cfg bayes")
     if any(name == "vae" and vae is None for name, vae in zip(names, vaes)):
         raise ValueError("--prior_list says vae for a convolution to which --vae_list gives no folder")
     options = dict(dwp_samples=args.dwp_samples, kl_kernels=args.kl_kernels, kl_chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
@@ -126,19 +130,21 @@ def main(argv=None):
     def objective(x, y):
         loss, report = negative_elbo(net, layers, priors, N, x, y)
         if args.l2:
-            loss = loss + N * args.l2 * sum(conv.weight.square().sum() for conv in convs.values())
+            loss = loss + N * args.l2 * sum_of_squares(net.features)
         return loss, report
 
     start = load_checkpoint(args.run_dir, args.device, net=net, priors=priors, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, echo=ECHO, resume_at=start)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
-    began = time.time()
+    began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
     for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr)
         stats = train_epoch(train, args.bs, opt, objective, epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
-            log.row(epoch=epoch + 1, train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens), seconds=time.time() - began)
+            step = (epoch + 1) * math.ceil(N / args.bs)
+            results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
+            log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - began)
             save_state(net.state_dict(), args.run_dir / "model.torch")
             save_checkpoint(args.run_dir, epoch + 1, net=net, priors=priors, opt=opt)
     print(f"saved {args.run_dir / 'model.torch'}")

@@ -15,8 +15,8 @@ from data import load_dataset
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
-from myexman import ExParser, Logger, load_checkpoint, save_checkpoint, save_state
-from utils import add_common_flags, evaluate, linear_lr, run_cli, seed_everything, train_epoch
+from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
+from utils import add_common_flags, evaluate, linear_lr, run_cli, seed_everything, sum_of_squares, train_epoch
 
 
 def parse_args(argv=None):
@@ -24,8 +24,8 @@ def parse_args(argv=None):
     parser.add_argument("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
     parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
-    parser.add_argument("--l2", type=float, default=1e-3, help="weight of the sum of squares of the convolutions (paper: 0.001)")
-    parser.add_argument("--eval_freq", type=int, default=5, help="epochs between evaluations")
+    parser.add_argument("--l2", type=at_least(0, float), default=1e-3, help="weight of the convolutions' sum of squares (paper: 0.001)")
+    parser.add_argument("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
     parser.add_argument("--bf16", action="store_true", help="forward pass in bfloat16: about twice as fast where the hardware has it")
     add_common_flags(parser, epochs=20, bs=256)
     return parser.parse_args(argv)
@@ -44,13 +44,14 @@ def main(argv=None):
     def objective(x, y):
         with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
             nll = F.cross_entropy(net(x).float(), y)
-        # As in the original code: the biases of the convolutions count, the classifier does not.
-        l2 = sum(p.square().sum() for p in net.features.parameters())
+        l2 = sum_of_squares(net.features)
         return nll + args.l2 * l2, dict(nll=nll, l2=l2)
 
     start = load_checkpoint(args.run_dir, args.device, net=net, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)
-    began = time.time()
+    if not args.resume:
+        save_state(net.state_dict(), args.run_dir / "model.torch")
+    began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
     for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr)
         train_stats = train_epoch(train, args.bs, opt, objective, epoch)

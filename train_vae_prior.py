@@ -16,7 +16,7 @@ from tqdm import trange
 
 from models.densities import GaussianKernels
 from models.vae import CODERS, VAE
-from myexman import ExParser, Logger, load_checkpoint, save_checkpoint, save_state
+from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
 from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
 ARTEFACTS = ("params.yaml", "vae_params.torch", "vae_params_best.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
@@ -26,13 +26,13 @@ def parse_args(argv=None):
     parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_vae_prior.py")
     parser.add_argument("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
     parser.add_argument("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
-    parser.add_argument("--z_dim", type=int, default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
-    parser.add_argument("--hidden_dim", type=int, default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
+    parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
+    parser.add_argument("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
     parser.add_argument("--var", choices=["train"], default="train", help="the decoder's variance is learned, one per weight")
-    parser.add_argument("--num_epochs", type=int, default=300, help="passes over the training kernels (paper: 300)")
-    parser.add_argument("--bs", type=int, default=128, help="kernels per step")
-    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate, falling linearly to 0")
-    parser.add_argument("--eval_freq", type=int, default=10, help="epochs between evaluations")
+    parser.add_argument("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
+    parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
+    parser.add_argument("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate, falling linearly to 0")
+    parser.add_argument("--eval_freq", type=at_least(1), default=10, help="epochs between evaluations")
     parser.add_argument("--out", help="copy the finished prior folder here, e.g. data/fconv/vae7x7")
     add_run_flags(parser)
     return parser.parse_args(argv)
@@ -110,6 +110,8 @@ def main(argv=None):
 
     start = load_checkpoint(args.run_dir, args.device, vae=vae, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)
+    if not args.resume:
+        save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
     best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
     for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.num_epochs, args.lr)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.bayes import bnn_mode, is_stochastic
 from models.initialization import LearnedKernels, Pretrained, Xavier
 from models.vae import VAE
+from myexman import at_least
 
 # ---------------------------------------------------------------- running a script
 
@@ -35,18 +37,27 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     """Flags of the scripts that train a network on images."""
     add = parser.add_argument
     add("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="folder of the data sets ($DATA_ROOT)")
-    add("--num_examples", type=int, default=0, help="size of a stratified training subset; 0 is the whole set")
-    add("--data_split_seed", type=int, default=0, help="draws the subset")
-    add("--hid_dim", type=int, nargs="+", help="filters of each convolution; the model's own default otherwise")
-    add("--epochs", type=int, default=epochs, help="passes over the training set")
-    add("--bs", type=int, default=bs, help="images per step (paper: 256)")
-    add("--lr", type=float, default=lr, help="Adam's learning rate, falling linearly to 0 (paper: 0.001)")
+    add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
+    add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
+    add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution; by default those of the paper's Bayesian net")
+    add("--epochs", type=at_least(1), default=epochs, help="passes over the training set (paper: 10000 for the Bayesian nets)")
+    add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
+    add("--lr", type=at_least(0, float), default=lr, help="Adam's learning rate, falling linearly to 0 (paper: 0.001)")
     add_run_flags(parser)
 
 
 def add_run_flags(parser):
     parser.add_argument("--seed", type=int, default=0, help="seeds everything but the choice of the training subset")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--device", type=usable_device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, …")
+
+
+def usable_device(name):
+    """An argparse type: the name of a device that this machine has."""
+    try:
+        torch.empty(1, device=name)
+    except Exception as e:  # torch raises AssertionError, RuntimeError and others
+        raise ArgumentTypeError(f"{name}: {str(e).splitlines()[0]}") from e
+    return name
 
 
 def seed_everything(seed):
@@ -76,8 +87,8 @@ def minibatches(data, bs):
 def train_epoch(data, bs, opt, objective, epoch=0):
     """One pass over data, a tuple of tensors.  objective(*batch) -> (loss, dict of 0-d tensors to report).
 
-    Returns the reported values' means over items, as floats.  Raises FloatingPointError if a loss was NaN or infinite; losses
-    are looked at once, after the pass, so that no step waits for the device."""
+    Returns the reported values' means over items, as floats.  Raises FloatingPointError if a loss or, after the pass, a weight
+    is NaN or infinite; both are looked at once per pass, so that no step waits for the device."""
     losses, sizes, reports = [], [], []
     for batch in minibatches(data, bs):
         loss, report = objective(*batch)
@@ -88,13 +99,21 @@ def train_epoch(data, bs, opt, objective, epoch=0):
         sizes.append(len(batch[0]))
         reports.append(report)
     finite = torch.stack(losses).isfinite().tolist()
-    if not all(finite):
+    weights = [p for group in opt.param_groups for p in group["params"]]
+    if not all(finite) or not torch.nn.utils.get_total_norm(weights).isfinite():
+        bad = finite.index(False) if False in finite else len(losses) - 1
+        what = "loss" if False in finite else "a weight"
         raise FloatingPointError(
-            f"loss is {losses[finite.index(False)].item()} at step {epoch * len(losses) + finite.index(False)} "
-            f"(epoch {epoch}); try a smaller --lr; the last good state is kept in the run's folder"
+            f"{what} is NaN or infinite at step {epoch * len(losses) + bad} (epoch {epoch}); try a smaller --lr; the run's folder "
+            "keeps the last good state"
         )
-    weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
-    return {k: float(weights @ torch.stack([r[k].detach() for r in reports]).double().cpu()) for k in reports[0]}
+    share = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    return {k: float(share @ torch.stack([r[k].detach() for r in reports]).double().cpu()) for k in reports[0]}
+
+
+def sum_of_squares(module):
+    """Sum of all squared parameters: the L2 penalty of a net's `features`. As in the original code, biases count."""
+    return sum(p.square().sum() for p in module.parameters())
 
 
 # ---------------------------------------------------------------- prediction and metrics
@@ -216,9 +235,13 @@ def load_kernels(file):
     return torch.from_numpy(kernels.astype(np.float32))
 
 
-def one_per_layer(values, default, layers, flag):
-    """A command-line list with one entry per convolution; the default for all if it was not given."""
+def one_per_layer(values, default, layers, flag, repeat=False):
+    """A command-line list with one entry per convolution; the default for all if it was not given.
+
+    repeat: whether a single entry may stand for all.  Raises ValueError on another length."""
     values = values or [default] * layers
+    if repeat and len(values) == 1:
+        values = values * layers
     if len(values) != layers:
         raise ValueError(f"{flag} needs one entry per convolution: {layers}, got {len(values)}")
     return values

@@ -6,6 +6,7 @@ A set that cannot be found is an error: nothing else is ever loaded in its place
 
 import importlib
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ def load_dataset(name, root, num_examples=None, split_seed=0):
         arrays = clean_notmnist(arrays)
     x_train, y_train, x_test, y_test = arrays
     train, test = as_dataset(x_train, y_train, file), as_dataset(x_test, y_test, file)
+    if test.y.max() > train.y.max():
+        raise ValueError(f"{file}: test label {int(test.y.max())} is larger than every training label")
     if num_examples:
         train = stratified_subset(train, num_examples, split_seed)
     return train, test
@@ -75,7 +78,7 @@ def read_npz(file):
     try:
         with np.load(file, allow_pickle=False) as f:
             arrays = {k: f[k] for k in KEYS if k in f}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as e:  # AttributeError: a bare array, no archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as e:  # AttributeError: a bare array, no archive
         raise ValueError(f"{file} is not a readable .npz file: {e}") from e
     if len(arrays) < len(KEYS):
         raise ValueError(f"{file} lacks {', '.join(k for k in KEYS if k not in arrays)}; it needs {', '.join(KEYS)}")
@@ -130,6 +133,8 @@ def as_dataset(x, y, source):
         raise ValueError(
             f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, 3) with N labels, not {x.dtype} {x.shape} with {len(y)} labels"
         )
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise ValueError(f"{source}: labels must be integers 0, 1, … of shape (N,), not {y.dtype} {y.shape}")
     x = torch.from_numpy(np.ascontiguousarray(x))
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
     return Dataset(x.float().div_(255).contiguous(), torch.from_numpy(y.astype(np.int64)))
@@ -147,7 +152,7 @@ def stratified_subset(data, n, seed):
     rng = np.random.default_rng(seed)
     y = data.y.numpy()
     order = rng.permutation(len(y))
-    rank = np.empty(len(y), np.int64)  # how many of an item's class come before it in the random order
+    rank = np.empty(len(y), np.int64)  # items of a class come in turns: first one of each class, then the second of each, …
     tie = rng.permutation(len(classes))  # which classes get the remainder
     for c, label in enumerate(classes.tolist()):
         members = order[y[order] == label]

@@ -31,12 +31,11 @@ from models.bayes import BayesConv2d, bayes_layers, bnn_mode
 from models.priors import PRIORS, DeepWeightPrior
 from models.vae import VAE
 from myexman import Parser
-from myexman.parser import git_state
 from train_bnn import negative_elbo
 from train_vae_prior import negative_elbo as vae_loss
 from utils import count_flops, ensemble_average, mc_ensemble, new_figure, predict, run_cli, save_figure, train_epoch
 
-from .grid import FIGURES, RESULTS, device_name
+from .grid import FIGURES, RESULTS, commit_name, device_name
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
 
@@ -179,7 +178,7 @@ def ensemble(device, n=10000, members=10):
         return ensemble_average(mc_ensemble(net, x, members)).exp().max(1).values.mean().item()
 
     bnn_mode(net, "sample")
-    return Case(ours, textbook, count_flops(lambda: predict(net, x[:100])) / 100 * n * members, 0.05)
+    return Case(ours, textbook, count_flops(lambda: predict(net, x[:10])) / 10 * n * members, 0.05)
 
 
 def vae_epoch(kernel_dim, device, n=2000, bs=128):
@@ -323,9 +322,8 @@ def peak_memory(builder, options, device):
     queue = context.SimpleQueue()
     process = context.Process(target=report_memory, args=(builder, options, device, queue))
     process.start()
-    peak = queue.get()
     process.join()
-    return peak
+    return None if queue.empty() else queue.get()
 
 
 def report_memory(builder, options, device, queue):
@@ -409,11 +407,9 @@ def main(argv=None):
         cases, budget = QUICK, 0.0
     else:
         names = {"glyph-digits", *(file.stem for file in Path(args.data_root).expanduser().glob("*.npz"))}
-        cases |= {f"load {name}": (load, dict(name=name, root=args.data_root), None) for name in sorted(names)}
+        cases = cases | {f"load {name}": (load, dict(name=name, root=args.data_root), None) for name in sorted(names)}
     cases = {name: case for name, case in cases.items() if (args.only or "") in name}
-    commit = git_state()
-    shared = dict(threads=torch.get_num_threads(), device=device_name(args.device))
-    shared["commit"] = f"{commit['commit']}{'+' if commit['dirty'] else ''}"
+    shared = dict(threads=torch.get_num_threads(), device=device_name(args.device), commit=commit_name())
     gemm = gemm_rate(args.device)
     print(f"{shared['device']}, {shared['threads']} threads; a float32 matrix product runs at {gemm / 1e9:.0f} GFLOP/s")
     rows = []

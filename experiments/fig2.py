@@ -3,7 +3,7 @@
     python -m experiments.fig2 --panel mnist --data_root DATA_ROOT          # needs mnist.npz there, or a network to download it
     python -m experiments.fig2 --plot_only
 
-Every method starts from the same kernels, drawn from the VAE prior, as in the paper. The paper trains 10 000 steps on the full KL
+Every method starts from the same kernels, drawn from the VAE prior, as in the paper. The paper trains 10 000 epochs on the full KL
 sum and averages 10 splits; the defaults here are what two CPU cores can afford, and the rows say so.
 """
 
@@ -21,7 +21,7 @@ VAES = [ROOT / "data/fconv" / name for name in ("vae7x7", "vae5x5")]
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--panel", choices=["mnist"], default="mnist")
+    parser.add_argument("--panel", choices=["mnist"], default="mnist", help="data set")
     parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="folder of the data sets")
     parser.add_argument(
         "--num_examples", type=int, nargs="+", default=[50, 100], help="sizes of the training set (paper: 50 100 200 500 1000)"
@@ -29,7 +29,7 @@ def parse_args(argv=None):
     parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=int, default=1500, help="paper: 10000")
     parser.add_argument("--kl_kernels", type=int, default=256, help="kernels of a layer in the KL estimate; 0 is all (paper: 0)")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="what to run")
     parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
     parser.add_argument("--time_limit", type=float, help="seconds after which no further run starts")
     parser.add_argument("--quick", action="store_true", help="smoke run on the embedded digits, results under logs/")
@@ -39,12 +39,12 @@ def parse_args(argv=None):
 
 def setting(args):
     """What the rows say of how they were made."""
-    words = f"{args.epochs} steps, KL on {args.kl_kernels or 'all'} kernels"
+    words = f"{args.epochs} epochs, KL on {args.kl_kernels or 'all'} kernels"
     return f"reduced: {words}" if args.epochs < 10000 or args.kl_kernels else words
 
 
 def jobs(args):
-    shared = dict(data="glyph-digits" if args.quick else args.panel, data_root=args.data_root, hid_dim=(4, 8) if args.quick else (32, 128))
+    shared = dict(data=args.panel, data_root=args.data_root, hid_dim=(4, 8) if args.quick else (32, 128))
     shared |= dict(epochs=args.epochs, eval_freq=max(args.epochs // 3, 1), kl_kernels=args.kl_kernels)
     for n in args.num_examples:
         for split in range(args.splits):
@@ -88,7 +88,7 @@ def plot(rows, panel, file):
             marker="s",
             linestyle="--",
             zorder=0,
-            label="paper (10 splits, 10 000 steps)" if i == 0 else None,
+            label="paper (10 splits, 10 000 epochs)" if i == 0 else None,
         )
     figure.suptitle(f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {len({r['seed'] for r in rows})} splits", fontsize=10)
     left.set(xscale="log", xlabel="training examples", ylabel="test accuracy")
@@ -104,7 +104,7 @@ def main(argv=None):
     args = parse_args(argv)
     results, figures = (RESULTS, FIGURES)
     if args.quick:
-        args.num_examples, args.splits, args.epochs, args.kl_kernels = [20], 1, 3, 16
+        args.panel, args.num_examples, args.splits, args.epochs, args.kl_kernels = "glyph-digits", [20], 1, 3, 16
         results = figures = Path(os.environ.get("DWP_PATH", "./logs")) / "quick"
     file = results / "fig2.csv"
     grid = [] if args.plot_only else list(jobs(args))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from tqdm import tqdm
 
 from myexman.logger import read_rows
@@ -23,6 +24,7 @@ from myexman.parser import git_state
 
 HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
+KEY = ("figure", "panel", "method", "x", "seed", "setting")  # what tells one job's rows from another's
 COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps", "device", "commit", "seconds", "setting")
 
 # One name and one colour (Okabe and Ito's colour-blind-safe set) per method, in every table and figure.
@@ -48,7 +50,7 @@ class Job(NamedTuple):
 
     @property
     def key(self):
-        return (self.figure, self.panel, self.method, str(self.x), str(self.seed), self.setting)
+        return tuple(str(getattr(self, c)) for c in KEY)
 
 
 def command_line(**options):
@@ -72,31 +74,25 @@ def device_name(device):
     return torch.cuda.get_device_name(device) if str(device).startswith("cuda") else f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
 
 
+def commit_name():
+    """The short hash of the code's commit, with a + if tracked files differ from it."""
+    state = git_state()
+    return f"{state['commit']}{'+' if state['dirty'] else ''}"
+
+
 def run_job(job):
     """Run one job; returns its tidy rows."""
-    commit = git_state()
+    commit = commit_name()
     began = time.time()
     run_dir = importlib.import_module(job.script).main(job.argv)
     seconds = round(time.time() - began, 1)
     last = read_rows(run_dir / "logs.csv")[-1]
+    device = yaml.safe_load((run_dir / "params.yaml").read_text())["device"]
     who = "ens" if "ens_acc" in last else "mean"  # a deterministic net is its own ensemble
     values = {name: last[f"{who}_{name}"] for name in ("acc", "nll", "ece", "brier")}
     values |= {k: v for k, v in last.items() if k in ("train_nll", "kl", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one_nll")}
-    device = device_name(
-        next((b for a, b in zip(job.argv, job.argv[1:]) if a == "--device"), "cuda" if torch.cuda.is_available() else "cpu")
-    )
-    shared = dict(
-        figure=job.figure,
-        panel=job.panel,
-        method=job.method,
-        x=job.x,
-        seed=job.seed,
-        steps=last["epoch"],
-        device=device,
-        commit=f"{commit['commit']}{'+' if commit['dirty'] else ''}",
-        seconds=seconds,
-        setting=job.setting,
-    )
+    shared = {c: getattr(job, c) for c in KEY}
+    shared |= dict(steps=last["step"], device=device_name(device), commit=commit, seconds=seconds)
     return [dict(shared, metric=k, value=v) for k, v in values.items()]
 
 
@@ -110,10 +106,7 @@ def run_grid(jobs, file, workers=1, time_limit=None):
     workers: processes side by side, one thread each; 1 runs in this process with all threads.
     time_limit: seconds after which no further job is started."""
     file = Path(file)
-    done = {
-        tuple(str(row[c]) for c in ("figure", "panel", "method", "x", "seed", "setting"))
-        for row in (read_rows(file) if file.exists() else [])
-    }
+    done = finished_keys(file)
     todo = [job for job in jobs if job.key not in done]
     deadline = time.time() + (time_limit or float("inf"))
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=f"{file.stem}: runs", disable=None)
@@ -140,18 +133,19 @@ def run_grid(jobs, file, workers=1, time_limit=None):
                 running.remove(ready)
                 finished(ready.result())
     bar.close()
-    rows = read_rows(file) if file.exists() else []
-    missing = len(jobs) - len(
-        {job.key for job in jobs} & {tuple(str(r[c]) for c in ("figure", "panel", "method", "x", "seed", "setting")) for r in rows}
-    )
+    missing = len({job.key for job in jobs} - finished_keys(file))
     if missing:
         print(f"stopped at the time limit with {missing} of {len(jobs)} runs to go; the same command goes on from here")
-    return rows
+    return read_rows(file) if file.exists() else []
+
+
+def finished_keys(file):
+    return {tuple(str(row[c]) for c in KEY) for row in (read_rows(file) if file.exists() else [])}
 
 
 def append_rows(rows, file):
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = not file.exists()
+    new = not file.exists() or file.stat().st_size == 0
     with file.open("a", newline="") as f:
         writer = csv.DictWriter(f, COLUMNS)
         if new:

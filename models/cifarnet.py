@@ -10,11 +10,11 @@ class CIFARNet(nn.Module):
 
     hid_dim: filters of the three convolutions; the paper's net has (128, 256, 256) and 5 759 498 parameters. (Its section 4.1
     speaks of four convolutions but lists three; three fit the parameter count.)
-    conv: the layer class, nn.Conv2d or BayesConv2d.  dropout: rate on the input of every layer but the first."""
+    conv, linear: the layer classes, plain or Bayesian.  dropout: rate on the input of every layer but the first."""
 
     in_channels, image_size, default_hid_dim = 3, 32, (128, 256, 256)
 
-    def __init__(self, hid_dim=default_hid_dim, classes=10, conv=nn.Conv2d, dropout=0.0):
+    def __init__(self, hid_dim=default_hid_dim, classes=10, conv=nn.Conv2d, linear=nn.Linear, dropout=0.0):
         super().__init__()
         h1, h2, h3 = hid_dim
         self.features = nn.Sequential(
@@ -32,7 +32,7 @@ class CIFARNet(nn.Module):
             )
         )
         self.classifier = nn.Sequential(
-            OrderedDict(fc1=nn.Linear(h3 * 5 * 5, 512), act=nn.LeakyReLU(), drop=nn.Dropout(dropout), fc2=nn.Linear(512, classes))
+            OrderedDict(fc1=linear(h3 * 5 * 5, 512), act=nn.LeakyReLU(), drop=nn.Dropout(dropout), fc2=linear(512, classes))
         )
 
     def forward(self, x):

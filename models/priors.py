@@ -63,6 +63,8 @@ class DeepWeightPrior(nn.Module):
 
         H and the inner KL are in closed form; the bound is tight where r(z|w) is the exact posterior p(z|w)."""
         k = self.vae.kernel_dim
+        if q.loc.shape[-1] != k:
+            raise ValueError(f"a prior of {k}x{k} kernels does not fit weights of shape {tuple(q.loc.shape)}")
         n = q.loc.numel() // k**2
         mean, scale = q.loc.view(n, 1, k, k), q.scale.view(n, 1, k, k)
         m = min(self.kl_kernels or n, n)

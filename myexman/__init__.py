@@ -3,6 +3,6 @@
 from .checkpoint import load_checkpoint, save_checkpoint, save_state
 from .index import Index
 from .logger import Logger
-from .parser import ExParser, Parser
+from .parser import ExParser, Parser, at_least
 
-__all__ = ["ExParser", "Index", "Logger", "Parser", "load_checkpoint", "save_checkpoint", "save_state"]
+__all__ = ["ExParser", "Index", "Logger", "Parser", "at_least", "load_checkpoint", "save_checkpoint", "save_state"]

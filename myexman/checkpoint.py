@@ -30,18 +30,24 @@ def walk(state, name="state"):
 
 def save_checkpoint(run_dir, epoch, **objects):
     """Write <run_dir>/checkpoint.torch: the epoch, each object's state_dict(), and the random state."""
-    save_state(
-        dict(epoch=epoch, rng=torch.get_rng_state(), **{k: o.state_dict() for k, o in objects.items()}), Path(run_dir) / "checkpoint.torch"
-    )
+    rng = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    save_state(dict(epoch=epoch, rng=rng, **{k: o.state_dict() for k, o in objects.items()}), Path(run_dir) / "checkpoint.torch")
 
 
 def load_checkpoint(run_dir, device, **objects):
-    """Restore what save_checkpoint wrote into the same objects; returns the number of epochs already done."""
+    """Restore what save_checkpoint wrote into the same objects; returns the number of epochs already done.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged or was written by other objects."""
     file = Path(run_dir) / "checkpoint.torch"
     if not file.exists():
         raise FileNotFoundError(f"nothing to resume: no {file}")
-    state = torch.load(file, map_location=device, weights_only=True)
-    for name, o in objects.items():
-        o.load_state_dict(state[name])
-    torch.set_rng_state(state["rng"].cpu())
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        for name, o in objects.items():
+            o.load_state_dict(state[name])
+    except Exception as e:  # torch raises a dozen kinds
+        raise ValueError(f"cannot resume from {file}: {(str(e) or type(e).__name__).splitlines()[0][:160]}") from e
+    torch.set_rng_state(state["rng"]["cpu"].cpu())
+    for i, rng in enumerate(state["rng"]["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(rng.cpu(), i)
     return state["epoch"]

@@ -16,9 +16,16 @@ class Logger:
     def __init__(self, run_dir, echo=None, resume_at=0):
         self.file = Path(run_dir) / "logs.csv"
         self.echo, self.columns, self.rows = echo, None, []
-        for row in read_rows(self.file) if resume_at else []:
-            if row["epoch"] <= resume_at:
-                self.row(**row)
+        kept = [row for row in (read_rows(self.file) if resume_at else []) if row["epoch"] <= resume_at]
+        if kept:
+            self.columns = list(kept[0])
+            part = self.file.with_name(".logs.csv.part")
+            with part.open("w", newline="") as f:
+                csv.writer(f).writerows([self.columns, *(row.values() for row in kept)])
+            part.replace(self.file)
+        for row in kept:
+            self.print(row)
+            self.rows.append(row)
 
     def row(self, **values):
         if self.columns is None:
@@ -42,7 +49,7 @@ class Logger:
 
 
 def read_rows(file):
-    """The rows of a CSV file as dicts, numbers as numbers."""
+    """The rows of a CSV file as dicts, numbers as numbers; a last line that was cut off by a kill is left out."""
 
     def value(text):
         for cast in (int, float):
@@ -53,4 +60,5 @@ def read_rows(file):
         return text
 
     with Path(file).open(newline="") as f:
-        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        rows = [row for row in csv.DictReader(f) if None not in row.values()]
+    return [{k: value(v) for k, v in row.items()} for row in rows]

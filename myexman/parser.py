@@ -20,14 +20,34 @@ VERSIONS = ("torch", "torchvision", "numpy", "scipy")
 NOT_PARAMS = ("tmp", "config", "resume", "run_dir")
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows defaults in --help and reports a mistake in one line."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows an option's default, if it has one."""
 
-    def __init__(self, *args, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs):
-        super().__init__(*args, formatter_class=formatter_class, **kwargs)
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, [], False) else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that shows defaults in --help, takes no abbreviations and reports a mistake in one line."""
+
+    def __init__(self, *args, formatter_class=HelpFormatter, allow_abbrev=False, **kwargs):
+        super().__init__(*args, formatter_class=formatter_class, allow_abbrev=allow_abbrev, **kwargs)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+def at_least(low, number=int):
+    """An argparse type: a number that is not below `low`."""
+
+    def parse(text):
+        value = number(text)
+        if not value >= low:
+            raise argparse.ArgumentTypeError(f"{text} is below {low}")
+        return value
+
+    parse.__name__ = number.__name__  # argparse's word for it in "invalid int value"
+    return parse
 
 
 class ExParser(Parser):
@@ -47,7 +67,7 @@ class ExParser(Parser):
 
     def parse_args(self, args=None, namespace=None):
         typed = list(sys.argv[1:] if args is None else args)
-        sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        sources = Parser(prog=self.prog, add_help=False)
         sources.add_argument("--config")
         sources.add_argument("--resume")
         found = sources.parse_known_args(typed)[0]
@@ -141,4 +161,6 @@ def git_state():
 
 def write_yaml(file, values):
     plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-    file.write_text(yaml.safe_dump(plain, sort_keys=False))
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(yaml.safe_dump(plain, sort_keys=False))
+    part.replace(file)

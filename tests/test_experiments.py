@@ -26,7 +26,7 @@ def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
     results = Path(os.environ["DWP_PATH"]) / "quick/fig2.csv"
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not results.exists() and process.poll() is None and time.time() < deadline:
+    while not (results.exists() and read_rows(results)) and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -105,12 +105,24 @@ def test_subsampled_kl_is_unbiased():
 
 
 def test_kernels_are_drawn_without_replacement_and_entropy_is_over_all():
-    layer, prior = make_prior(kl_kernels=24)  # all of them: the same value as the full sum under the same noise
-    torch.manual_seed(1)
-    subsampled = prior.kl(layer.posterior())
-    prior.kl_kernels = 0
-    torch.manual_seed(1)
-    torch.testing.assert_close(prior.kl(layer.posterior()), subsampled)
+    class Constant(VAE):
+        def log_prob(self, w):
+            self.seen = w.detach()
+            return 3.0 + 0 * w.flatten(1).sum(1)
+
+    mean = torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 5, 5)
+    q = Normal(mean, torch.rand(6, 4, 5, 5) * 1e-3 + 1e-3)  # kernel i is i everywhere; the entropies differ
+    prior = DeepWeightPrior(Constant(5, 2, 4), kl_kernels=23)
+    for _ in range(5):
+        with torch.no_grad():
+            kl = prior.kl(q)
+        torch.testing.assert_close(kl, -24 * 3.0 - q.entropy().sum())
+        assert len(prior.vae.seen[:, 0, 0, 0].round().unique()) == 23
+
+
+def test_a_prior_refuses_kernels_of_another_size():
+    with pytest.raises(ValueError, match="5x5 kernels does not fit"):
+        DeepWeightPrior(VAE(5, 2, 4)).kl(BayesConv2d(25, 1, 7).posterior())
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 24])

@@ -55,7 +55,7 @@ def test_nan_loss_stops_and_says_at_which_step():
     w = torch.ones(1, requires_grad=True)
     x = torch.tensor([1.0, 1.0, float("nan"), 1.0])
     batches = iter(x)
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 22 \(epoch 5\)"):
+    with pytest.raises(FloatingPointError, match=r"loss is NaN or infinite at step 22 \(epoch 5\)"):
         train_epoch((x,), 1, torch.optim.SGD([w], lr=0.1), lambda _: ((next(batches) * w).sum(), {}), epoch=5)
 
 
