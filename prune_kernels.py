@@ -88,9 +88,9 @@ def plot_norms(file, norms, cut, kept):
     figure, axes = new_figure(5, 3)
     bins = np.geomspace(max(norms.min(), 1e-6), norms.max(), 80)
     axes.hist(norms, bins=bins, color="0.6")
-    axes.axvline(cut, color="C3", label=f"cut {cut:.3g}: {kept} of {len(norms)} kept")
+    axes.axvline(cut, color="C3")
     axes.set(xscale="log", yscale="log", xlabel="L2 norm of a kernel", ylabel="kernels")
-    axes.legend(frameon=False)
+    axes.set_title(f"cut at {cut:.3g}: {kept} of {len(norms)} kept", fontsize=10)
     save_figure(figure, file)
 
 

@@ -4,7 +4,7 @@
     python train_vae_prior.py --hidden_dim 64 --kernel_dim 5 --z_dim 4 --num_epochs 300 --data_dir data/fconv/conv5x5
 
 The run folder is a prior folder, to be loaded by utils.load_vae: params.yaml, vae_params.torch (last), vae_params_best.torch (best
-ELBO on the held-out kernels), pictures, and a README.md card. --out copies these elsewhere.
+ELBO on the held-out kernels), pictures, and a README.md card. --out copies all but the best weights elsewhere.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from models.vae import CODERS, VAE
 from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
 from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
-ARTEFACTS = ("params.yaml", "vae_params.torch", "vae_params_best.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
+ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
 
 
 def parse_args(argv=None):

@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from experiments import benchmark
+from data.glyphs import GLYPHS, make_glyphs
+from experiments import benchmark, quickstart
+from experiments.grid import METHODS
 from myexman.logger import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +20,16 @@ def test_the_benchmark_runs_and_agrees_with_its_reference():
     rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/benchmark.csv")
     assert [row["case"] for row in rows] == list(benchmark.QUICK) and all(row["seconds"] > 0 for row in rows)
     assert rows[0]["peak_mb"] > 0
+
+
+def test_the_quickstart_in_miniature(tmp_path, capsys):
+    for name in GLYPHS:
+        make_glyphs(name, tmp_path / f"{name}.npz", {"train": 200, "test": 50})
+    tiny = "--nets 1 --source_epochs 1 --source_dim 6 6 --vae_epochs 1 1 --bnn_epochs 2 --bnn_dim 2 3 --splits 1"
+    quickstart.main([*tiny.split(), "--root", str(tmp_path / "logs"), "--data_root", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert all(label in out for label, _ in METHODS.values())
+    assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
 def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):

@@ -13,8 +13,10 @@ import prune_kernels
 import train_bnn
 import train_source
 import train_vae_prior
+from models.densities import GaussianKernels
+from myexman import Parser
 from myexman.logger import read_rows
-from utils import load_vae, load_weights, run_cli
+from utils import load_kernels, load_vae, load_weights, run_cli
 
 BNN = ["--num_examples", "30", "--hid_dim", "3", "4", "--epochs", "4", "--eval_freq", "2", "--ens", "2", "--init_list", "vae", "vae"]
 
@@ -53,40 +55,47 @@ def test_the_pipeline(digits, tmp_path):
     assert "ens_acc" not in read_rows(plain / "logs.csv")[0]
 
 
-def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(digits, priors):
-    argv = ["--data", str(digits), *BNN, "--vae_list", *priors, "--prior_list", "vae", "sn", "--kl_kernels", "5", "--bs", "16"]
-    whole, again = (load_weights(train_bnn.main(argv) / "model.torch") for _ in range(2))
+@pytest.mark.parametrize("script", ["bnn", "source", "vae"])
+def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, digits, priors, tmp_path, monkeypatch):
+    np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
+    np.save(tmp_path / "test.npy", np.ones((2, 1, 7, 7)))
+    bnn = [*BNN, "--vae_list", *priors, "--prior_list", "vae", "sn", "--kl_kernels", "5", "--bs", "16"]
+    module, words, weights = {
+        "bnn": (train_bnn, ["--data", digits, *bnn], "model.torch"),
+        "source": (train_source, ["--data", digits, "--hid_dim", 3, 4, "--epochs", 4, "--eval_freq", 2, "--bs", 16], "model.torch"),
+        "vae": (train_vae_prior, ["--data_dir", tmp_path, "--num_epochs", 4, "--eval_freq", 2, "--bs", 8], "vae_params.torch"),
+    }[script]
+    argv = [str(word) for word in words]
+    whole, again = (load_weights(module.main(argv) / weights) for _ in range(2))
     assert all(torch.equal(whole[k], again[k]) for k in whole)
 
     class Killed(BaseException):
         pass
 
-    def kill_after_first_evaluation(*args, **kwargs):
-        if kill_after_first_evaluation.calls:
-            raise Killed
-        kill_after_first_evaluation.calls += 1
-        return train_bnn_evaluate(*args, **kwargs)
+    calls, evaluate = [], module.evaluate
 
-    kill_after_first_evaluation.calls, train_bnn_evaluate = 0, train_bnn.evaluate
-    train_bnn.evaluate = kill_after_first_evaluation
-    try:
-        with pytest.raises(Killed):
-            train_bnn.main(argv)
-    finally:
-        train_bnn.evaluate = train_bnn_evaluate
+    def kill_at_the_second_evaluation(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 1:
+            raise Killed
+        return evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, "evaluate", kill_at_the_second_evaluation)
+        module.main(argv)
     run = sorted((Path(os.environ["DWP_PATH"]) / "runs").iterdir())[-1]
-    assert train_bnn.main(["--resume", str(run)]) == run
-    resumed = load_weights(run / "model.torch")
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole) and [r["epoch"] for r in read_rows(run / "logs.csv")] == [2, 4]
+    assert module.main(["--resume", str(run)]) == run
+    resumed, rows = load_weights(run / weights), read_rows(run / "logs.csv")
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole) and [row["epoch"] for row in rows] == [2, 4]
 
 
 def refuse(capsys, main, argv):
     """The single line that a script prints for a user's mistake."""
     with pytest.raises(SystemExit) as e:
         run_cli(lambda: main([str(a) for a in argv]))
-    err = capsys.readouterr().err
-    assert e.value.code == 2 and "Traceback" not in err
-    return err.strip().splitlines()[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert e.value.code == 2 and len(lines) == 1
+    return lines[0]
 
 
 def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
@@ -109,19 +118,77 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, ["--resume", tmp_path], "params.yaml"),
         (prune_kernels.main, [tmp_path / "gone", "--out", tmp_path / "k"], "no weight file"),
         (train_vae_prior.main, ["--data_dir", tmp_path], "no kernel file"),
+        (train_bnn.main, [*good, "--kl_kernels", "-1"], "-1 is below 0"),
+        (train_bnn.main, [*good, "--device", "abacus"], "--device"),
+        (train_bnn.main, ["--conf", "params.yaml"], "unrecognized arguments"),
+        (train_bnn.main, [*good, "--l2", "1"], "leave it out with --net_cfg bayes"),
     ]
     for main, argv, message in cases:
         assert message in refuse(capsys, main, argv), argv
-    weights = Path(priors[1]) / "vae_params.torch"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    assert "is damaged" in refuse(capsys, train_bnn.main, good)
+    run = train_bnn.main([str(a) for a in good])
+    capsys.readouterr()
+    assert "cannot resume" in refuse(capsys, train_bnn.main, ["--resume", run, "--hid_dim", 4, 4])
+    for file, argv, message in (
+        (run / "checkpoint.torch", ["--resume", run], "cannot resume"),
+        (Path(priors[1]) / "vae_params.torch", good, "is damaged"),
+    ):
+        file.write_bytes(file.read_bytes()[:1000])
+        assert message in refuse(capsys, train_bnn.main, argv)
 
 
-def test_a_diverging_run_stops_and_keeps_the_last_good_state(digits, priors, capsys):
-    message = refuse(capsys, train_bnn.main, ["--data", digits, *BNN, "--vae_list", *priors, "--prior_list", "vae", "vae", "--lr", "1e20"])
-    assert "at step" in message or "holds NaN" in message
+@pytest.mark.parametrize("eval_freq", ["1", "2"])
+@pytest.mark.parametrize("script", ["bnn", "source", "vae"])
+def test_a_diverging_run_stops_and_keeps_the_last_good_state(script, eval_freq, digits, priors, tmp_path, capsys):
+    bnn = [*BNN, "--vae_list", *priors, "--prior_list", "vae", "vae"]
+    np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
+    np.save(tmp_path / "test.npy", np.ones((2, 1, 7, 7)))
+    main, argv, weights = {
+        "bnn": (train_bnn.main, ["--data", digits, *bnn], "model.torch"),
+        "source": (train_source.main, ["--data", digits, "--hid_dim", "3", "4"], "model.torch"),
+        "vae": (train_vae_prior.main, ["--data_dir", tmp_path], "vae_params.torch"),
+    }[script]
+    assert "at step" in refuse(capsys, main, [*argv, "--lr", "1e20", "--eval_freq", eval_freq])
     run = sorted((Path(os.environ["DWP_PATH"]) / "runs").iterdir())[-1]
-    assert all(w.isfinite().all() for w in load_weights(run / "model.torch").values())
+    assert all(w.isfinite().all() for w in load_weights(run / weights).values())
+
+
+@pytest.mark.parametrize("script", [train_source, train_bnn, train_vae_prior, prune_kernels])
+def test_help_explains_every_flag(script, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(Parser, "format_help", lambda self, shown=Parser.format_help: seen.extend(self._actions) or shown(self))
+    with pytest.raises(SystemExit) as e:
+        script.parse_args(["--help"])
+    assert e.value.code == 0 and len(seen) > 5 and all(action.help for action in seen)
+    assert "(default: None)" not in capsys.readouterr().out
+
+
+def test_a_cpu_run_says_what_a_step_costs(digits, priors, capsys):
+    train_bnn.main(["--data", str(digits), *BNN, "--vae_list", *priors, "--prior_list", "vae", "vae"])
+    assert "--kl_kernels 256 estimates" in capsys.readouterr().out
+
+
+def test_pruning_by_norm(tmp_path):
+    """The published cut by default, a cap on the number, the mean of a Bayesian net, two layers of one size."""
+    w = torch.randn(40, 5, 5, 5)
+    w *= torch.linspace(0.01, 1, 200).view(40, 5, 1, 1) / w.flatten(2).norm(dim=2)[..., None, None]
+    state = {"conv2.mean.weight": w, "conv2.var.weight": w + 9, "conv3.weight": 2 * w, "fc.weight": torch.ones(3, 3)}
+    torch.save(state, tmp_path / "net.torch")
+    prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "k"), "--max_kernels", "100"])
+    for name, factor in (("conv5x5_1", 1), ("conv5x5_2", 2)):
+        facts = yaml.safe_load((tmp_path / "k" / name / "pruning.yaml").read_text())
+        assert facts["kept"] == int((factor * w.flatten(2).norm(dim=2) >= 0.13).sum()) and facts["train"] == 80 and facts["test"] == 20
+        kernels = np.concatenate([np.load(tmp_path / "k" / name / f"{split}.npy") for split in ("train", "test")])
+        norms = np.linalg.norm(kernels.reshape(100, 25), axis=1)
+        assert norms.min() >= 0.13 and norms.max() < factor * 1.01 and len(np.unique(norms)) == 100
+
+
+@pytest.mark.parametrize("k, margin", [(7, 5.0), (5, 3.0)])
+def test_the_shipped_priors_beat_an_independent_gaussian(k, margin):
+    """By at least this many nats per held-out kernel, as their cards say."""
+    folder = Path(__file__).resolve().parents[1] / "data/fconv"
+    train, test = (load_kernels(folder / f"conv{k}x{k}/{split}.npy") for split in ("train", "test"))
+    elbo = train_vae_prior.evaluate(load_vae(folder / f"vae{k}x{k}"), test, n_samples=5)["elbo"]
+    assert elbo > GaussianKernels(train, full=False).log_prob(test).mean() + margin
 
 
 def test_the_seed_readmes_flags_parse():
