@@ -51,7 +51,9 @@ def parse_args(argv=None):
     add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
     add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
     add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
-    add("--kl_chunk", type=at_least(1), default=8192, help="kernels that pass the coders at once; bounds the memory")
+    add(
+        "--kl_chunk", type=at_least(0), default=0, help="kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
+    )
     add("--l2", type=at_least(0, float), default=0.0, help="weight of the sum of squares of the convolutions, for nets without priors")
     add("--ens", type=at_least(0), default=10, help="networks in the test ensemble (paper: 10)")
     add("--eval_freq", type=at_least(1), default=100, help="epochs between evaluations")
