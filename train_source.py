@@ -13,6 +13,8 @@ from tqdm import trange
 
 from data import load_dataset
 from models import NETWORKS, build_net
+from models.bayes import conv_layers
+from models.initialization import Xavier, fill
 from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
 from utils import add_common_flags, evaluate, linear_lr, run_cli, seed_everything, sum_of_squares, train_epoch
 
@@ -35,6 +37,8 @@ def main(argv=None):
     train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed))
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
+    for conv in conv_layers(net).values():
+        fill(conv, Xavier(conv.weight.shape))  # a third of torch's default for the 7x7 layer: less noise for L2 to wash out
     opt = torch.optim.Adam(net.parameters(), fused=True)
 
     def objective(x, y):
