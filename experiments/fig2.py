@@ -61,9 +61,8 @@ def table(rows, panel):
             values = [select(rows, method=method, x=n, metric=metric) for metric in ("acc", "nll", "ece")]
             if len(values[0]):
                 cells = [f"{v.mean():.3f} ± {v.std():.3f}" for v in values]
-                lines.append(
-                    f"| {n} | {label} | {cells[0]} | {paper_value('fig2', panel, method, n)} | {cells[1]} | {cells[2]} | {len(values[0])} |"
-                )
+                paper = paper_value("fig2", panel, method, n) or "–"
+                lines.append(f"| {n} | {label} | {cells[0]} | {paper} | {cells[1]} | {cells[2]} | {len(values[0])} |")
     return "\n".join(lines)
 
 
