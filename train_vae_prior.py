@@ -126,9 +126,10 @@ def main(argv=None):
             save_checkpoint(args.run_dir, epoch + 1, vae=vae, opt=opt)
 
     with torch.no_grad():
-        reconstructions = vae.decoder(vae.encoder(test[:100])[0])[0]
+        shown = test[:100]
+        reconstructions = vae.decoder(vae.encoder(shown)[0])[0]
     plot_kernels(
-        {"held-out kernels": test[:100], "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)},
+        {"held-out kernels": shown, "their reconstructions": reconstructions, "samples of the prior": vae.sample(len(shown))},
         args.run_dir / "kernels.png",
     )
     if args.z_dim == 2:

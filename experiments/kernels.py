@@ -1,0 +1,68 @@
+"""How alike the kernels of a layer have become in training: a picture of trained runs' first layers, and a number per layer.
+
+    python -m experiments.kernels logs/runs/000000-* logs/runs/000003-*
+
+The number is the mean absolute cosine between two kernels of a layer: about 0.1 for random 7x7 kernels, 1 where all are copies of
+one. Writes results/kernels.csv and figures/kernels.png.
+"""
+
+import csv
+from pathlib import Path
+
+import torch.nn.functional as F
+import yaml
+
+from myexman import Parser
+from prune_kernels import read_kernels
+from utils import draw_kernels, new_figure, run_cli, save_figure
+
+from .grid import FIGURES, RESULTS
+
+
+def parse_args(argv=None):
+    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train_bnn.py or train_source.py")
+    parser.add_argument("--out", type=Path, help="folder of the CSV file and the picture (default: results/ and figures/ here)")
+    return parser.parse_args(argv)
+
+
+def likeness(kernels):
+    """Mean absolute cosine between different kernels (n, 1, k, k), in [0, 1]; of at most 1000 of them, evenly spaced."""
+    w = F.normalize(kernels[:: max(len(kernels) // 1000, 1)].flatten(1))
+    n = len(w)
+    return float(((w @ w.T).abs().sum() - n) / (n * (n - 1)))
+
+
+def describe(run):
+    """What tells a run from others, from its params.yaml."""
+    params = yaml.safe_load((Path(run) / "params.yaml").read_text())
+    priors = " + ".join(params["prior_list"]) if params.get("prior_list") else params["net_cfg"]
+    keys = ("data", "num_examples", "data_split_seed", "seed", "epochs", "kl_kernels")
+    return dict(priors=priors, **{k: params.get(k) for k in keys}, commit=params["meta"]["commit"])
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    results, figures = (args.out, args.out) if args.out else (RESULTS, FIGURES)
+    rows, first_layers = [], {}
+    for run in args.runs:
+        facts = describe(run)
+        for name, kernels in read_kernels(run).items():
+            row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels))
+            row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())
+            print(f"{row['priors']:24} {row['layer']}: likeness {row['likeness']:.2f}, median norm {row['median_norm']:.2f}")
+            rows.append(row)
+            first_layers.setdefault(f"{facts['priors']}, split {facts['data_split_seed']}", kernels)
+    figure, axes = new_figure(2.6 * len(first_layers) + 1, 2.6, columns=len(first_layers), squeeze=False)
+    draw_kernels(axes[0], {title: kernels[:36] for title, kernels in first_layers.items()}, columns=6)
+    save_figure(figure, figures / "kernels.png")
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / "kernels.csv").open("w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"wrote {results / 'kernels.csv'} and {figures / 'kernels.png'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
