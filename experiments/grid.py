@@ -30,7 +30,7 @@ COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps",
 # One name and one colour (Okabe and Ito's colour-blind-safe set) per method, in every table and figure.
 METHODS = {
     "dwp": ("deep weight prior", "#0072B2"),
-    "dwp2": ("deep weight prior but on layer 1", "#56B4E9"),
+    "dwp2": ("DWP, standard normal on layer 1", "#56B4E9"),
     "loguniform": ("log-uniform", "#E69F00"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
