@@ -60,7 +60,7 @@ def table(rows, panel):
         for method, (label, _) in METHODS.items():
             values = [select(rows, method=method, x=n, metric=metric) for metric in ("acc", "nll", "ece")]
             if len(values[0]):
-                cells = [f"{v.mean():.3f} ± {v.std():.3f}" for v in values]
+                cells = [f"{v.mean():.3f}" + (f" ± {v.std():.3f}" if len(v) > 1 else "") for v in values]
                 paper = paper_value("fig2", panel, method, n) or "–"
                 lines.append(f"| {n} | {label} | {cells[0]} | {paper} | {cells[1]} | {cells[2]} | {len(values[0])} |")
     return "\n".join(lines)
@@ -89,7 +89,9 @@ def plot(rows, panel, file):
             zorder=0,
             label="paper (10 splits, 10 000 epochs)" if i == 0 else None,
         )
-    figure.suptitle(f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {len({r['seed'] for r in rows})} splits", fontsize=10)
+    splits = {len(select(rows, method=r["method"], x=r["x"], metric="acc")) for r in rows}
+    count = "–".join(map(str, sorted({min(splits), max(splits)})))
+    figure.suptitle(f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {count} splits", fontsize=10)
     left.set(xscale="log", xlabel="training examples", ylabel="test accuracy")
     right.set(xscale="log", xlabel="training examples", ylabel="test NLL, nats per image")
     for axes in (left, right):

@@ -27,7 +27,7 @@ def parse_args(argv=None):
     parser.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
     parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="where the embedded data are cached")
     parser.add_argument("--nets", type=int, default=4, help="source nets")
-    parser.add_argument("--source_epochs", type=int, default=6, help="passes over the letters")
+    parser.add_argument("--source_epochs", type=int, default=4, help="passes over the letters")
     parser.add_argument("--source_dim", type=int, nargs=2, default=[64, 64], help="filters of the source nets")
     parser.add_argument("--vae_epochs", type=int, nargs=2, default=[300, 40], help="of the 7x7 and the 5x5 VAE")
     parser.add_argument("--bnn_epochs", type=int, default=400, help="steps on 50 digits")
