@@ -29,7 +29,7 @@ def parse_args(argv=None):
     parser.add_argument("--nets", type=int, default=4, help="source nets")
     parser.add_argument("--source_epochs", type=int, default=4, help="passes over the letters")
     parser.add_argument("--source_dim", type=int, nargs=2, default=[64, 64], help="filters of the source nets")
-    parser.add_argument("--vae_epochs", type=int, nargs=2, default=[300, 40], help="of the 7x7 and the 5x5 VAE")
+    parser.add_argument("--vae_epochs", type=int, nargs=2, default=[800, 40], help="of the 7x7 and the 5x5 VAE")
     parser.add_argument("--bnn_epochs", type=int, default=400, help="steps on 50 digits")
     parser.add_argument("--bnn_dim", type=int, nargs=2, default=[16, 64], help="filters of the Bayesian nets")
     parser.add_argument("--splits", type=int, default=2, help="training sets of 50 digits")
@@ -47,8 +47,8 @@ def learn_priors(args, out):
     prune_kernels.main([*map(str, runs), *command_line(out=out, keep=(0.5, 0.15))])
 
     print("\n3. a VAE of the kernels of each convolution")
-    for k, z, h, epochs in ((7, 2, 32, args.vae_epochs[0]), (5, 4, 64, args.vae_epochs[1])):
-        coders = dict(kernel_dim=k, z_dim=z, hidden_dim=h, num_epochs=epochs, bs=32, eval_freq=max(epochs // 4, 1))
+    for k, z, h, bs, epochs in ((7, 2, 32, 16, args.vae_epochs[0]), (5, 4, 64, 32, args.vae_epochs[1])):
+        coders = dict(kernel_dim=k, z_dim=z, hidden_dim=h, num_epochs=epochs, bs=bs, eval_freq=max(epochs // 4, 1))
         train_vae_prior.main(command_line(data_dir=out / f"conv{k}x{k}", out=out / f"vae{k}x{k}", root=args.root, **coders))
     return [out / "vae7x7", out / "vae5x5"]
 
