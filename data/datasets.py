@@ -96,9 +96,9 @@ def import_torchvision_datasets():
     except RuntimeError as e:
         if "torchvision::" not in str(e):
             raise
-        import_torchvision_datasets.library = torch.library.Library("torchvision", "DEF")  # kept alive: its end undoes it
-        import_torchvision_datasets.library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_torchvision_datasets.library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import_torchvision_datasets.operators = torch.library.Library("torchvision", "DEF")  # kept alive: its end undoes it
+        import_torchvision_datasets.operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import_torchvision_datasets.operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return importlib.import_module("torchvision.datasets")
 
 
