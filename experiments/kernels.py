@@ -29,8 +29,8 @@ def parse_args(argv=None):
 def likeness(kernels):
     """Mean absolute cosine between different kernels (n, 1, k, k), in [0, 1]; of at most 1000 of them, evenly spaced."""
     w = F.normalize(kernels[:: max(len(kernels) // 1000, 1)].flatten(1))
-    n = len(w)
-    return float(((w @ w.T).abs().sum() - n) / (n * (n - 1)))
+    cosine = (w @ w.T).abs()
+    return float((cosine.sum() - cosine.trace()) / (len(w) * (len(w) - 1)))
 
 
 def describe(run):
