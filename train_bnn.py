@@ -17,11 +17,11 @@ from data import load_dataset
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, bayes_layers, conv_layers
 from models.initialization import INITS, fill
-from models.priors import PRIORS, DeepWeightPrior
+from models.priors import PRIORS
 from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
 from utils import (
     add_common_flags,
-    count_flops,
+    announce_cost,
     evaluate,
     kernel_source,
     linear_lr,
@@ -103,16 +103,6 @@ def negative_elbo(net, layers, priors, N, x, y):
     return N * nll + kl, dict(nll=nll, kl=kl)
 
 
-def announce_cost(args, net, layers, priors, batch):
-    """On a CPU the deep weight prior's sum over all kernels outweighs the data term: say so once, with the way out."""
-    if args.device != "cpu" or not any(isinstance(p, DeepWeightPrior) for p in priors):
-        return
-    data = 3 * count_flops(lambda: net(batch))
-    kl = 3 * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
-    hint = "; --kl_kernels 256 estimates the KL without bias from 256 kernels of each layer" if kl > 2 * data else ""
-    print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
-
-
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
@@ -127,7 +117,8 @@ def main(argv=None):
         torch.nn.init.constant_(layer.var.weight, args.logvarinit)
     priors = build_priors(args, layers, vaes).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
-    announce_cost(args, net, layers, priors, train.x[: args.bs])
+    if args.device == "cpu":
+        announce_cost(net, layers, priors, train.x[: args.bs])
 
     def objective(x, y):
         loss, report = negative_elbo(net, layers, priors, N, x, y)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.bayes import bnn_mode, is_stochastic
 from models.initialization import LearnedKernels, Pretrained, Xavier
+from models.priors import DeepWeightPrior
 from models.vae import VAE
 from myexman import at_least
 
@@ -171,6 +172,17 @@ def count_flops(compute):
     with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
         compute()
     return counter.get_total_flops()
+
+
+def announce_cost(net, layers, priors, batch):
+    """Print what a step of train_bnn.py costs if it has a deep weight prior, whose sum over all kernels outweighs the data term
+    on a CPU; name the way out."""
+    if not any(isinstance(p, DeepWeightPrior) for p in priors):
+        return
+    data = 3 * count_flops(lambda: net(batch))
+    kl = 3 * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
+    hint = "; --kl_kernels 256 estimates the KL without bias from 256 kernels of each layer" if kl > 2 * data else ""
+    print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 
 # ---------------------------------------------------------------- loading

@@ -1,6 +1,6 @@
 """Time and memory of the project's path against a plain textbook implementation, kept here as the reference.
 
-    python -m experiments.benchmark            # about 15 minutes on two CPU cores; results/benchmark.csv, figures/benchmark.png
+    python -m experiments.benchmark            # results/benchmark.csv, figures/benchmark.png
     python -m experiments.benchmark --quick    # smoke check, under a minute, results under logs/
 
 The reference has two separate convolutions and a torch.distributions sample per Bayesian layer, one pass of all kernels through the

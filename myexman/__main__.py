@@ -1,5 +1,6 @@
 """python -m myexman: list runs.  Example: python -m myexman --filter num_examples=50 --sort ens_acc --descending"""
 
+import csv
 import os
 import sys
 
@@ -29,6 +30,7 @@ def main(argv=None):
     parser.add_argument("--sort", default="run", metavar="NAME", help="sort by an argument or a last metric")
     parser.add_argument("--descending", action="store_true", help="largest first")
     parser.add_argument("--columns", nargs="+", help="what to show; by default the usual columns that any of the runs has")
+    parser.add_argument("--csv", metavar="FILE", help="write the table there as CSV, numbers in full")
     args = parser.parse_args(argv)
     rows = Index(args.root).info()
     if not rows:
@@ -50,6 +52,9 @@ def main(argv=None):
     present.sort(key=lambda row: row[key] if number else text(row[key]), reverse=args.descending)
     rows = present + absent
     columns = args.columns or [c for c in DEFAULT_COLUMNS if any(row.get(c) is not None for row in rows)]
+    if args.csv:
+        with open(args.csv, "w", newline="") as f:
+            csv.writer(f).writerows([columns, *([text(row.get(c)) for c in columns] for row in rows)])
     print(format_table(rows, columns))
 
 

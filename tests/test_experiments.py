@@ -1,5 +1,6 @@
 """The drivers of the experiments, in miniature."""
 
+import math
 import os
 import signal
 import subprocess
@@ -7,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
+import train_bnn
 from data.glyphs import GLYPHS, make_glyphs
-from experiments import benchmark, quickstart
+from experiments import benchmark, kernels, priors, quickstart
 from experiments.grid import METHODS
 from myexman.logger import read_rows
 
@@ -30,6 +34,31 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(METHODS[method][0] in out for method in quickstart.COMPARED)
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
+
+
+def test_likeness_of_kernels():
+    w = torch.randn(1, 1, 7, 7)
+    assert abs(kernels.likeness(torch.cat([w, -2 * w, 0.5 * w])) - 1) < 1e-6
+    assert kernels.likeness(torch.eye(49).view(49, 1, 7, 7)) == 0
+    assert abs(kernels.likeness(torch.randn(1000, 1, 7, 7)) - (2 / (math.pi * 49)) ** 0.5) < 0.002  # E |cos| in 49 dimensions
+
+
+def test_kernels_of_a_run_are_drawn(digits, tmp_path):
+    run = train_bnn.main(["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"])
+    kernels.main([str(run), "--out", str(tmp_path / "out")])
+    rows = read_rows(tmp_path / "out/kernels.csv")
+    assert [row["layer"] for row in rows] == ["conv1", "conv2"] and all(0 < row["likeness"] < 1 for row in rows)
+    assert (tmp_path / "out/kernels.png").exists()
+
+
+def test_the_cards_say_what_the_priors_do(tmp_path):
+    priors.main(["--out", str(tmp_path)])
+    numbers = {(row["kernels"], row["quantity"]): row["value"] for row in read_rows(tmp_path / "priors.csv")}
+    for k in ("7x7", "5x5"):
+        card = (ROOT / f"data/fconv/vae{k}/README.md").read_text()
+        for quantity, name in (("vae_elbo", "this VAE"), ("independent_gaussian", "independent"), ("full_gaussian", "full-covariance")):
+            written = float(next(line for line in card.splitlines() if line.startswith(f"| {name}")).split("|")[2])
+            assert abs(written - numbers[k, quantity]) < 0.2
 
 
 def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):

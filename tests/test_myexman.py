@@ -86,8 +86,9 @@ def test_index_and_table(tmp_path, capsys):
     capsys.readouterr()
     list_runs(["--root", str(tmp_path), "--sort", "ens_acc", "--descending", "--columns", "run", "ens_acc"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "000001", "000002", "000000", "000003"]
-    list_runs(["--root", str(tmp_path), "--filter", "lr=2.0"])
+    list_runs(["--root", str(tmp_path), "--filter", "lr=2.0", "--columns", "run", "lr", "--csv", str(tmp_path / "runs.csv")])
     assert len(capsys.readouterr().out.splitlines()) == 2
+    assert read_rows(tmp_path / "runs.csv") == [{"run": 1, "lr": 2.0}]
     with pytest.raises(SystemExit) as e:
         list_runs(["--root", str(tmp_path), "--sort", "nonsense"])
     assert e.value.code == 2
