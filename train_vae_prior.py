@@ -28,7 +28,12 @@ def parse_args(argv=None):
     parser.add_argument("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
     parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
     parser.add_argument("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
-    parser.add_argument("--var", choices=["train"], default="train", help="the decoder's variance is learned, one per weight")
+    parser.add_argument(
+        "--var",
+        choices=["train", "shared"],
+        default="train",
+        help="the decoder's variance: one per weight, given by the code (paper), or one for all; both are learned",
+    )
     parser.add_argument("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
     parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
     parser.add_argument("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate, falling linearly to 0")
@@ -53,8 +58,8 @@ def evaluate(vae, kernels, n_samples=1):
 
 CARD = """# Kernel VAE, {k}x{k}
 
-The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}; {num_epochs} epochs, batch {bs},
-Adam {lr:g} falling linearly to 0. These are the weights after the last epoch, not chosen on the held-out kernels.
+The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, variance {var}; {num_epochs} epochs,
+batch {bs}, Adam {lr:g} falling linearly to 0. These are the weights after the last epoch, not chosen on the held-out kernels.
 
 Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
 
@@ -106,7 +111,9 @@ def main(argv=None):
         raise ValueError(f"--kernel_dim {args.kernel_dim}, but {args.data_dir} holds {train.shape[-1]}x{train.shape[-1]} kernels")
 
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim).to(args.device)
-    opt = torch.optim.Adam(vae.parameters(), fused=True)
+    if args.var == "shared":
+        vae.share_variance()
+    opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], fused=True)
 
     start = load_checkpoint(args.run_dir, args.device, vae=vae, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)

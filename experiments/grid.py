@@ -145,16 +145,23 @@ def finished_keys(file):
     return {tuple(str(row[c]) for c in KEY) for row in (read_rows(file) if file.exists() else [])}
 
 
-def append_rows(rows, file):
+def append_rows(rows, file, columns=COLUMNS):
+    """Append rows, dicts by column, to a CSV file; they are on the disk when this returns."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = not file.exists() or file.stat().st_size == 0
     with file.open("a", newline="") as f:
-        writer = csv.DictWriter(f, COLUMNS)
+        writer = csv.DictWriter(f, columns)
         if new:
             writer.writeheader()
         writer.writerows(rows)
         f.flush()
         os.fsync(f.fileno())
+
+
+def write_rows(rows, file):
+    """Write a CSV file anew."""
+    file.unlink(missing_ok=True)
+    append_rows(rows, file, list(rows[0]))
 
 
 def select(rows, **where):

@@ -6,7 +6,6 @@ The number is the mean absolute cosine between two kernels of a layer: about 0.1
 one. Writes results/kernels.csv and figures/kernels.png.
 """
 
-import csv
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from myexman import Parser
 from prune_kernels import read_kernels
 from utils import draw_kernels, new_figure, run_cli, save_figure
 
-from .grid import FIGURES, RESULTS
+from .grid import FIGURES, RESULTS, write_rows
 
 
 def parse_args(argv=None):
@@ -56,11 +55,7 @@ def main(argv=None):
     figure, axes = new_figure(2.6 * len(first_layers) + 1, 2.6, columns=len(first_layers), squeeze=False)
     draw_kernels(axes[0], {title: kernels[:36] for title, kernels in first_layers.items()}, columns=6)
     save_figure(figure, figures / "kernels.png")
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / "kernels.csv").open("w", newline="") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(rows, results / "kernels.csv")
     print(f"wrote {results / 'kernels.csv'} and {figures / 'kernels.png'}")
 
 

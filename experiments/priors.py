@@ -3,7 +3,6 @@
 python -m experiments.priors               # writes results/priors.csv
 """
 
-import csv
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from myexman import Parser
 from train_vae_prior import evaluate
 from utils import load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import RESULTS, commit_name
+from .grid import RESULTS, commit_name, write_rows
 
 SETS = {"7x7": ("conv7x7", "vae7x7"), "5x5": ("conv5x5", "vae5x5")}
 
@@ -53,11 +52,7 @@ def main(argv=None):
         train, test = (load_kernels(args.data_dir / data / f"{split}.npy") for split in ("train", "test"))
         numbers = describe(train, test, load_vae(args.data_dir / prior))
         rows += [dict(kernels=kernels, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
-    args.out.mkdir(parents=True, exist_ok=True)
-    with (args.out / "priors.csv").open("w", newline="") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(rows, args.out / "priors.csv")
     print("\n".join(f"{r['kernels']}  {r['quantity']:22} {r['value']:10.3f}" for r in rows))
 
 

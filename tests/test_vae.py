@@ -72,6 +72,22 @@ def test_elbo_terms_are_what_torch_distributions_give(k):
     torch.testing.assert_close(kl, torch.distributions.kl_divergence(r, Normal(0.0, 1.0)).sum(1))
 
 
+@pytest.mark.parametrize("k", CODERS)
+def test_shared_variance_is_one_number_that_is_learned(k):
+    vae, w = VAE(k, 3, 4), torch.randn(50, 1, k, k)
+    keys = set(vae.state_dict())
+    vae.share_variance()
+    opt = torch.optim.SGD([p for p in vae.parameters() if p.requires_grad], lr=1e-3)
+    before = vae.decoder(torch.randn(9, 3))[1]
+    for _ in range(3):
+        opt.zero_grad()
+        (-vae.log_prob(w).mean()).backward()
+        opt.step()
+    after = vae.decoder(torch.randn(9, 3))[1]
+    assert (before == before.max()).all() and (after == after.max()).all() and (after != before).all()
+    assert set(vae.state_dict()) == keys
+
+
 def test_log_prob_is_a_lower_bound():
     vae, w, n = VAE(5, 2, 4), 0.3 * torch.randn(1, 1, 5, 5), 20000
     with torch.no_grad():
