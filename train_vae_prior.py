@@ -112,7 +112,7 @@ def main(argv=None):
 
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim).to(args.device)
     if args.var == "shared":
-        vae.share_variance()
+        vae.share_variance(train.var().item())
     opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], fused=True)
 
     start = load_checkpoint(args.run_dir, args.device, vae=vae, opt=opt) if args.resume else 0

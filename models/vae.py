@@ -97,12 +97,13 @@ class VAE(nn.Module):
         encoder, decoder = CODERS[kernel_dim]
         self.encoder, self.decoder = encoder(z_dim, hidden_dim), decoder(z_dim, hidden_dim)
 
-    def share_variance(self):
+    def share_variance(self, initial):
         """From now on the decoder has one variance, for all weights and codes: its head keeps its bias alone, and learns it.
 
-        Layout and names of the weights stay, so it is saved and loaded as any other."""
+        initial: its value, a float.  Layout and names of the weights stay, so it is saved and loaded as any other."""
         *_, head = self.decoder.fc_var.modules()
         nn.init.zeros_(head.weight).requires_grad_(False)
+        nn.init.constant_(head.bias, math.log(math.expm1(initial)))  # softplus of it is `initial`
 
     def elbo_terms(self, w):
         """One-sample estimate of E_r log p(w|z) and exact KL(r(z|w) || p(z)), in nats, each (n,); their difference is eq. 4.
