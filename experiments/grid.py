@@ -30,7 +30,6 @@ COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps",
 # One name and one colour (Okabe and Ito's colour-blind-safe set) per method, in every table and figure.
 METHODS = {
     "dwp": ("deep weight prior", "#0072B2"),
-    "dwp2": ("DWP, standard normal on layer 1", "#56B4E9"),
     "loguniform": ("log-uniform", "#E69F00"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
@@ -68,8 +67,7 @@ def method_options(method, vaes):
     options = dict(vae_list=vaes, init_list=["vae"] * len(vaes))
     if method == "det":
         return options | dict(net_cfg="vanilla")
-    first, above = {"dwp": ("vae", "vae"), "dwp2": ("sn", "vae")}.get(method, (method, method))
-    return options | dict(net_cfg="bayes", prior_list=[first, *[above] * (len(vaes) - 1)])
+    return options | dict(net_cfg="bayes", prior_list=["vae" if method == "dwp" else method] * len(vaes))
 
 
 def device_name(device):
