@@ -16,7 +16,7 @@ from utils import new_figure, run_cli, save_figure
 from .grid import FIGURES, METHODS, RESULTS, Job, command_line, method_options, paper_value, run_grid, select
 
 ROOT = Path(__file__).resolve().parents[1]
-VAES = [ROOT / "data/fconv" / name for name in ("vae7x7", "vae5x5")]
+VAES = [str(ROOT / "data/fconv" / name) for name in ("vae7x7", "vae5x5")]
 
 
 def parse_args(argv=None):
@@ -30,6 +30,7 @@ def parse_args(argv=None):
     parser.add_argument("--epochs", type=int, default=600, help="paper: 10000; the priors here hold for some 600")
     parser.add_argument("--kl_kernels", type=int, default=256, help="kernels of a layer in the KL estimate; 0 is all (paper: 0)")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="what to run")
+    parser.add_argument("--vae_list", nargs="+", default=VAES, help="prior folder of each convolution (default: the shipped ones)")
     parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
     parser.add_argument("--time_limit", type=float, help="seconds after which no further run starts")
     parser.add_argument("--quick", action="store_true", help="smoke run on the embedded digits, results under logs/")
@@ -40,6 +41,8 @@ def parse_args(argv=None):
 def setting(args):
     """What the rows say of how they were made."""
     words = f"{args.epochs} epochs, KL on {args.kl_kernels or 'all'} kernels"
+    if args.vae_list != VAES:
+        words += f", priors {' '.join(Path(folder).name for folder in args.vae_list)}"
     return f"reduced: {words}" if args.epochs < 10000 or args.kl_kernels else words
 
 
@@ -49,7 +52,7 @@ def jobs(args):
     for n in args.num_examples:
         for split in range(args.splits):
             for method in args.methods:
-                argv = command_line(num_examples=n, data_split_seed=split, **shared, **method_options(method, VAES))
+                argv = command_line(num_examples=n, data_split_seed=split, **shared, **method_options(method, args.vae_list))
                 yield Job("fig2", args.panel, method, str(n), split, "train_bnn", argv, setting(args))
 
 

@@ -14,7 +14,7 @@ from utils import load_kernels, load_vae, run_cli, seed_everything
 
 from .grid import RESULTS, commit_name, write_rows
 
-SETS = {"7x7": ("conv7x7", "vae7x7"), "5x5": ("conv5x5", "vae5x5")}
+SETS = {"vae7x7": "conv7x7", "vae7x7_paper": "conv7x7", "vae5x5": "conv5x5"}  # prior: its kernels
 
 
 def parse_args(argv=None):
@@ -48,12 +48,12 @@ def main(argv=None):
     args = parse_args(argv)
     seed_everything(0)
     rows = []
-    for kernels, (data, prior) in SETS.items():
+    for prior, data in SETS.items():
         train, test = (load_kernels(args.data_dir / data / f"{split}.npy") for split in ("train", "test"))
         numbers = describe(train, test, load_vae(args.data_dir / prior))
-        rows += [dict(kernels=kernels, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
+        rows += [dict(prior=prior, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
     write_rows(rows, args.out / "priors.csv")
-    print("\n".join(f"{r['kernels']}  {r['quantity']:22} {r['value']:10.3f}" for r in rows))
+    print("\n".join(f"{r['prior']:12}  {r['quantity']:22} {r['value']:10.3f}" for r in rows))
 
 
 if __name__ == "__main__":

@@ -53,12 +53,12 @@ def test_kernels_of_a_run_are_drawn(digits, tmp_path):
 
 def test_the_cards_say_what_the_priors_do(tmp_path):
     priors.main(["--out", str(tmp_path)])
-    numbers = {(row["kernels"], row["quantity"]): row["value"] for row in read_rows(tmp_path / "priors.csv")}
-    for k in ("7x7", "5x5"):
-        card = (ROOT / f"data/fconv/vae{k}/README.md").read_text()
+    numbers = {(row["prior"], row["quantity"]): row["value"] for row in read_rows(tmp_path / "priors.csv")}
+    for prior in priors.SETS:
+        card = (ROOT / f"data/fconv/{prior}/README.md").read_text()
         for quantity, name in (("vae_elbo", "this VAE"), ("independent_gaussian", "independent"), ("full_gaussian", "full-covariance")):
             written = float(next(line for line in card.splitlines() if line.startswith(f"| {name}")).split("|")[2])
-            assert abs(written - numbers[k, quantity]) < 0.2
+            assert abs(written - numbers[prior, quantity]) < 0.2
 
 
 def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
