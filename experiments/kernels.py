@@ -36,8 +36,9 @@ def describe(run):
     """What tells a run from others, from its params.yaml."""
     params = yaml.safe_load((Path(run) / "params.yaml").read_text())
     priors = " + ".join(params["prior_list"]) if params.get("prior_list") else params["net_cfg"]
+    vaes = " ".join(Path(folder).name for folder in params.get("vae_list") or [])
     keys = ("data", "num_examples", "data_split_seed", "seed", "epochs", "kl_kernels")
-    return dict(priors=priors, **{k: params.get(k) for k in keys}, commit=params["meta"]["commit"])
+    return dict(priors=priors, vaes=vaes, **{k: params.get(k) for k in keys}, commit=params["meta"]["commit"])
 
 
 def main(argv=None):
@@ -51,7 +52,8 @@ def main(argv=None):
             row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())
             print(f"{row['priors']:24} {row['layer']}: likeness {row['likeness']:.2f}, median norm {row['median_norm']:.2f}")
             rows.append(row)
-            first_layers.setdefault(f"{facts['priors']}, split {facts['data_split_seed']}", kernels)
+            title = "{priors}, {epochs} epochs\nsplit {data_split_seed}; {vaes}".format(**facts)
+            first_layers.setdefault(title, kernels)
     figure, axes = new_figure(2.6 * len(first_layers) + 1, 2.6, columns=len(first_layers), squeeze=False)
     draw_kernels(axes[0], {title: kernels[:36] for title, kernels in first_layers.items()}, columns=6)
     save_figure(figure, figures / "kernels.png")

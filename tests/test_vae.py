@@ -74,17 +74,17 @@ def test_elbo_terms_are_what_torch_distributions_give(k):
 
 @pytest.mark.parametrize("k", CODERS)
 def test_shared_variance_is_one_number_that_is_learned(k):
-    vae, w = VAE(k, 3, 4), torch.randn(50, 1, k, k)
+    vae, w = VAE(k, 3, 4), 0.5 * torch.randn(50, 1, k, k)  # of variance 0.25
     keys = set(vae.state_dict())
     vae.share_variance(0.04)
-    opt = torch.optim.SGD([p for p in vae.parameters() if p.requires_grad], lr=1e-3)
+    opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], lr=1e-2)
     torch.testing.assert_close(vae.decoder(torch.randn(9, 3))[1], torch.full((9, 1, k, k), 0.04))
     for _ in range(3):
         opt.zero_grad()
         (-vae.log_prob(w).mean()).backward()
         opt.step()
     after = vae.decoder(torch.randn(9, 3))[1]
-    assert (after == after.max()).all() and (after != 0.04).all()
+    assert (after == after.max()).all() and after.max() > 0.04
     assert set(vae.state_dict()) == keys
 
 
