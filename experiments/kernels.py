@@ -3,17 +3,19 @@
     python -m experiments.kernels logs/runs/000000-* logs/runs/000003-*
 
 The number is the mean absolute cosine between two kernels of a layer: about 0.1 for random 7x7 kernels, 1 where all are copies of
-one. Writes results/kernels.csv and figures/kernels.png.
+one. For a layer under the deep weight prior also how certain the decoder is of its kernels. Writes results/kernels.csv and figures/kernels.png.
 """
 
+from itertools import zip_longest
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 import yaml
 
 from myexman import Parser
 from prune_kernels import read_kernels
-from utils import draw_kernels, new_figure, run_cli, save_figure
+from utils import draw_kernels, load_vae, new_figure, run_cli, save_figure
 
 from .grid import FIGURES, RESULTS, write_rows
 
@@ -32,9 +34,14 @@ def likeness(kernels):
     return float((cosine.sum() - cosine.trace()) / (len(w) * (len(w) - 1)))
 
 
-def describe(run):
+@torch.no_grad()
+def decoder_std(vae, kernels):
+    """How certain a prior's decoder is of kernels (n, 1, k, k): its standard deviation at their latent means, the median."""
+    return float(vae.decoder(vae.encoder(kernels)[0])[1].sqrt().flatten(1).mean(1).median())
+
+
+def describe(params):
     """What tells a run from others, from its params.yaml."""
-    params = yaml.safe_load((Path(run) / "params.yaml").read_text())
     priors = " + ".join(params["prior_list"]) if params.get("prior_list") else params["net_cfg"]
     vaes = " ".join(Path(folder).name for folder in params.get("vae_list") or [])
     keys = ("data", "num_examples", "data_split_seed", "seed", "epochs", "kl_kernels")
@@ -46,11 +53,13 @@ def main(argv=None):
     results, figures = (args.out, args.out) if args.out else (RESULTS, FIGURES)
     rows, first_layers = [], {}
     for run in args.runs:
-        facts = describe(run)
-        for name, kernels in read_kernels(run).items():
+        params = yaml.safe_load((Path(run) / "params.yaml").read_text())
+        facts, priors = describe(params), params.get("prior_list") or []
+        for (name, kernels), prior, folder in zip_longest(read_kernels(run).items(), priors, params.get("vae_list") or []):
             row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels))
             row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())
-            print(f"{row['priors']:24} {row['layer']}: likeness {row['likeness']:.2f}, median norm {row['median_norm']:.2f}")
+            row["decoder_std"] = decoder_std(load_vae(folder), kernels) if prior == "vae" else ""
+            print("{priors:12} {epochs:6} {layer}: likeness {likeness:.2f}, norm {median_norm:.2f} {decoder_std}".format(**row))
             rows.append(row)
             title = "{priors}, {epochs} epochs\nsplit {data_split_seed}; {vaes}".format(**facts)
             first_layers.setdefault(title, kernels)
