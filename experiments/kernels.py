@@ -3,7 +3,8 @@
     python -m experiments.kernels logs/runs/000000-* logs/runs/000003-*
 
 The number is the mean absolute cosine between two kernels of a layer: about 0.1 for random 7x7 kernels, 1 where all are copies of
-one. For a layer under the deep weight prior also how certain the decoder is of its kernels. Writes results/kernels.csv and figures/kernels.png.
+one. For a layer under the deep weight prior also how certain the decoder is of its kernels. Writes results/kernels.csv and
+figures/kernels.png.
 """
 
 from itertools import zip_longest
@@ -59,7 +60,7 @@ def main(argv=None):
             row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels))
             row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())
             row["decoder_std"] = decoder_std(load_vae(folder), kernels) if prior == "vae" else ""
-            print("{priors:12} {epochs:6} {layer}: likeness {likeness:.2f}, norm {median_norm:.2f} {decoder_std}".format(**row))
+            print("{priors:12} {epochs:6} {layer}: likeness {likeness:.2f}, norm {median_norm:.2f}".format(**row))
             rows.append(row)
             title = "{priors}, {epochs} epochs\nsplit {data_split_seed}; {vaes}".format(**facts)
             first_layers.setdefault(title, kernels)
