@@ -16,7 +16,7 @@ from tqdm import trange
 
 from models.densities import GaussianKernels
 from models.vae import CODERS, VAE
-from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
+from myexman import ExParser, Logger, at_least, commit_name, load_checkpoint, save_checkpoint, save_state
 from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
@@ -28,12 +28,7 @@ def parse_args(argv=None):
     parser.add_argument("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
     parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
     parser.add_argument("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
-    parser.add_argument(
-        "--var",
-        choices=["train", "shared"],
-        default="train",
-        help="the decoder's variance: one per weight, given by the code (paper), or one for all; both are learned",
-    )
+    parser.add_argument("--var", choices=["train", "shared"], default="train", help="decoder's variance: one per weight (paper), or one")
     parser.add_argument("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
     parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
     parser.add_argument("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate, falling linearly to 0")
@@ -58,7 +53,7 @@ def evaluate(vae, kernels, n_samples=1):
 
 CARD = """# Kernel VAE, {k}x{k}
 
-The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, variance {var}; {num_epochs} epochs,
+The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}; {num_epochs} epochs,
 batch {bs}, Adam {lr:g} falling linearly to 0. These are the weights after the last epoch, not chosen on the held-out kernels.
 
 Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
@@ -94,7 +89,7 @@ def write_card(run_dir, args, train, test, vae):
     }
     pruning = Path(args.data_dir) / "pruning.yaml"
     meta = yaml.safe_load((run_dir / "params.yaml").read_text())["meta"]
-    fields = dict(vars(args), k=args.kernel_dim, train=len(train), test=len(test), commit=meta["commit"], machine=meta["machine"])
+    fields = dict(vars(args), k=args.kernel_dim, train=len(train), test=len(test), commit=commit_name(), machine=meta["machine"])
     fields["source"] = describe_source(yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {name} | {value:.1f} |" for name, value in densities.items())
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
@@ -133,12 +128,9 @@ def main(argv=None):
             save_checkpoint(args.run_dir, epoch + 1, vae=vae, opt=opt)
 
     with torch.no_grad():
-        shown = test[:100]
-        reconstructions = vae.decoder(vae.encoder(shown)[0])[0]
-    plot_kernels(
-        {"held-out kernels": shown, "their reconstructions": reconstructions, "samples of the prior": vae.sample(len(shown))},
-        args.run_dir / "kernels.png",
-    )
+        reconstructions = vae.decoder(vae.encoder(test[:100])[0])[0]
+    groups = {"held-out kernels": test[:100], "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)}
+    plot_kernels(groups, args.run_dir / "kernels.png")
     if args.z_dim == 2:
         plot_latent(vae, torch.cat([train, test]), args.run_dir / "latent.png")
     for name, value in write_card(args.run_dir, args, train.cpu(), test.cpu(), vae.cpu()).items():
@@ -146,6 +138,7 @@ def main(argv=None):
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
         for name in ARTEFACTS:
+            (Path(args.out) / name).unlink(missing_ok=True)  # of a former prior
             if (args.run_dir / name).exists():
                 shutil.copyfile(args.run_dir / name, Path(args.out) / name)
     print(f"saved {args.out or args.run_dir}")

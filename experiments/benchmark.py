@@ -8,7 +8,6 @@ VAE with log-probabilities from torch.distributions, one stochastic forward pass
 Adam as it comes. Both must first give the same number from the same random state; then they are timed in turns, in one process.
 """
 
-import csv
 import multiprocessing
 import os
 import re
@@ -30,12 +29,12 @@ from models import NETWORKS
 from models.bayes import BayesConv2d, bayes_layers, bnn_mode
 from models.priors import PRIORS, DeepWeightPrior
 from models.vae import VAE
-from myexman import Parser
+from myexman import Parser, commit_name
 from train_bnn import negative_elbo
 from train_vae_prior import negative_elbo as vae_loss
 from utils import count_flops, ensemble_average, mc_ensemble, new_figure, predict, run_cli, save_figure, train_epoch
 
-from .grid import FIGURES, RESULTS, commit_name, device_name
+from .grid import FIGURES, RESULTS, device_name, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
 
@@ -418,11 +417,7 @@ def main(argv=None):
     print(table(rows))
     if args.only:
         return
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / "benchmark.csv").open("w", newline="") as f:
-        writer = csv.DictWriter(f, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows([{c: row[c] for c in COLUMNS} for row in rows], results / "benchmark.csv")
     plot(rows, figures / "benchmark.png")
     print(f"wrote {results / 'benchmark.csv'} and {figures / 'benchmark.png'}")
 

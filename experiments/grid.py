@@ -19,8 +19,8 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from myexman import commit_name
 from myexman.logger import read_rows
-from myexman.parser import git_state
 
 HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
@@ -72,12 +72,6 @@ def method_options(method, vaes):
 
 def device_name(device):
     return torch.cuda.get_device_name(device) if str(device).startswith("cuda") else f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
-
-
-def commit_name():
-    """The short hash of the code's commit, with a + if tracked files differ from it."""
-    state = git_state()
-    return f"{state['commit']}{'+' if state['dirty'] else ''}"
 
 
 def run_job(job):
@@ -157,9 +151,11 @@ def append_rows(rows, file, columns=COLUMNS):
 
 
 def write_rows(rows, file):
-    """Write a CSV file anew."""
-    file.unlink(missing_ok=True)
-    append_rows(rows, file, list(rows[0]))
+    """Write a CSV file anew, whole or not at all."""
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    append_rows(rows, new, list(rows[0]))
+    new.replace(file)
 
 
 def select(rows, **where):

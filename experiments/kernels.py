@@ -62,7 +62,7 @@ def main(argv=None):
             row["decoder_std"] = decoder_std(load_vae(folder), kernels) if prior == "vae" else ""
             print("{priors:12} {epochs:6} {layer}: likeness {likeness:.2f}, norm {median_norm:.2f}".format(**row))
             rows.append(row)
-            title = "{priors}, {epochs} epochs\nsplit {data_split_seed}; {vaes}".format(**facts)
+            title = "{priors}, {epochs} epochs\n{vaes}, run {run}".format(**facts, run=Path(run).name.split("-")[0])
             first_layers.setdefault(title, kernels)
     figure, axes = new_figure(2.6 * len(first_layers) + 1, 2.6, columns=len(first_layers), squeeze=False)
     draw_kernels(axes[0], {title: kernels[:36] for title, kernels in first_layers.items()}, columns=6)

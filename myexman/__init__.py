@@ -3,6 +3,6 @@
 from .checkpoint import load_checkpoint, save_checkpoint, save_state
 from .index import Index
 from .logger import Logger
-from .parser import ExParser, Parser, at_least
+from .parser import ExParser, Parser, at_least, commit_name
 
-__all__ = ["ExParser", "Index", "Logger", "Parser", "at_least", "load_checkpoint", "save_checkpoint", "save_state"]
+__all__ = ["ExParser", "Index", "Logger", "Parser", "at_least", "commit_name", "load_checkpoint", "save_checkpoint", "save_state"]

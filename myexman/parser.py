@@ -159,6 +159,12 @@ def git_state():
         return dict(commit=None, dirty=None)
 
 
+def commit_name():
+    """The short hash of the code's commit, with a + if tracked files differ from it."""
+    state = git_state()
+    return f"{state['commit']}{'+' if state['dirty'] else ''}"
+
+
 def write_yaml(file, values):
     plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     part = file.with_name(f".{file.name}.part")
