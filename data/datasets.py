@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import library
 
 from .glyphs import GLYPHS, make_glyphs
 
@@ -96,7 +97,7 @@ def import_torchvision_datasets():
     except RuntimeError as e:
         if "torchvision::" not in str(e):
             raise
-        import_torchvision_datasets.operators = torch.library.Library("torchvision", "DEF")  # kept alive: its end undoes it
+        import_torchvision_datasets.operators = library.Library("torchvision", "DEF")  # kept alive: its end undoes it
         import_torchvision_datasets.operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import_torchvision_datasets.operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return importlib.import_module("torchvision.datasets")

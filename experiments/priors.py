@@ -6,6 +6,7 @@ python -m experiments.priors               # writes results/priors.csv
 from pathlib import Path
 
 import torch
+import yaml
 
 from models.densities import GaussianKernels
 from myexman import Parser, commit_name
@@ -50,7 +51,9 @@ def main(argv=None):
     rows = []
     for prior, data in SETS.items():
         train, test = (load_kernels(args.data_dir / data / f"{split}.npy") for split in ("train", "test"))
-        numbers = describe(train, test, load_vae(args.data_dir / prior))
+        pruning = yaml.safe_load((args.data_dir / data / "pruning.yaml").read_text())
+        numbers = {"source_kernels": pruning["kernels"], "kept_kernels": pruning["kept"]}
+        numbers |= describe(train, test, load_vae(args.data_dir / prior))
         rows += [dict(prior=prior, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
     write_rows(rows, args.out / "priors.csv")
     print("\n".join(f"{r['prior']:12}  {r['quantity']:22} {r['value']:10.3f}" for r in rows))
