@@ -20,8 +20,8 @@ class CIFARNet(nn.Module):
         self.features = nn.Sequential(
             OrderedDict(
                 conv1=conv(3, h1, 7),
-                act1=nn.LeakyReLU(),
                 pool1=nn.MaxPool2d(2),
+                act1=nn.LeakyReLU(),
                 drop1=nn.Dropout(dropout),
                 conv2=conv(h1, h2, 5),
                 act2=nn.LeakyReLU(),

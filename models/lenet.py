@@ -19,12 +19,12 @@ class FConvMNIST(nn.Module):
         self.features = nn.Sequential(
             OrderedDict(
                 conv1=conv(1, h1, 7),
-                act1=nn.LeakyReLU(),
                 pool1=nn.MaxPool2d(2),
+                act1=nn.LeakyReLU(),
                 drop1=nn.Dropout(dropout),
                 conv2=conv(h1, h2, 5),
-                act2=nn.LeakyReLU(),
                 pool2=nn.MaxPool2d(2),
+                act2=nn.LeakyReLU(),
                 drop2=nn.Dropout(dropout),
             )
         )

@@ -11,16 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .tinyconv import Conv1x1, Conv3x3, ConvTranspose1x1, ConvTranspose3x3, FirstConv3x3
+
 LOG_2PI = math.log(2 * math.pi)
 MIN_VAR = 1e-10  # far below any kernel's spread; keeps log and division finite where softplus underflows
 
 
 def elu_stack(*layers):
-    return nn.Sequential(*(m for layer in layers for m in (layer, nn.ELU())))
+    return nn.Sequential(*(m for layer in layers for m in (layer, nn.ELU(inplace=True))))
 
 
 def variance(h):
     return F.softplus(h).clamp_min(MIN_VAR)
+
+
+def as_kernels(h, k):
+    """(k^2 n, 1), position by position -> (n, 1, k, k)."""
+    return h.view(k * k, -1).T.reshape(-1, 1, k, k)
 
 
 class Encoder5x5(nn.Module):
@@ -29,14 +36,12 @@ class Encoder5x5(nn.Module):
     def __init__(self, z_dim, hidden_dim):
         super().__init__()
         h = hidden_dim
-        self.features = elu_stack(
-            nn.Conv2d(1, h, 3, padding=1), nn.Conv2d(h, h, 3, padding=1), nn.Conv2d(h, 2 * h, 3), nn.Conv2d(2 * h, 2 * h, 3)
-        )
-        self.fc_mu, self.fc_sigma = nn.Conv2d(2 * h, z_dim, 1), nn.Conv2d(2 * h, z_dim, 1)
+        self.features = elu_stack(FirstConv3x3(h, padding=1), Conv3x3(h, h, 5, padding=1), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
+        self.fc_mu, self.fc_sigma = Conv1x1(2 * h, z_dim), Conv1x1(2 * h, z_dim)
 
     def forward(self, w):
         h = self.features(w)
-        return self.fc_mu(h).flatten(1), variance(self.fc_sigma(h)).flatten(1)
+        return self.fc_mu(h), variance(self.fc_sigma(h))
 
 
 class Decoder5x5(nn.Module):
@@ -46,13 +51,13 @@ class Decoder5x5(nn.Module):
         super().__init__()
         h = hidden_dim
         self.decoder = elu_stack(
-            nn.Conv2d(z_dim, 2 * h, 1), nn.ConvTranspose2d(2 * h, 2 * h, 3), nn.ConvTranspose2d(2 * h, 2 * h, 3), nn.Conv2d(2 * h, h, 1)
+            Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), Conv1x1(2 * h, h)
         )
-        self.fc_mu, self.fc_var = nn.Sequential(nn.Conv2d(h, 1, 1)), nn.Sequential(nn.Conv2d(h, 1, 1))
+        self.fc_mu, self.fc_var = nn.Sequential(Conv1x1(h, 1)), nn.Sequential(Conv1x1(h, 1))
 
     def forward(self, z):
-        h = self.decoder(z[:, :, None, None])
-        return self.fc_mu(h), variance(self.fc_var(h))
+        h = self.decoder(z)
+        return as_kernels(self.fc_mu(h), 5), as_kernels(variance(self.fc_var(h)), 5)
 
 
 class Encoder7x7(nn.Module):
@@ -61,12 +66,12 @@ class Encoder7x7(nn.Module):
     def __init__(self, z_dim, hidden_dim):
         super().__init__()
         h = hidden_dim
-        self.features = elu_stack(nn.Conv2d(1, h, 3), nn.Conv2d(h, 2 * h, 3), nn.Conv2d(2 * h, 2 * h, 3))
-        self.fc_mu, self.fc_var = nn.Conv2d(2 * h, z_dim, 1), nn.Conv2d(2 * h, z_dim, 1)
+        self.features = elu_stack(FirstConv3x3(h), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
+        self.fc_mu, self.fc_var = Conv1x1(2 * h, z_dim), Conv1x1(2 * h, z_dim)
 
     def forward(self, w):
         h = self.features(w)
-        return self.fc_mu(h).flatten(1), variance(self.fc_var(h)).flatten(1)
+        return self.fc_mu(h), variance(self.fc_var(h))
 
 
 class Decoder7x7(nn.Module):
@@ -75,12 +80,12 @@ class Decoder7x7(nn.Module):
     def __init__(self, z_dim, hidden_dim):
         super().__init__()
         h = hidden_dim
-        self.decoder = elu_stack(nn.ConvTranspose2d(z_dim, 2 * h, 3), nn.ConvTranspose2d(2 * h, 2 * h, 3), nn.ConvTranspose2d(2 * h, h, 3))
-        self.fc_mu, self.fc_var = nn.ConvTranspose2d(h, 1, 1), nn.ConvTranspose2d(h, 1, 1)
+        self.decoder = elu_stack(ConvTranspose3x3(z_dim, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), ConvTranspose3x3(2 * h, h, 5))
+        self.fc_mu, self.fc_var = ConvTranspose1x1(h, 1), ConvTranspose1x1(h, 1)
 
     def forward(self, z):
-        h = self.decoder(z[:, :, None, None])
-        return self.fc_mu(h), variance(self.fc_var(h))
+        h = self.decoder(z)
+        return as_kernels(self.fc_mu(h), 7), as_kernels(variance(self.fc_var(h)), 7)
 
 
 CODERS = {5: (Encoder5x5, Decoder5x5), 7: (Encoder7x7, Decoder7x7)}

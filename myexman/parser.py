@@ -146,7 +146,7 @@ def provenance(prog, argv):
 
 
 def git_state():
-    """{'commit': short hash or None, 'dirty': whether tracked files differ from it}."""
+    """{'commit': short hash or None, 'dirty': whether tracked files, results of experiments aside, differ from it}."""
 
     def git(*words):
         return subprocess.run(
@@ -154,13 +154,16 @@ def git_state():
         ).stdout.strip()
 
     try:
-        return dict(commit=git("rev-parse", "--short=10", "HEAD"), dirty=bool(git("status", "--porcelain", "-uno")))
+        results = [f":(top,exclude)experiments/{folder}" for folder in ("results", "figures")]
+        return dict(
+            commit=git("rev-parse", "--short=10", "HEAD"), dirty=bool(git("status", "--porcelain", "-uno", "--", ":(top)", *results))
+        )
     except (OSError, subprocess.CalledProcessError):
         return dict(commit=None, dirty=None)
 
 
 def commit_name():
-    """The short hash of the code's commit, with a + if tracked files differ from it."""
+    """The short hash of the code's commit, with a + if tracked files, results of experiments aside, differ from it."""
     state = git_state()
     return f"{state['commit']}{'+' if state['dirty'] else ''}"
 

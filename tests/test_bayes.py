@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models import CIFARNet, FConvMNIST, build_net
-from models.bayes import LAYERS, BayesConv2d, BayesLinear, bayes_layers, bnn_mode, conv_layers, is_stochastic
+from models.bayes import LAYERS, BayesConv2d, BayesLinear, Reparametrized, bayes_layers, bnn_mode, conv_layers, is_stochastic
 
 LAYER_CASES = [
     (lambda: BayesConv2d(2, 3, 3, stride=2, padding=1, logvarinit=-1.0), (4, 2, 5, 5)),
@@ -45,6 +45,17 @@ def test_modes(make, shape):
     assert not torch.equal(layer(x), layer(x))
     with pytest.raises(ValueError, match="stoch, sample, det"):
         bnn_mode(layer, "random")
+
+
+def test_reparametrisation_is_what_autograd_would_make_of_it():
+    mean, var = torch.randn(3, 4, requires_grad=True), torch.rand(3, 4, requires_grad=True)
+    results = []
+    for f in (lambda: mean + var.sqrt() * torch.randn_like(mean), lambda: Reparametrized.apply(mean.clone(), var.clone())):
+        torch.manual_seed(1)
+        y = f()
+        results.append((y, *torch.autograd.grad(y.square().sum(), [mean, var])))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)
 
 
 def test_gradient_is_finite_on_an_empty_image():

@@ -1,0 +1,99 @@
+"""3x3 convolutions of images as small as kernels, with a third of the multiplications.
+
+A coder's whole image is a single tile for the algorithm of Toom, Cook and Winograd (Lavin & Gray 2016): a convolution of m by r
+numbers is a product of polynomials of degree m - 1 and r - 1, so it is fixed by its values at N = m + r - 1 points, and in two
+dimensions it takes N^2 products per pair of channels where the sum takes (m r)^2. With E_m the N x m matrix that evaluates m
+coefficients at the points, and V = E_N,
+
+    full convolution, m -> N        y = V^-1 [(E_r g) * (E_m x)]
+    its transpose, N -> m           y = E_m^T [(E_r g) * (V^-T x)]      which is what torch calls a convolution
+
+n images are stored as (k^2 n, C), position by position: a transform is then a matrix product, and the products at the N^2 points
+are one more, batched. Up to rounding (about 1e-6) the results are those of nn.Conv2d and nn.ConvTranspose2d, whose parameters these
+layers have.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+POINTS = (0, 1, -1, 0.5, -2, -0.5, 2)  # small numbers keep the rounding errors small; infinity is always one more
+
+
+def evaluation(m, n):
+    """E_m (n, m), float64: polynomials with m coefficients -> values at n points, of which the last is infinity."""
+    points = torch.tensor(POINTS[: n - 1], dtype=torch.float64)
+    return torch.cat([points[:, None] ** torch.arange(m), torch.eye(m, dtype=torch.float64)[-1:]])
+
+
+class Tiny3x3:
+    """What the two layers share: the transforms of one layer, and the bilinear product between them."""
+
+    def set_transforms(self, before, kernel, after):
+        """Along one side of the image: before (N, k), kernel (N, 3), after (k', N)."""
+        for name, matrix in dict(before=before, kernel=kernel, after=after).items():
+            self.register_buffer(name, torch.kron(matrix, matrix).float(), persistent=False)
+
+    def product(self, x, g):
+        """x: (k^2 n, C_in), g: (3, 3, C_in, C_out) -> (k'^2 n, C_out)."""
+        c_in, c_out = g.shape[2:]
+        points, positions = self.before.shape
+        values = (self.before @ x.view(positions, -1)).view(points, -1, c_in)
+        weights = (self.kernel @ g.reshape(9, -1)).view(points, c_in, c_out)
+        return (self.after @ torch.bmm(values, weights).view(points, -1)).view(-1, c_out) + self.bias
+
+
+class Conv3x3(Tiny3x3, nn.Conv2d):
+    """k x k images to (k + 2 padding - 2)."""
+
+    def __init__(self, in_channels, out_channels, k, padding=0):
+        super().__init__(in_channels, out_channels, 3, padding=padding)
+        N = k + 2 * padding
+        inside = slice(padding, N - padding)
+        self.set_transforms(evaluation(N, N).inverse().T[:, inside], evaluation(3, N), evaluation(N - 2, N).T)
+
+    def forward(self, x):
+        return self.product(x, self.weight.permute(2, 3, 1, 0))
+
+
+class ConvTranspose3x3(Tiny3x3, nn.ConvTranspose2d):
+    """k x k images to k + 2."""
+
+    def __init__(self, in_channels, out_channels, k):
+        super().__init__(in_channels, out_channels, 3)
+        N = k + 2
+        self.set_transforms(evaluation(k, N), evaluation(3, N), evaluation(N, N).inverse())
+
+    def forward(self, x):
+        return self.product(x, self.weight.permute(2, 3, 0, 1))
+
+
+class FirstConv3x3(nn.Conv2d):
+    """Of images with one channel, (n, 1, k, k) -> (k'^2 n, C): so few products that the plain sum is faster."""
+
+    def __init__(self, out_channels, padding=0):
+        super().__init__(1, out_channels, 3, padding=padding)
+
+    def forward(self, w):
+        patches = F.unfold(w, 3, padding=self.padding).permute(2, 0, 1).reshape(-1, 9)
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
+class Conv1x1(nn.Conv2d):
+    """The same linear map at every position."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x):
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class ConvTranspose1x1(nn.ConvTranspose2d):
+    """The same map again, with the parameters' shape and initial values of its namesake."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x):
+        return F.linear(x, self.weight.flatten(1).T, self.bias)
