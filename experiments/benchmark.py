@@ -172,6 +172,30 @@ def bnn_step(model, prior, device, n=50, kl_kernels=0, reference=True):
     return Case(ours, textbook if reference else None, 3 * count_flops(lambda: objective(x, y)), 1e-3 if same_noise else None)
 
 
+def bare_step(model, device, n=50):
+    """What no rearrangement saves in a step under local reparametrisation: its convolutions, forward and backward, and its noise."""
+    net = NETWORKS[model](conv=BayesConv2d).to(device)
+    x, _ = images(NETWORKS[model], n, device)
+    work = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, inputs, output: work.append((layer, inputs[0].detach(), output.detach())))
+        for layer in bayes_layers(net)
+    ]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+
+    def ours():
+        for layer, inputs, output in work:
+            noise = torch.randn_like(output)
+            needed = [inputs.requires_grad_()] if layer is not work[0][0] else []
+            for weight in (layer.mean.weight, layer.var.weight):
+                torch.autograd.grad(layer.apply_weight(inputs, weight, None), [weight, *needed], output)
+        return noise.mean().item()
+
+    return Case(ours, flops=3 * count_flops(lambda: net(x)))
+
+
 def kl_term(kernels, device):
     """The deep weight prior's KL of one layer of 5x5 kernels, with its gradient."""
     prior = DeepWeightPrior(kernel_vae(5, device)).to(device)
@@ -266,6 +290,7 @@ def load(name, root, device):
 
 QUICK = {
     "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn", n=5), None),
+    "its convolutions and noise alone": (bare_step, dict(model="fconv", n=5), None),
     "KL, 16 5x5 kernels": (kl_term, dict(kernels=16), None),
     "KL, 64 5x5 kernels": (kl_term, dict(kernels=64), None),
     "ensemble of 10, 10 images": (ensemble, dict(n=10), None),
@@ -278,6 +303,7 @@ QUICK = {
 FULL = {
     "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn"), 1.3),
     "step, fconv, loguniform": (bnn_step, dict(model="fconv", prior="loguniform"), 1.3),
+    "its convolutions and noise alone": (bare_step, dict(model="fconv"), None),
     "step, fconv, vae": (bnn_step, dict(model="fconv", prior="vae"), 2.0),
     "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", kl_kernels=256), 10.0),
     "step, cifarnet, sn": (bnn_step, dict(model="cifarnet", prior="sn"), None),
