@@ -8,6 +8,7 @@ With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic coun
 
 import math
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from utils import (
     evaluate,
     kernel_source,
     linear_lr,
+    load_kernels,
     load_vae,
     one_per_layer,
     run_cli,
@@ -45,7 +47,12 @@ def parse_args(argv=None):
     add("--prior_list", nargs="+", choices=sorted(PRIORS), help="prior of each convolution (default: sn for all)")
     add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all; paper: vae)")
     add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae` in the two lists above, or none")
-    add("--filters_list", nargs="+", default=[], help="folder with train.npy of each convolution, for `filters` in --init_list, or none")
+    add(
+        "--filters_list",
+        nargs="+",
+        default=[],
+        help="folder with train.npy of each convolution, for `filters` and `gauss` in the lists above, or none",
+    )
     add("--pretrained", help="state dict of a trained net, for `pretrained` in --init_list")
     add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior (paper: -10)")
     add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
@@ -73,25 +80,36 @@ def load_vaes(args, convs):
     return vaes
 
 
-def initialize(args, convs, vaes):
+def load_filters(args, convs):
+    """The trained kernels for each convolution, (n, 1, k, k), or None."""
+    folders = one_per_layer(args.filters_list, "none", len(convs), "--filters_list")
+    return [None if folder == "none" else load_kernels(Path(folder) / "train.npy").to(args.device) for folder in folders]
+
+
+def initialize(args, convs, vaes, filters):
     """Fill each convolution from the source of kernels that --init_list names."""
     inits = one_per_layer(args.init_list, "xavier", len(convs), "--init_list")
-    filters = one_per_layer(args.filters_list, "none", len(convs), "--filters_list")
-    for init, vae, folder, (name, conv) in zip(inits, vaes, filters, convs.items()):
-        fill(conv, kernel_source(init, name, conv, vae, folder, args.pretrained))
+    for init, vae, kernels, (name, conv) in zip(inits, vaes, filters, convs.items()):
+        fill(conv, kernel_source(init, name, conv, vae, kernels, args.pretrained))
 
 
-def build_priors(args, layers, vaes):
+def build_priors(args, layers, vaes, filters):
     """One prior per Bayesian layer, in a ModuleList beside the net."""
     names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list") if layers else []
     if args.prior_list and not layers:
         raise ValueError(f"--prior_list needs --net_cfg bayes, not {args.net_cfg}")
     if args.l2 and layers:
         raise ValueError("--l2 is for nets without priors: leave it out with --net_cfg bayes")
-    if any(name == "vae" and vae is None for name, vae in zip(names, vaes)):
-        raise ValueError("--prior_list says vae for a convolution to which --vae_list gives no folder")
+    for name, layer, vae, kernels in zip(names, layers, vaes, filters):
+        if name == "vae" and vae is None:
+            raise ValueError("--prior_list says vae for a convolution to which --vae_list gives no folder")
+        if name.startswith("gauss") and kernels is None:
+            raise ValueError(f"--prior_list says {name} for a convolution to which --filters_list gives no folder")
+        if name.startswith("gauss") and kernels.shape[-2:] != layer.mean.weight.shape[-2:]:
+            k, own = kernels.shape[-1], layer.mean.weight.shape[-1]
+            raise ValueError(f"--filters_list gives {k}x{k} kernels for the {name} prior of a convolution with {own}x{own}")
     options = dict(dwp_samples=args.dwp_samples, kl_kernels=args.kl_kernels, kl_chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
-    return torch.nn.ModuleList(PRIORS[name](vae, **options) for name, vae in zip(names, vaes))
+    return torch.nn.ModuleList(PRIORS[name](vae, kernels, **options) for name, vae, kernels in zip(names, vaes, filters))
 
 
 def negative_elbo(net, layers, priors, N, x, y):
@@ -111,11 +129,11 @@ def main(argv=None):
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
     layers, convs = bayes_layers(net), conv_layers(net)
-    vaes = load_vaes(args, convs)
-    initialize(args, convs, vaes)
+    vaes, filters = load_vaes(args, convs), load_filters(args, convs)
+    initialize(args, convs, vaes, filters)
     for layer in layers:
         torch.nn.init.constant_(layer.var.weight, args.logvarinit)
-    priors = build_priors(args, layers, vaes).to(args.device)
+    priors = build_priors(args, layers, vaes, filters).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
     if args.device == "cpu":
         announce_cost(net, layers, priors, train.x[: args.bs])

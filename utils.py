@@ -37,7 +37,7 @@ def run_cli(main):
 def add_common_flags(parser, epochs, bs, lr=1e-3):
     """Flags of the scripts that train a network on images."""
     add = parser.add_argument
-    add("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="folder of the data sets ($DATA_ROOT)")
+    add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
     add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
     add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution; by default those of the paper's Bayesian net")
@@ -45,6 +45,10 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
     add("--lr", type=at_least(0, float), default=lr, help="Adam's learning rate, falling linearly to 0 (paper: 0.001)")
     add_run_flags(parser)
+
+
+def default_data_root():
+    return os.environ.get("DATA_ROOT", "./datasets")
 
 
 def add_run_flags(parser):
@@ -259,14 +263,14 @@ def one_per_layer(values, default, layers, flag, repeat=False):
     return values
 
 
-def kernel_source(init, name, conv, vae=None, filters="none", pretrained=None):
-    """What fills the convolution called `name`: an entry of --init_list, with that layer's VAE, folder of kernels, or trained net."""
+def kernel_source(init, name, conv, vae=None, kernels=None, pretrained=None):
+    """What fills the convolution called `name`: an entry of --init_list, with that layer's VAE, trained kernels, or trained net."""
     if init == "xavier":
         return Xavier(conv.weight.shape)
     if init == "vae" and vae:
         return vae
-    if init == "filters" and filters != "none":
-        return LearnedKernels(load_kernels(Path(filters) / "train.npy"))
+    if init == "filters" and kernels is not None:
+        return LearnedKernels(kernels)
     if init == "pretrained" and pretrained:
         state = {key.replace(".mean.", "."): w for key, w in load_weights(pretrained).items()}  # of a Bayesian net, the mean
         if f"{name}.weight" in state:

@@ -19,25 +19,41 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from myexman import commit_name
+from myexman import Parser, commit_name
 from myexman.logger import read_rows
+from utils import default_data_root
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 KEY = ("figure", "panel", "method", "x", "seed", "setting")  # what tells one job's rows from another's
 COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps", "device", "commit", "seconds", "setting")
 
-# One name and one colour (Okabe and Ito's colour-blind-safe set) per method, in every table and figure.
+LOGGED = ("train_nll", "kl", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one_nll")  # taken over beside the ensemble's metrics
+
+# One name and one colour (Okabe and Ito's and Tol's colour-blind-safe sets) per method, in every table and figure.
 METHODS = {
     "dwp": ("deep weight prior", "#0072B2"),
     "loguniform": ("log-uniform", "#E69F00"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
+    "do": ("MC dropout", "#56B4E9"),
+    "gauss": ("Gaussian kernels", "#D55E00"),
+    "gauss-indep": ("independent Gaussian", "#999933"),
+    "filters": ("learned filters", "#882255"),
+    "xavier": ("Xavier", "#000000"),
 }
+CORE = ("dwp", "loguniform", "sn", "det")  # those of the paper's Fig. 2
+
+# The shipped kernels and their priors, by kernel size.
+PRIOR_FOLDERS = {k: ROOT / f"data/fconv/vae{k}x{k}" for k in (7, 5)}
+KERNEL_FOLDERS = {k: ROOT / f"data/fconv/conv{k}x{k}" for k in (7, 5)}
 
 
 class Job(NamedTuple):
-    """One run of a script: where its numbers belong, and the command line that makes them."""
+    """One run of a script: where its numbers belong, and the command line that makes them.
+
+    every_row: take all rows of the run's log, each at its own step as x; else the last one, at the job's x."""
 
     figure: str
     panel: str
@@ -47,6 +63,7 @@ class Job(NamedTuple):
     script: str
     argv: list
     setting: str = ""
+    every_row: bool = False
 
     @property
     def key(self):
@@ -65,9 +82,18 @@ def command_line(**options):
 def method_options(method, vaes):
     """train_bnn's options of a method: its net and priors, and the kernels it starts from, the VAE prior's for all (as in the paper)."""
     options = dict(vae_list=vaes, init_list=["vae"] * len(vaes))
-    if method == "det":
-        return options | dict(net_cfg="vanilla")
+    if method in ("det", "do"):
+        return options | dict(net_cfg={"det": "vanilla", "do": "vanilla-do"}[method])
+    if method.startswith("gauss"):
+        options |= dict(filters_list=list(KERNEL_FOLDERS.values()))
     return options | dict(net_cfg="bayes", prior_list=["vae" if method == "dwp" else method] * len(vaes))
+
+
+def init_options(init, sizes):
+    """Options that fill convolutions of these kernel sizes from the shipped priors ("dwp") or kernels ("filters"), or by Xavier."""
+    options = dict(init_list=["vae" if init == "dwp" else init] * len(sizes))
+    folders = {"dwp": ("vae_list", PRIOR_FOLDERS), "filters": ("filters_list", KERNEL_FOLDERS)}.get(init)
+    return options | ({folders[0]: [folders[1][k] for k in sizes]} if folders else {})
 
 
 def device_name(device):
@@ -80,18 +106,50 @@ def run_job(job):
     began = time.time()
     run_dir = importlib.import_module(job.script).main(job.argv)
     seconds = round(time.time() - began, 1)
-    last = read_rows(run_dir / "logs.csv")[-1]
+    rows = read_rows(run_dir / "logs.csv")
     device = yaml.safe_load((run_dir / "params.yaml").read_text())["device"]
-    who = "ens" if "ens_acc" in last else "mean"  # a deterministic net is its own ensemble
-    values = {name: last[f"{who}_{name}"] for name in ("acc", "nll", "ece", "brier")}
-    values |= {k: v for k, v in last.items() if k in ("train_nll", "kl", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one_nll")}
     shared = {c: getattr(job, c) for c in KEY}
-    shared |= dict(steps=last["step"], device=device_name(device), commit=commit, seconds=seconds)
-    return [dict(shared, metric=k, value=v) for k, v in values.items()]
+    shared |= dict(device=device_name(device), commit=commit, seconds=seconds)
+    tidy = []
+    for row in rows if job.every_row else rows[-1:]:
+        who = "ens" if "ens_acc" in row else "mean"  # a deterministic net is its own ensemble
+        values = {name: row[f"{who}_{name}"] for name in ("acc", "nll", "ece", "brier", "elbo") if f"{who}_{name}" in row}
+        values |= {k: row[k] for k in LOGGED if k in row}
+        own = dict(shared, steps=row["step"], x=row["step"] if job.every_row else job.x)
+        tidy += [dict(own, metric=k, value=v) for k, v in values.items()]
+    return tidy
 
 
 def one_thread():
     torch.set_num_threads(1)
+
+
+def driver_parser(doc, quick="smoke run on the embedded digits, results under logs/"):
+    """The flags that the drivers share."""
+    parser = Parser(description=doc.split("\n\n")[0])
+    parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
+    parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
+    parser.add_argument("--time_limit", type=float, help="seconds after which no further run starts")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--plot_only", action="store_true", help="redraw from the results")
+    return parser
+
+
+def places(quick):
+    """Folders of a driver's results and figures; a smoke run's lie under the runs."""
+    return [Path(os.environ.get("DWP_PATH", "./logs")) / "quick"] * 2 if quick else [RESULTS, FIGURES]
+
+
+def drive(args, name, jobs, setting):
+    """Run what is missing of a driver's jobs.  Returns the rows of args.panel (one or several) in this setting, and the figure's file."""
+    results, figures = places(args.quick)
+    file = results / f"{name}.csv"
+    panels = [args.panel] if isinstance(args.panel, str) else args.panel
+    rows = run_grid([] if args.plot_only else list(jobs), file, args.workers, args.time_limit)
+    rows = [r for r in rows if r["panel"] in panels and r["setting"] == setting]
+    if not rows:
+        raise FileNotFoundError(f"nothing to draw: no results of this panel and setting in {file}")
+    return rows, figures / f"{name}.png"
 
 
 def run_grid(jobs, file, workers=1, time_limit=None):
@@ -167,3 +225,28 @@ def paper_value(figure, panel, method, x):
     """The number the paper gives, or None."""
     values = select(read_rows(HERE / "paper_results.csv"), figure=figure, panel=panel, method=method, x=x)
     return float(values[0]) if len(values) else None
+
+
+def mean_std(values, digits=3):
+    """'0.827 ± 0.024' (standard deviation over runs)."""
+    return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
+
+
+def curve(axis, rows, method, metric, position=float):
+    """Mean of a method's metric against x with the range over seeds, in the method's colour; x is drawn at position(x)."""
+    label, colour = METHODS[method]
+    places = sorted({r["x"] for r in rows if r["method"] == method and r["metric"] == metric}, key=position)
+    values = [select(rows, method=method, metric=metric, x=x) for x in places]
+    if values:
+        mean = [v.mean() for v in values]
+        spread = [[m - v.min() for m, v in zip(mean, values)], [v.max() - m for m, v in zip(mean, values)]]
+        axis.errorbar([position(x) for x in places], mean, spread, color=colour, label=label, marker="o", capsize=3)
+
+
+def paper_curve(axis, figure, panel, method, position=float, label=None):
+    """The paper's numbers in grey, behind ours, each method with its marker."""
+    rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"], r["method"]) == (figure, panel, method)]
+    points = sorted((position(r["x"]), r["value"]) for r in rows)
+    if points:
+        marker = dict(dwp="s", loguniform="^", sn="v", det="D", filters="^", xavier="v").get(method, "x")
+        axis.plot(*zip(*points), color="0.75", marker=marker, markersize=4, linestyle="--", zorder=0, label=label)

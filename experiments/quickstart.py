@@ -16,7 +16,7 @@ import train_vae_prior
 from myexman import Parser
 from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
 
-from .grid import METHODS, Job, command_line, method_options, run_grid, select
+from .grid import CORE, METHODS, Job, command_line, method_options, run_grid, select
 
 METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 
@@ -56,7 +56,7 @@ def jobs(args, vaes):
     shared = dict(root=args.root, data="glyph-digits", data_root=args.data_root, num_examples=50, hid_dim=args.bnn_dim)
     shared |= dict(epochs=args.bnn_epochs, eval_freq=max(args.bnn_epochs // 2, 1), kl_kernels=256)
     for split in range(args.splits):
-        for method in METHODS:
+        for method in CORE:
             argv = command_line(data_split_seed=split, **shared, **method_options(method, vaes))
             yield Job("quickstart", "glyph-digits", method, "50", split, "train_bnn", argv, f"{args.bnn_epochs} steps")
 
@@ -64,7 +64,7 @@ def jobs(args, vaes):
 def report(rows, out):
     """The table, and the figure: learned kernels, samples of the prior, accuracy."""
     print(f"\n{'50 embedded digits':22}" + "".join(f"{name:>18}" for name in METRICS.values()))
-    for method in METHODS:
+    for method in CORE:
         label = METHODS[method][0]
         values = [select(rows, method=method, metric=metric) for metric in METRICS]
         print(f"{label:22}" + "".join(f"{v.mean():10.3f} ± {v.std():.3f}" for v in values))
@@ -77,12 +77,12 @@ def report(rows, out):
             "samples of the prior": load_vae(out / "vae7x7").sample(100),
         },
     )
-    for i, method in enumerate(METHODS):
+    for i, method in enumerate(CORE):
         values = select(rows, method=method, metric="acc")
         axes[2].barh(i, values.mean(), color=METHODS[method][1])
         axes[2].plot(values, [i] * len(values), "k.")
     axes[2].set(xlabel="test accuracy, 50 training digits (dots: splits)", xlim=(0, 1))
-    axes[2].set_yticks(range(len(METHODS)), [METHODS[method][0] for method in METHODS])
+    axes[2].set_yticks(range(len(CORE)), [METHODS[method][0] for method in CORE])
     axes[2].invert_yaxis()
     save_figure(figure, out / "quickstart.png")
     print(f"\ndrew {out / 'quickstart.png'}; python -m myexman lists the runs")

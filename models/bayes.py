@@ -105,8 +105,9 @@ def bayes_layers(net):
 
 
 def conv_layers(net):
-    """{name: convolution} from input to output; of a Bayesian one, the module that holds its mean weight and bias."""
-    return {name.removesuffix(".mean"): m for name, m in net.named_modules() if isinstance(m, nn.Conv2d) and not name.endswith(".var")}
+    """{name: convolution, transposed or not} from input to output; of a Bayesian one, the module that holds its mean weight and bias."""
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    return {name.removesuffix(".mean"): m for name, m in net.named_modules() if isinstance(m, kinds) and not name.endswith(".var")}
 
 
 def is_stochastic(net):

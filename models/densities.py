@@ -16,7 +16,7 @@ class GaussianKernels(nn.Module):
         x = kernels.flatten(1)
         mean, cov = x.mean(0), torch.cov(x.T, correction=0)
         if full:
-            cov = cov + ridge * cov.diagonal().mean() * torch.eye(len(cov))
+            cov = cov + ridge * cov.diagonal().mean() * torch.eye(len(cov), device=cov.device)
             self.register_buffer("scale", torch.linalg.cholesky(cov))
         else:
             self.register_buffer("scale", cov.diagonal().sqrt())
@@ -26,6 +26,12 @@ class GaussianKernels(nn.Module):
         if self.scale.ndim == 2:
             return MultivariateNormal(self.mean, scale_tril=self.scale)
         return torch.distributions.Independent(Normal(self.mean, self.scale), 1)
+
+    def whitening(self):
+        """P (k^2, k^2), lower triangular, with P^T P the inverse covariance."""
+        if self.scale.ndim == 1:
+            return torch.diag(1 / self.scale)
+        return torch.linalg.solve_triangular(self.scale, torch.eye(len(self.scale), device=self.scale.device), upper=False)
 
     def log_prob(self, w):
         """Exact log-density, nats: (n, 1, k, k) -> (n,)."""

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from .densities import GaussianKernels
+
 
 class StandardNormal(nn.Module):
     """p(w) = N(0, 1) for every weight."""
@@ -40,6 +42,27 @@ class LogUniform(nn.Module):
         log_var = 2 * q.scale.log()
         log_alpha = log_var - (q.loc.square() + 1e-30).log()
         return (self.k1 * torch.sigmoid(-self.k2 - self.k3 * log_alpha) + 0.5 * ((q.loc.square() + q.variance).log() - log_var)).sum()
+
+
+class GaussianPrior(nn.Module):
+    """A Gaussian over the k x k kernels of a layer, fitted to trained kernels: what a learned prior has to beat.
+
+    density: models.densities.GaussianKernels, with full covariance or independent weights."""
+
+    def __init__(self, density):
+        super().__init__()
+        self.density = density
+
+    def kl(self, q):
+        """Exact, in closed form for each kernel w ~ N(m, diag s^2) and N(mu, S) with S^-1 = P^T P:
+
+        0.5 (|P (m - mu)|^2 + sum_ij P_ij^2 s_j^2 - k^2 + log det S - sum log s^2)"""
+        k2 = self.density.mean.numel()
+        mean, var = q.loc.reshape(-1, k2), q.variance.reshape(-1, k2)
+        P = self.density.whitening()
+        quadratic = ((mean - self.density.mean) @ P.T).square().sum() + (var @ P.square().T).sum()
+        log_det = -2 * P.diagonal().log().sum()
+        return 0.5 * (quadratic - var.log().sum() + len(mean) * (log_det - k2))
 
 
 class DeepWeightPrior(nn.Module):
@@ -113,5 +136,11 @@ class ChunkedSum(torch.autograd.Function):
         return None, None, *(scale * g for g in ctx.saved_tensors)
 
 
-# --prior_list: name -> prior of one layer, given the layer's kernel VAE (or None) and the options of DeepWeightPrior.
-PRIORS = {"sn": lambda vae, **options: StandardNormal(), "loguniform": lambda vae, **options: LogUniform(), "vae": DeepWeightPrior}
+# --prior_list: name -> prior of one layer, given the layer's kernel VAE and trained kernels (or None) and DeepWeightPrior's options.
+PRIORS = {
+    "sn": lambda vae, kernels, **options: StandardNormal(),
+    "loguniform": lambda vae, kernels, **options: LogUniform(),
+    "gauss": lambda vae, kernels, **options: GaussianPrior(GaussianKernels(kernels)),
+    "gauss-indep": lambda vae, kernels, **options: GaussianPrior(GaussianKernels(kernels, full=False)),
+    "vae": lambda vae, kernels, **options: DeepWeightPrior(vae, **options),
+}

@@ -36,7 +36,9 @@ class Encoder5x5(nn.Module):
     def __init__(self, z_dim, hidden_dim):
         super().__init__()
         h = hidden_dim
-        self.features = elu_stack(FirstConv3x3(h, padding=1), Conv3x3(h, h, 5, padding=1), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
+        self.features = elu_stack(
+            FirstConv3x3(h, 5, padding=1), Conv3x3(h, h, 5, padding=1), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3)
+        )
         self.fc_mu, self.fc_sigma = Conv1x1(2 * h, z_dim), Conv1x1(2 * h, z_dim)
 
     def forward(self, w):
@@ -66,7 +68,7 @@ class Encoder7x7(nn.Module):
     def __init__(self, z_dim, hidden_dim):
         super().__init__()
         h = hidden_dim
-        self.features = elu_stack(FirstConv3x3(h), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
+        self.features = elu_stack(FirstConv3x3(h, 7), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
         self.fc_mu, self.fc_var = Conv1x1(2 * h, z_dim), Conv1x1(2 * h, z_dim)
 
     def forward(self, w):

@@ -6,6 +6,7 @@ from torch import nn
 
 from models import CIFARNet, FConvMNIST, build_net
 from models.bayes import LAYERS, BayesConv2d, BayesLinear, Reparametrized, bayes_layers, bnn_mode, conv_layers, is_stochastic
+from models.image_vae import ImageVAE
 
 LAYER_CASES = [
     (lambda: BayesConv2d(2, 3, 3, stride=2, padding=1, logvarinit=-1.0), (4, 2, 5, 5)),
@@ -113,3 +114,19 @@ def test_build_net_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="takes images"):
         build_net("cifarnet", "bayes", None, torch.rand(4, 1, 28, 28), y)
     assert isinstance(build_net("cifarnet", "vanilla", (2, 2, 2), torch.rand(4, 3, 32, 32), y).features.conv3, nn.Conv2d)
+
+
+def test_image_vae():
+    """The parameter count that its docstring gives, shapes, and a bound that a step of training raises."""
+    net, x = ImageVAE(), torch.rand(4, 1, 28, 28).round()
+    assert count(net) == 1642909 and net.elbo(x).shape == (4,) and net.sample(3).shape == (3, 1, 28, 28)
+    assert [conv.kernel_size[0] for conv in conv_layers(net).values()] == [7, 5, 5, 5, 5]
+    opt = torch.optim.Adam(net.parameters(), 1e-3)
+    values = []
+    for _ in range(5):
+        loss = -net.elbo(x).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        values.append(loss.item())
+    assert values[-1] < values[0]

@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 import train_bnn
 from data.glyphs import GLYPHS, make_glyphs
-from experiments import benchmark, kernels, priors, quickstart
-from experiments.grid import METHODS
+from experiments import benchmark, fig3, fig4, kernels, pictures, priors, quickstart, report
+from experiments.grid import CORE, METHODS
 from myexman.logger import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     tiny = "--nets 1 --source_epochs 1 --source_dim 6 6 --vae_epochs 1 1 --bnn_epochs 2 --bnn_dim 2 3 --splits 1"
     quickstart.main([*tiny.split(), "--root", str(tmp_path / "logs"), "--data_root", str(tmp_path)])
     out = capsys.readouterr().out
-    assert all(METHODS[method][0] in out for method in METHODS)
+    assert all(METHODS[method][0] in out for method in CORE)
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
@@ -61,6 +62,31 @@ def test_the_cards_say_what_the_priors_do(tmp_path):
             assert abs(written - numbers[prior, quantity]) < 0.2
 
 
+@pytest.mark.parametrize("driver", [fig3, fig4], ids=["fig3", "fig4"])
+def test_a_driver_in_miniature(driver, tmp_path):
+    """A smoke run, and another that finds everything done and redraws."""
+    name = driver.__name__.split(".")[-1]
+    for _ in range(2):
+        driver.main(["--quick", "--data_root", str(tmp_path)])
+        folder = Path(os.environ["DWP_PATH"]) / "quick"
+        rows = read_rows(folder / f"{name}.csv")
+        assert {row["method"] for row in rows} == {"dwp", "filters", "xavier"} and (folder / f"{name}.png").exists()
+        assert len({tuple(row.items()) for row in rows}) == len(rows)
+
+
+def test_the_report_has_every_number_of_the_paper(tmp_path):
+    report.main(["--out", str(tmp_path / "REPORT.md")])
+    text = (tmp_path / "REPORT.md").read_text()
+    for row in read_rows(ROOT / "experiments/paper_results.csv"):
+        if row["figure"] in report.SECTIONS:
+            assert f"| {row['value']} |" in text
+
+
+def test_pictures_of_the_priors(tmp_path):
+    pictures.main(["--out", str(tmp_path)])
+    assert {"fig1.png", "fig5.png"} == {p.name for p in tmp_path.iterdir()}
+
+
 def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
     """SIGKILL after the first finished run; the second call repeats none."""
     command = [sys.executable, "-m", "experiments.fig2", "--quick", "--data_root", str(tmp_path)]
@@ -75,5 +101,5 @@ def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     rows = read_rows(results)
-    assert rows[: len(before)] == before and sum(r["metric"] == "acc" for r in rows) == len(METHODS)  # once each
+    assert rows[: len(before)] == before and sum(r["metric"] == "acc" for r in rows) == len(CORE)  # once each
     assert (results.parent / "fig2.png").exists()

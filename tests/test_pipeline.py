@@ -50,6 +50,9 @@ def test_the_pipeline(digits, tmp_path):
         )
         assert {"features.conv1.mean.weight", "features.conv2.var.weight"} <= set(load_weights(run / "model.torch"))
         assert yaml.safe_load((run / "params.yaml").read_text())["prior_list"] == [prior, prior]
+    # The Gaussian of the same kernels, one layer; the reading of its folder and the mistakes around it.
+    gauss = ["--prior_list", "gauss", "sn", "--filters_list", f"{tmp_path}/k/conv7x7", "none"]
+    assert read_rows(train_bnn.main(["--data", str(digits), *BNN, "--vae_list", *vaes, *gauss]) / "logs.csv")[-1]["kl"] > 0
     sources = f"--init_list filters pretrained --filters_list {tmp_path}/k/conv7x7 none --pretrained {run}/model.torch"
     plain = train_bnn.main(["--data", str(digits), *BNN[:-3], "--net_cfg", "vanilla", "--l2", "0.1", *sources.split()])
     assert "ens_acc" not in read_rows(plain / "logs.csv")[0]
@@ -108,6 +111,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--prior_list", "vae", "spike"], "invalid choice: 'spike'"),
         (train_bnn.main, [*bnn, "--prior_list", "sn", "sn"], "--vae_list gives nothing"),
         (train_bnn.main, [*bnn[:-3], "--prior_list", "vae", "vae"], "--vae_list gives no folder"),
+        (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--filters_list gives no folder"),
         (train_bnn.main, [*bnn, "--vae_list", *priors[::-1]], "models 5x5 kernels, features.conv1 has 7x7"),
         (train_bnn.main, [*bnn, "--vae_list", priors[0], tmp_path / "gone"], f"{tmp_path}/gone is not a prior folder"),
         (train_bnn.main, [*good, "--num_examples", "61"], "larger than the training set (60)"),

@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from models.bayes import BayesConv2d
 from models.densities import GaussianKernels
-from models.priors import DeepWeightPrior, LogUniform, StandardNormal
+from models.priors import DeepWeightPrior, GaussianPrior, LogUniform, StandardNormal
 from models.vae import VAE
 
 
@@ -19,6 +19,16 @@ def test_standard_normal_kl_is_torchs():
     expected = sum(kl_divergence(Normal(m, s), Normal(0.0, 1.0)) for m, s in zip(q.loc.flatten(), q.scale.flatten()))
     assert StandardNormal().kl(q).ndim == 0
     torch.testing.assert_close(StandardNormal().kl(q), expected)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_gaussian_prior_kl_is_torchs(full):
+    density = GaussianKernels(torch.randn(50, 1, 3, 3), full=full)
+    q = Normal(torch.randn(4, 2, 3, 3), torch.rand(4, 2, 3, 3) + 0.1)
+    cov = density.scale @ density.scale.T if full else torch.diag(density.scale.square())
+    p = MultivariateNormal(density.mean, cov)
+    each = [kl_divergence(MultivariateNormal(m, torch.diag(v)), p) for m, v in zip(q.loc.view(8, 9), q.variance.view(8, 9))]
+    torch.testing.assert_close(GaussianPrior(density).kl(q), sum(each))
 
 
 def exact_log_uniform_kl(alpha):

@@ -11,7 +11,7 @@ LAYERS = {
     **{f"{k}x{k}, transposed": (nn.ConvTranspose2d, lambda k=k: ConvTranspose3x3(3, 4, k), k) for k in (1, 3, 5)},
     "1x1": (nn.Conv2d, lambda: Conv1x1(3, 4), 5),
     "1x1, transposed": (nn.ConvTranspose2d, lambda: ConvTranspose1x1(3, 4), 5),
-    **{f"first, padding {p}": (nn.Conv2d, lambda p=p: FirstConv3x3(4, p), 5) for p in (0, 1)},
+    **{f"first, padding {p}": (nn.Conv2d, lambda p=p: FirstConv3x3(4, 5, p), 5) for p in (0, 1)},
 }
 
 

@@ -1,0 +1,70 @@
+"""Random features: the convolutions stay as they were initialised, only the fully connected part is trained (paper, section 4.2).
+
+    python -m experiments.features --data mnist --scale 1/16 --init_list vae vae --vae_list data/fconv/vae7x7 data/fconv/vae5x5
+
+Frozen features are computed once; after that a run costs as little as a linear classifier. Fig. 3 is made of such runs.
+"""
+
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from tqdm import trange
+
+from data import Dataset, load_dataset
+from models import NETWORKS, build_net
+from models.bayes import conv_layers
+from models.initialization import INITS
+from myexman import ExParser, Logger
+from train_bnn import initialize, load_filters, load_vaes
+from utils import add_common_flags, evaluate, linear_lr, run_cli, seed_everything, train_epoch
+
+
+def parse_args(argv=None):
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="features.py")
+    add = parser.add_argument
+    add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
+    add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
+    add("--scale", default="1", help="share k of the filters of each convolution (paper: 1/16 to 1)")
+    add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all)")
+    add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae`")
+    add("--filters_list", nargs="+", default=[], help="folder with train.npy of each convolution, for `filters`")
+    add("--pretrained", help="state dict of a trained net, for `pretrained`")
+    add_common_flags(parser, epochs=20, bs=256)
+    return parser.parse_args(argv)
+
+
+@torch.no_grad()
+def extract(net, data, bs=500):
+    """The frozen features of a Dataset, as a Dataset with x (N, features)."""
+    return Dataset(torch.cat([net.features(x).flatten(1) for x in data.x.split(bs)]), data.y)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    seed_everything(args.seed)
+    train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed))
+    scale = Fraction(args.scale)
+    widths = [max(round(h * scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
+    net = build_net(args.model, "vanilla", widths, *train).to(args.device)
+    convs = conv_layers(net)
+    initialize(args, convs, load_vaes(args, convs), load_filters(args, convs))
+
+    train, test = extract(net, train), extract(net, test)
+    opt = torch.optim.Adam(net.classifier.parameters(), fused=True)
+
+    def objective(x, y):
+        nll = F.cross_entropy(net.classifier(x), y)
+        return nll, dict(nll=nll)
+
+    log = Logger(args.run_dir)
+    for epoch in trange(args.epochs, desc="epochs", leave=False, disable=None):
+        linear_lr(opt, epoch, args.epochs, args.lr)
+        stats = train_epoch(train, args.bs, opt, objective, epoch)
+    step = args.epochs * -(-len(train.y) // args.bs)
+    log.row(epoch=args.epochs, step=step, train_nll=stats["nll"], **evaluate(net.classifier, test, ens=0))
+    return args.run_dir
+
+
+if __name__ == "__main__":
+    run_cli(main)

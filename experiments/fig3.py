@@ -1,0 +1,80 @@
+"""Fig. 3: random feature extraction; test accuracy against the share k of filters, for three initialisations.
+
+python -m experiments.fig3 --panel mnist --data_root DATA_ROOT --workers 2
+"""
+
+from fractions import Fraction
+
+from utils import new_figure, run_cli, save_figure
+
+from .grid import METHODS, Job, command_line, curve, drive, driver_parser, init_options, mean_std, paper_curve, paper_value, select
+
+SCALES = {"mnist": ["1/16", "1/8", "1/4", "1/2", "1"]}
+INITS = ("dwp", "filters", "xavier")
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("--panel", choices=list(SCALES), default="mnist", help="data set")
+    parser.add_argument("--scales", nargs="+", help="shares of the filters (default: the paper's)")
+    parser.add_argument("--splits", type=int, default=5, help="seeds 0, 1, … (paper: 10)")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the training set")
+    return parser.parse_args(argv)
+
+
+def share(x):
+    return float(Fraction(str(x)))
+
+
+def setting(args):
+    return f"{args.epochs} epochs"
+
+
+def jobs(args):
+    for scale in args.scales or SCALES[args.panel]:
+        for seed in range(args.splits):
+            for init in INITS:
+                argv = command_line(data=args.panel, data_root=args.data_root, epochs=args.epochs, scale=scale, seed=seed)
+                argv += command_line(**init_options(init, (7, 5)))
+                yield Job("fig3", args.panel, init, scale, seed, "experiments.features", argv, setting(args))
+
+
+def table(rows, panel):
+    """Accuracy and NLL, mean ± standard deviation over seeds, beside the paper's accuracy, as Markdown."""
+    lines = ["| k | init | accuracy | paper | NLL, nats | runs |", "|---|---|---|---|---|---|"]
+    for k in sorted({r["x"] for r in rows}, key=share):
+        for init in INITS:
+            values = select(rows, method=init, x=k, metric="acc")
+            if len(values):
+                nll = select(rows, method=init, x=k, metric="nll")
+                paper = paper_value("fig3", panel, init, k)
+                lines.append(f"| {k} | {METHODS[init][0]} | {mean_std(values)} | {paper or '–'} | {mean_std(nll)} | {len(values)} |")
+    return "\n".join(lines)
+
+
+def plot(rows, panel, file):
+    figure, axis = new_figure(6, 4)
+    for init in INITS:
+        curve(axis, rows, init, "acc", share)
+        paper_curve(axis, "fig3", panel, init, share, f"paper, {METHODS[init][0]}")
+    ticks = sorted({str(r["x"]) for r in rows}, key=Fraction)
+    axis.set(xscale="log", xlabel="share k of the filters", ylabel="test accuracy")
+    axis.set_title(f"Fig. 3, {panel}: {rows[0]['setting']}; mean and range over seeds; grey: paper (10 runs)", fontsize=9)
+    axis.set_xticks([float(Fraction(t)) for t in ticks], ticks)
+    axis.minorticks_off()
+    axis.legend(frameon=False)
+    save_figure(figure, file)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.quick:
+        args.panel, args.scales, args.splits, args.epochs = "glyph-digits", ["1/16"], 1, 1
+    rows, file = drive(args, "fig3", jobs(args), setting(args))
+    print(table(rows, args.panel))
+    plot(rows, args.panel, file)
+    print(f"drew {file}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
