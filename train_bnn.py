@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
-from data import load_dataset
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, bayes_layers, conv_layers
 from models.initialization import INITS, fill
@@ -26,6 +25,7 @@ from utils import (
     evaluate,
     kernel_source,
     linear_lr,
+    load_data,
     load_kernels,
     load_vae,
     one_per_layer,
@@ -124,7 +124,7 @@ def negative_elbo(net, layers, priors, N, x, y):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
-    train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed))
+    train, test = load_data(args)
     N = len(train.y)
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)

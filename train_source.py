@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
-from data import load_dataset
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
 from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
-from utils import add_common_flags, evaluate, linear_lr, run_cli, seed_everything, sum_of_squares, train_epoch
+from utils import add_common_flags, evaluate, linear_lr, load_data, run_cli, seed_everything, sum_of_squares, train_epoch
 
 
 def parse_args(argv=None):
@@ -34,7 +33,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
-    train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed))
+    train, test = load_data(args)
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
     for conv in conv_layers(net).values():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from data import load_dataset
 from models.bayes import bnn_mode, is_stochastic
 from models.initialization import LearnedKernels, Pretrained, Xavier
 from models.priors import DeepWeightPrior
@@ -40,11 +41,17 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
     add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
+    add("--validate", action="store_true", help="test on the last sixth of the training images instead, to choose hyper-parameters")
     add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution; by default those of the paper's Bayesian net")
     add("--epochs", type=at_least(1), default=epochs, help="passes over the training set (paper: 10000 for the Bayesian nets)")
     add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
     add("--lr", type=at_least(0, float), default=lr, help="Adam's learning rate, falling linearly to 0 (paper: 0.001)")
     add_run_flags(parser)
+
+
+def load_data(args):
+    """The training and the test Dataset that the common flags ask for, on the device."""
+    return (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed, args.validate))
 
 
 def default_data_root():

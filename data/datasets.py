@@ -32,12 +32,13 @@ class Dataset(NamedTuple):
         return Dataset(self.x.to(device), self.y.to(device))
 
 
-def load_dataset(name, root, num_examples=None, split_seed=0):
+def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
     """Load a data set by name or from an .npz file.
 
     name: one of NAMES, the path of an .npz file, or the stem of `<root>/<name>.npz`; a file holds uint8 images
         `x_train, x_test` of shape (N, H, W) or (N, H, W, 3) and integer labels `y_train, y_test` of shape (N,).
     num_examples: size of a stratified training subset drawn with split_seed; None or 0 keeps all.
+    validate: the last sixth of the training images takes the test set's place, to choose hyper-parameters on.
     Returns (train, test), two Datasets.  Raises FileNotFoundError (says where it looked) and ValueError.
     """
     root = Path(root).expanduser()
@@ -57,6 +58,9 @@ def load_dataset(name, root, num_examples=None, split_seed=0):
     train, test = as_dataset(x_train, y_train, file), as_dataset(x_test, y_test, file)
     if test.y.max() > train.y.max():
         raise ValueError(f"{file}: test label {int(test.y.max())} is larger than every training label")
+    if validate:
+        first = len(train.y) - len(train.y) // 6
+        train, test = (Dataset(*(t[part] for t in train)) for part in (slice(first), slice(first, None)))
     if num_examples:
         train = stratified_subset(train, num_examples, split_seed)
     return train, test

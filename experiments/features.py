@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
-from data import Dataset, load_dataset
+from data import Dataset
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import INITS
 from myexman import ExParser, Logger
 from train_bnn import initialize, load_filters, load_vaes
-from utils import add_common_flags, evaluate, linear_lr, run_cli, seed_everything, train_epoch
+from utils import add_common_flags, evaluate, linear_lr, load_data, run_cli, seed_everything, train_epoch
 
 
 def parse_args(argv=None):
@@ -43,7 +43,7 @@ def extract(net, data, bs=500):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
-    train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed))
+    train, test = load_data(args)
     scale = Fraction(args.scale)
     widths = [max(round(h * scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
     net = build_net(args.model, "vanilla", widths, *train).to(args.device)

@@ -8,13 +8,17 @@ sum and averages 10 splits; the defaults here are what two CPU cores can afford,
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
+from myexman.logger import read_rows
 from utils import new_figure, run_cli, save_figure
 
 from .grid import (
+    CIFARNET,
     CORE,
+    FCONV,
     METHODS,
-    PRIOR_FOLDERS,
+    RESULTS,
     Job,
     command_line,
     curve,
@@ -25,18 +29,33 @@ from .grid import (
     paper_curve,
     paper_value,
     select,
+    shipped,
 )
 
-VAES = list(PRIOR_FOLDERS.values())
-CHOICES = [*CORE, "do", "gauss", "gauss-indep"]
+CHOICES = [*CORE, "det-l2", "do", "gauss", "gauss-indep"]
+L2 = (0, 1e-5, 1e-4, 1e-3, 1e-2)  # candidates for det-l2; experiments.tune compares them on a validation split
+
+
+class Panel(NamedTuple):
+    """A data set's net, the sources of its kernels, and the sizes of its training set that two cores can afford."""
+
+    model: str
+    layers: tuple
+    hid_dim: tuple
+    num_examples: tuple
+
+
+PANELS = {
+    "mnist": Panel("fconv", FCONV, (32, 128), (50, 100, 200)),
+    "cifar10": Panel("cifarnet", CIFARNET, (32, 64, 64), (50, 200)),
+    "glyph-digits": Panel("fconv", FCONV, (4, 8), (20,)),  # for --quick
+}
 
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
-    parser.add_argument("--panel", choices=["mnist"], default="mnist", help="data set")
-    parser.add_argument(
-        "--num_examples", type=int, nargs="+", default=[50, 100, 200], help="sizes of the training set (paper: 50 100 200 500 1000)"
-    )
+    parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
+    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (paper: 50 100 200 500 1000)")
     parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=int, default=600, help="paper: 10000; 600 was chosen on a validation split")
     parser.add_argument("--kl_kernels", type=int, default=256, help="kernels of a layer in the KL estimate; 0 is all (paper: 0)")
@@ -45,7 +64,6 @@ def parse_args(argv=None):
         "--vae_list",
         type=lambda folder: Path(folder).resolve(),
         nargs="+",
-        default=VAES,
         help="prior folder of each convolution, told apart by their names (default: the shipped ones)",
     )
     return parser.parse_args(argv)
@@ -54,19 +72,34 @@ def parse_args(argv=None):
 def setting(args):
     """What the rows say of how they were made."""
     words = f"{args.epochs} epochs, KL on {args.kl_kernels or 'all'} kernels"
-    if args.vae_list != VAES:
+    if args.panel == "cifar10":
+        words += ", filters 32 64 64"
+    if args.vae_list:
         words += f", priors {' '.join(folder.name for folder in args.vae_list)}"
     return f"reduced: {words}" if args.epochs < 10000 or args.kl_kernels else words
 
 
 def jobs(args):
-    shared = dict(data=args.panel, data_root=args.data_root, hid_dim=(4, 8) if args.quick else (32, 128))
+    panel = PANELS[args.panel]
+    vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
+    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim)
     shared |= dict(epochs=args.epochs, eval_freq=max(args.epochs // 3, 1), kl_kernels=args.kl_kernels)
-    for n in args.num_examples:
+    for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
-                argv = command_line(num_examples=n, data_split_seed=split, **shared, **method_options(method, args.vae_list))
+                argv = command_line(num_examples=n, data_split_seed=split, **shared, **method_options(method, vaes, kernels))
+                if method == "det-l2":
+                    argv += command_line(l2=best_l2(args.panel, n))
                 yield Job("fig2", args.panel, method, str(n), split, "train_bnn", argv, setting(args))
+
+
+def best_l2(panel, n):
+    """The candidate of L2 with the highest mean accuracy on validation images, as experiments.tune found it."""
+    file = RESULTS / "tune.csv"
+    rows = [r for r in (read_rows(file) if file.exists() else []) if (r["panel"], r["x"], r["metric"]) == (panel, n, "acc")]
+    if not rows:
+        raise ValueError(f"det-l2 needs {file} with {panel} and n = {n}; python -m experiments.tune writes it")
+    return max({r["method"] for r in rows}, key=lambda l2: select(rows, method=l2).mean())
 
 
 def table(rows, panel):
@@ -104,10 +137,10 @@ def plot(rows, panel, file):
 def main(argv=None):
     args = parse_args(argv)
     if args.quick:
-        args.panel, args.num_examples, args.splits, args.epochs, args.kl_kernels = "glyph-digits", [20], 1, 3, 16
-    rows, file = drive(args, "fig2", jobs(args), setting(args))
+        args.panel, args.splits, args.epochs, args.kl_kernels = "glyph-digits", 1, 3, 16
+    rows, file = drive(args, "fig2", jobs(args), {setting(args)})
     print(table(rows, args.panel))
-    if setting(args) == setting(parse_args([])) or args.quick:  # the figure; a trial only adds rows
+    if args.quick or setting(args) == setting(parse_args(["--panel", args.panel])):  # the figure; a trial only adds rows
         plot(rows, args.panel, file)
         print(f"drew {file}")
 

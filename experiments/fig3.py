@@ -1,21 +1,41 @@
 """Fig. 3: random feature extraction; test accuracy against the share k of filters, for three initialisations.
 
 python -m experiments.fig3 --panel mnist --data_root DATA_ROOT --workers 2
+python -m experiments.fig3 --panel cifar10 --splits 1
 """
 
 from fractions import Fraction
 
 from utils import new_figure, run_cli, save_figure
 
-from .grid import METHODS, Job, command_line, curve, drive, driver_parser, init_options, mean_std, paper_curve, paper_value, select
+from .grid import (
+    CIFARNET,
+    FCONV,
+    METHODS,
+    Job,
+    command_line,
+    curve,
+    drive,
+    driver_parser,
+    init_options,
+    mean_std,
+    paper_curve,
+    paper_value,
+    select,
+)
 
-SCALES = {"mnist": ["1/16", "1/8", "1/4", "1/2", "1"]}
+# panel: model, its layers, shares k of the filters (the paper's; for CIFAR-10 those that two cores can afford)
+PANELS = {
+    "mnist": ("fconv", FCONV, ["1/16", "1/8", "1/4", "1/2", "1"]),
+    "cifar10": ("cifarnet", CIFARNET, ["1/8", "1/4", "1/2"]),
+    "glyph-digits": ("fconv", FCONV, ["1/16"]),  # for --quick
+}
 INITS = ("dwp", "filters", "xavier")
 
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
-    parser.add_argument("--panel", choices=list(SCALES), default="mnist", help="data set")
+    parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--scales", nargs="+", help="shares of the filters (default: the paper's)")
     parser.add_argument("--splits", type=int, default=5, help="seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training set")
@@ -31,11 +51,12 @@ def setting(args):
 
 
 def jobs(args):
-    for scale in args.scales or SCALES[args.panel]:
+    model, layers, scales = PANELS[args.panel]
+    for scale in args.scales or scales:
         for seed in range(args.splits):
             for init in INITS:
-                argv = command_line(data=args.panel, data_root=args.data_root, epochs=args.epochs, scale=scale, seed=seed)
-                argv += command_line(**init_options(init, (7, 5)))
+                argv = command_line(data=args.panel, data_root=args.data_root, model=model, epochs=args.epochs, scale=scale, seed=seed)
+                argv += command_line(**init_options(init, layers))
                 yield Job("fig3", args.panel, init, scale, seed, "experiments.features", argv, setting(args))
 
 
@@ -70,7 +91,7 @@ def main(argv=None):
     args = parse_args(argv)
     if args.quick:
         args.panel, args.scales, args.splits, args.epochs = "glyph-digits", ["1/16"], 1, 1
-    rows, file = drive(args, "fig3", jobs(args), setting(args))
+    rows, file = drive(args, "fig3", jobs(args), {setting(args)})
     print(table(rows, args.panel))
     plot(rows, args.panel, file)
     print(f"drew {file}")

@@ -11,7 +11,7 @@ from . import convergence
 from .fig4 import INITS, PANELS
 from .grid import METHODS, Parser, command_line, init_options, places
 
-MODEL, SIZES = PANELS["vae-mnist"][:2]
+PANEL = PANELS["vae-mnist"]
 
 
 def parse_args(argv=None):
@@ -27,8 +27,8 @@ def main(argv=None):
     steps, data = ([1, 2], "glyph-digits") if args.quick else ([100, 200, 300, 400, 500], "mnist")
     figure, axes = new_figure(2.2 * len(steps), 3.2, columns=len(steps), rows=len(INITS), squeeze=False)
     for row, init in zip(axes, INITS):
-        shared = dict(data=data, data_root=args.data_root, model=MODEL, seed=args.seed, steps=steps[-1], eval_steps=steps)
-        run = convergence.main(command_line(**shared, **init_options(init, SIZES)))
+        shared = dict(data=data, data_root=args.data_root, model=PANEL.model, seed=args.seed, steps=steps[-1], eval_steps=steps)
+        run = convergence.main(command_line(**shared, **init_options(init, PANEL.layers)))
         with np.load(run / "samples.npz") as samples:
             for axis, step in zip(row, steps):
                 axis.imshow(np.vstack([np.hstack(samples[f"step{step}"][i : i + 5, 0]) for i in (0, 5)]), cmap="gray", vmin=0, vmax=1)

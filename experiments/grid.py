@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,7 @@ METHODS = {
     "loguniform": ("log-uniform", "#E69F00"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
+    "det-l2": ("deterministic, tuned L2", "#44AA99"),
     "do": ("MC dropout", "#56B4E9"),
     "gauss": ("Gaussian kernels", "#D55E00"),
     "gauss-indep": ("independent Gaussian", "#999933"),
@@ -45,15 +47,33 @@ METHODS = {
 }
 CORE = ("dwp", "loguniform", "sn", "det")  # those of the paper's Fig. 2
 
-# The shipped kernels and their priors, by kernel size.
-PRIOR_FOLDERS = {k: ROOT / f"data/fconv/vae{k}x{k}" for k in (7, 5)}
-KERNEL_FOLDERS = {k: ROOT / f"data/fconv/conv{k}x{k}" for k in (7, 5)}
+# The shipped kernels ("conv") and priors ("vae") for each convolution of a net, from input to output.
+FCONV = ("fconv/{}7x7", "fconv/{}5x5")
+CIFARNET = ("cifar/{}7x7", "cifar/{}5x5_1", "cifar/{}5x5_2")
+
+
+def logged(row):
+    """The numbers of a log's row by metric; those of the ensemble, if there is one, under the metric's bare name."""
+    who = "ens" if "ens_acc" in row else "mean"  # a deterministic net is its own ensemble
+    values = {name: row[f"{who}_{name}"] for name in ("acc", "nll", "ece", "brier", "elbo") if f"{who}_{name}" in row}
+    return values | {k: row[k] for k in LOGGED if k in row}
+
+
+def last_row(run_dir):
+    """The numbers of a run when it ended: tidy rows, less what they share with the job's other rows."""
+    row = read_rows(run_dir / "logs.csv")[-1]
+    return [dict(metric=k, value=v, steps=row["step"]) for k, v in logged(row).items()]
+
+
+def every_row(run_dir):
+    """The numbers of all evaluations of a run, with the step as x."""
+    return [
+        dict(metric=k, value=v, steps=row["step"], x=row["step"]) for row in read_rows(run_dir / "logs.csv") for k, v in logged(row).items()
+    ]
 
 
 class Job(NamedTuple):
-    """One run of a script: where its numbers belong, and the command line that makes them.
-
-    every_row: take all rows of the run's log, each at its own step as x; else the last one, at the job's x."""
+    """One run of a script: where its numbers belong, the command line that makes them, and what takes them from the run's folder."""
 
     figure: str
     panel: str
@@ -63,7 +83,7 @@ class Job(NamedTuple):
     script: str
     argv: list
     setting: str = ""
-    every_row: bool = False
+    measure: Callable = last_row
 
     @property
     def key(self):
@@ -79,21 +99,29 @@ def command_line(**options):
     return words
 
 
-def method_options(method, vaes):
+def shipped(kind, layers=FCONV):
+    """Folders of the shipped kernels ("conv") or priors ("vae") for these layers."""
+    return [ROOT / "data" / layer.format(kind) for layer in layers]
+
+
+def method_options(method, vaes, kernels=None):
     """train_bnn's options of a method: its net and priors, and the kernels it starts from, the VAE prior's for all (as in the paper)."""
     options = dict(vae_list=vaes, init_list=["vae"] * len(vaes))
-    if method in ("det", "do"):
-        return options | dict(net_cfg={"det": "vanilla", "do": "vanilla-do"}[method])
+    if method in ("det", "det-l2", "do"):
+        return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if method.startswith("gauss"):
-        options |= dict(filters_list=list(KERNEL_FOLDERS.values()))
+        options |= dict(filters_list=kernels)
     return options | dict(net_cfg="bayes", prior_list=["vae" if method == "dwp" else method] * len(vaes))
 
 
-def init_options(init, sizes):
-    """Options that fill convolutions of these kernel sizes from the shipped priors ("dwp") or kernels ("filters"), or by Xavier."""
-    options = dict(init_list=["vae" if init == "dwp" else init] * len(sizes))
-    folders = {"dwp": ("vae_list", PRIOR_FOLDERS), "filters": ("filters_list", KERNEL_FOLDERS)}.get(init)
-    return options | ({folders[0]: [folders[1][k] for k in sizes]} if folders else {})
+def init_options(init, layers):
+    """Options that fill these convolutions from the shipped priors ("dwp") or kernels ("filters"), or by Xavier."""
+    options = dict(init_list=["vae" if init == "dwp" else init] * len(layers))
+    if init == "dwp":
+        options["vae_list"] = shipped("vae", layers)
+    elif init == "filters":
+        options["filters_list"] = shipped("conv", layers)
+    return options
 
 
 def device_name(device):
@@ -106,18 +134,10 @@ def run_job(job):
     began = time.time()
     run_dir = importlib.import_module(job.script).main(job.argv)
     seconds = round(time.time() - began, 1)
-    rows = read_rows(run_dir / "logs.csv")
     device = yaml.safe_load((run_dir / "params.yaml").read_text())["device"]
     shared = {c: getattr(job, c) for c in KEY}
     shared |= dict(device=device_name(device), commit=commit, seconds=seconds)
-    tidy = []
-    for row in rows if job.every_row else rows[-1:]:
-        who = "ens" if "ens_acc" in row else "mean"  # a deterministic net is its own ensemble
-        values = {name: row[f"{who}_{name}"] for name in ("acc", "nll", "ece", "brier", "elbo") if f"{who}_{name}" in row}
-        values |= {k: row[k] for k in LOGGED if k in row}
-        own = dict(shared, steps=row["step"], x=row["step"] if job.every_row else job.x)
-        tidy += [dict(own, metric=k, value=v) for k, v in values.items()]
-    return tidy
+    return [shared | row for row in job.measure(run_dir)]
 
 
 def one_thread():
@@ -140,16 +160,19 @@ def places(quick):
     return [Path(os.environ.get("DWP_PATH", "./logs")) / "quick"] * 2 if quick else [RESULTS, FIGURES]
 
 
-def drive(args, name, jobs, setting):
-    """Run what is missing of a driver's jobs.  Returns the rows of args.panel (one or several) in this setting, and the figure's file."""
+def drive(args, name, jobs, settings):
+    """Run what is missing of a driver's jobs.
+
+    Returns the rows of args.panel (one or several) in these settings, and the figure's file, named after the driver and, if it is
+    not MNIST's, the panel."""
     results, figures = places(args.quick)
     file = results / f"{name}.csv"
-    panels = [args.panel] if isinstance(args.panel, str) else args.panel
+    one = isinstance(args.panel, str)
     rows = run_grid([] if args.plot_only else list(jobs), file, args.workers, args.time_limit)
-    rows = [r for r in rows if r["panel"] in panels and r["setting"] == setting]
+    rows = [r for r in rows if r["panel"] in ([args.panel] if one else args.panel) and r["setting"] in settings]
     if not rows:
         raise FileNotFoundError(f"nothing to draw: no results of this panel and setting in {file}")
-    return rows, figures / f"{name}.png"
+    return rows, figures / (f"{name}_{args.panel}.png" if one and args.panel == "cifar10" else f"{name}.png")
 
 
 def run_grid(jobs, file, workers=1, time_limit=None):

@@ -10,9 +10,10 @@ import torch
 from myexman import Parser
 from utils import load_kernels, load_vae, plot_kernels, plot_latent, run_cli, seed_everything
 
-from .grid import FIGURES, KERNEL_FOLDERS, PRIOR_FOLDERS
+from .grid import FIGURES, shipped
 
-PLANE = PRIOR_FOLDERS[7].with_name("vae7x7_paper")  # the prior with two latent dimensions
+KERNELS, PRIOR = shipped("conv")[0], shipped("vae")[0]
+PLANE = PRIOR.with_name("vae7x7_paper")  # the prior with two latent dimensions
 
 
 def parse_args(argv=None):
@@ -24,9 +25,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(0)
-    train, test = (load_kernels(KERNEL_FOLDERS[7] / f"{split}.npy") for split in ("train", "test"))
+    train, test = (load_kernels(KERNELS / f"{split}.npy") for split in ("train", "test"))
     shown = train[torch.randperm(len(train))[:100]]
-    groups = {"learned 7x7 kernels": shown, "samples, shipped prior": load_vae(PRIOR_FOLDERS[7]).sample(100)}
+    groups = {"learned 7x7 kernels": shown, "samples, shipped prior": load_vae(PRIOR).sample(100)}
     plot_kernels(groups | {"samples, the paper's decoder": load_vae(PLANE).sample(100)}, args.out / "fig1.png")
     plot_latent(load_vae(PLANE), torch.cat([train, test]), args.out / "fig5.png")
     print(f"drew {args.out / 'fig1.png'} and {args.out / 'fig5.png'}")

@@ -43,7 +43,7 @@ def results(figure):
     if figure in ("fig2", "fig3"):
         module = {"fig2": fig2, "fig3": fig3}[figure]
         rows = [r for r in rows if r["setting"] == module.setting(module.parse_args([]))]
-    return [dict(r, panel=fig4.PANELS[r["panel"]][4] if figure == "fig4" else r["panel"]) for r in rows]
+    return [dict(r, panel=fig4.PANELS[r["panel"]].paper if figure == "fig4" else r["panel"]) for r in rows]
 
 
 def parameters():

@@ -1,0 +1,69 @@
+"""What the deep weight prior's parts are worth at n = 50: its reverse model, its samples, its subsampled KL, its initialisation.
+
+    python -m experiments.ablations --data_root DATA_ROOT --workers 2
+
+Everything else is as in Fig. 2; the first line of the table is Fig. 2's own setting.
+"""
+
+from utils import run_cli
+
+from .fig2 import PANELS
+from .grid import Job, command_line, drive, driver_parser, mean_std, method_options, select, shipped
+
+# What is varied: label, options of train_bnn that replace those of the first
+VARIANTS = {
+    "as in Fig. 2": {},
+    "KL on all kernels": dict(kl_kernels=0),
+    "KL on 64 kernels": dict(kl_kernels=64),
+    "4 draws of w and z": dict(dwp_samples=4),
+    "reverse model frozen": dict(train_reverse=0),
+    "Xavier initialisation": dict(init_list=["xavier", "xavier"]),
+    "standard normal prior": dict(prior_list=["sn", "sn"]),
+    "standard normal prior, Xavier initialisation": dict(prior_list=["sn", "sn"], init_list=["xavier", "xavier"]),
+}
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to run")
+    parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
+    parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
+    parser.set_defaults(panel="mnist")
+    return parser.parse_args(argv)
+
+
+def setting(args):
+    return f"reduced: {args.epochs} epochs"
+
+
+def jobs(args):
+    panel = PANELS[args.panel]
+    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim, num_examples=args.num_examples)
+    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, kl_kernels=256, **method_options("dwp", shipped("vae", panel.layers)))
+    for split in range(args.splits):
+        for variant in args.variants:
+            argv = command_line(**shared | dict(data_split_seed=split) | VARIANTS[variant])
+            yield Job("ablations", args.panel, variant, str(args.num_examples), split, "train_bnn", argv, setting(args))
+
+
+def table(rows):
+    lines = ["| variant | accuracy | NLL, nats | ECE | splits |", "|---|---|---|---|---|"]
+    for variant in VARIANTS:
+        values = [select(rows, method=variant, metric=metric) for metric in ("acc", "nll", "ece")]
+        if len(values[0]):
+            lines.append(f"| {variant} | {' | '.join(map(mean_std, values))} | {len(values[0])} |")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.quick:
+        args.panel, args.num_examples, args.splits, args.epochs = "glyph-digits", 20, 1, 1
+        args.variants = ["as in Fig. 2", "reverse model frozen"]
+    rows, _ = drive(args, "ablations", jobs(args), {setting(args)})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    run_cli(main)
