@@ -8,6 +8,7 @@ With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic coun
 
 import math
 import time
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import torch
@@ -16,19 +17,24 @@ from tqdm import trange
 
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, bayes_layers, conv_layers
-from models.initialization import INITS, fill
+from models.initialization import INITS
 from models.priors import PRIORS
+from models.sparsity import CRITERIA
 from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
 from utils import (
     add_common_flags,
     announce_cost,
     evaluate,
-    kernel_source,
+    former_posterior,
+    initialize,
     linear_lr,
     load_data,
-    load_kernels,
-    load_vae,
+    load_filters,
+    load_into,
+    load_vaes,
+    load_weights,
     one_per_layer,
+    prune_net,
     run_cli,
     seed_everything,
     sum_of_squares,
@@ -37,6 +43,8 @@ from utils import (
 
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 
+PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
+
 
 def parse_args(argv=None):
     parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_bnn.py")
@@ -44,7 +52,9 @@ def parse_args(argv=None):
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     add("--net_cfg", choices=sorted(LAYERS), default="bayes", help="Bayesian convolutions, plain ones, or plain ones with dropout")
-    add("--prior_list", nargs="+", choices=sorted(PRIORS), help="prior of each convolution (default: sn for all)")
+    add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
+    add("--gamma_a", type=float, default=0.51, help="shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)")
+    add("--gamma_b", type=float, default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
     add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all; paper: vae)")
     add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae` in the two lists above, or none")
     add(
@@ -54,7 +64,11 @@ def parse_args(argv=None):
         help="folder with train.npy of each convolution, for `filters` and `gauss` in the lists above, or none",
     )
     add("--pretrained", help="state dict of a trained net, for `pretrained` in --init_list")
+    add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
     add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior (paper: -10)")
+    add("--logvarinit_std", type=at_least(0, float), default=0.0, help="its spread over weights (Kharitonov et al.: 0.2)")
+    add("--max_logsigma", type=float, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
+    add("--alpha", type=at_least(0, float), help="fixed dropout rate: posterior variance alpha mean^2")
     add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
     add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
     add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
@@ -62,63 +76,56 @@ def parse_args(argv=None):
         "--kl_chunk", type=at_least(0), default=0, help="kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
     )
     add("--l2", type=at_least(0, float), default=0.0, help="weight of the sum of squares of the convolutions, for nets without priors")
+    add("--kl_scale", type=at_least(0, float), default=1.0, help="factor of the KL term")
+    add("--kl_anneal_epochs", type=at_least(0), default=0, help="epochs in which that factor rises from 0 (Kharitonov et al.: 20)")
+    add("--decrease_from", type=at_least(0), default=0, help="epoch from which the learning rate falls (Kharitonov et al.: 100)")
+    add("--prune", choices=sorted(CRITERIA), help="after training, drop weights by signal-to-noise ratio or by mean; writes pruned.torch")
+    add("--threshold", type=at_least(0, float), help="what --prune keeps at least (default: mean^2 / sigma^2 0.05, or |mean| 0.01)")
     add("--ens", type=at_least(0), default=10, help="networks in the test ensemble (paper: 10)")
     add("--eval_freq", type=at_least(1), default=100, help="epochs between evaluations")
     add_common_flags(parser, epochs=10000, bs=256)
     return parser.parse_args(argv)
 
 
-def load_vaes(args, convs):
-    """The kernel VAE of each convolution, or None."""
-    vaes = []
-    for path, (name, conv) in zip(one_per_layer(args.vae_list, "none", len(convs), "--vae_list"), convs.items()):
-        vae = None if path == "none" else load_vae(path, args.device)
-        if vae and vae.kernel_dim != conv.kernel_size[0]:
-            k, own = vae.kernel_dim, conv.kernel_size[0]
-            raise ValueError(f"--vae_list: {path} models {k}x{k} kernels, {name} has {own}x{own}")
-        vaes.append(vae)
-    return vaes
+def prior_name(word):
+    """An argparse type: a name in PRIORS; `posterior` takes a run, as posterior:RUN."""
+    name, colon, run = word.partition(":")
+    if name not in PRIORS or (name == "posterior") != bool(colon and run):
+        raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
+    return word
 
 
-def load_filters(args, convs):
-    """The trained kernels for each convolution, (n, 1, k, k), or None."""
-    folders = one_per_layer(args.filters_list, "none", len(convs), "--filters_list")
-    return [None if folder == "none" else load_kernels(Path(folder) / "train.npy").to(args.device) for folder in folders]
-
-
-def initialize(args, convs, vaes, filters):
-    """Fill each convolution from the source of kernels that --init_list names."""
-    inits = one_per_layer(args.init_list, "xavier", len(convs), "--init_list")
-    for init, vae, kernels, (name, conv) in zip(inits, vaes, filters, convs.items()):
-        fill(conv, kernel_source(init, name, conv, vae, kernels, args.pretrained))
-
-
-def build_priors(args, layers, vaes, filters):
-    """One prior per Bayesian layer, in a ModuleList beside the net."""
-    names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list") if layers else []
-    if args.prior_list and not layers:
-        raise ValueError(f"--prior_list needs --net_cfg bayes, not {args.net_cfg}")
+def build_priors(args, net, layers, vaes, filters):
+    """One prior per Bayesian layer, in a ModuleList beside the net.  vaes, filters: of the convolutions, which come first."""
+    if not layers and (args.prior_list or args.prune or args.alpha):
+        raise ValueError(f"--prior_list, --prune and --alpha need --net_cfg bayes or bayes-all, not {args.net_cfg}")
     if args.l2 and layers:
         raise ValueError("--l2 is for nets without priors: leave it out with --net_cfg bayes")
-    for name, layer, vae, kernels in zip(names, layers, vaes, filters):
+    names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list", repeat=True) if layers else []
+    places, none = {layer: place for place, layer in net.named_modules()}, [None] * (len(layers) - len(vaes))
+    dwp = dict(dwp_samples=args.dwp_samples, kl_kernels=args.kl_kernels, kl_chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
+    priors = torch.nn.ModuleList()
+    for name, layer, vae, kernels in zip(names, layers, vaes + none, filters + none):
+        name, _, run = name.partition(":")
         if name == "vae" and vae is None:
-            raise ValueError("--prior_list says vae for a convolution to which --vae_list gives no folder")
+            raise ValueError("--prior_list says vae for a layer to which --vae_list gives no folder")
         if name.startswith("gauss") and kernels is None:
-            raise ValueError(f"--prior_list says {name} for a convolution to which --filters_list gives no folder")
+            raise ValueError(f"--prior_list says {name} for a layer to which --filters_list gives no folder")
         if name.startswith("gauss") and kernels.shape[-2:] != layer.mean.weight.shape[-2:]:
             k, own = kernels.shape[-1], layer.mean.weight.shape[-1]
             raise ValueError(f"--filters_list gives {k}x{k} kernels for the {name} prior of a convolution with {own}x{own}")
-    options = dict(dwp_samples=args.dwp_samples, kl_kernels=args.kl_kernels, kl_chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
-    return torch.nn.ModuleList(PRIORS[name](vae, kernels, **options) for name, vae, kernels in zip(names, vaes, filters))
+        former = former_posterior(run, places[layer]) if run else None
+        priors.append(PRIORS[name](vae=vae, kernels=kernels, former=former, gamma=(args.gamma_a, args.gamma_b), dwp=dwp))
+    return priors
 
 
-def negative_elbo(net, layers, priors, N, x, y):
+def negative_elbo(net, layers, priors, N, x, y, kl_weight=1.0):
     """Estimate of -L^aux (eq. 8) from B of N images, nats: N / B * sum of their nll + sum of the layers' KL terms.
 
-    Returns it and dict(nll: mean per image, kl: the sum), all 0-d tensors."""
+    kl_weight: factor of the KL terms.  Returns the estimate and dict(nll: mean per image, kl: the sum), all 0-d tensors."""
     nll = F.cross_entropy(net(x), y)
     kl = sum((prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)), torch.zeros((), device=x.device))
-    return N * nll + kl, dict(nll=nll, kl=kl)
+    return N * nll + kl_weight * kl, dict(nll=nll, kl=kl)
 
 
 def main(argv=None):
@@ -133,13 +140,22 @@ def main(argv=None):
     initialize(args, convs, vaes, filters)
     for layer in layers:
         torch.nn.init.constant_(layer.var.weight, args.logvarinit)
-    priors = build_priors(args, layers, vaes, filters).to(args.device)
+        if args.logvarinit_std:
+            layer.var.weight.data.add_(args.logvarinit_std * torch.randn_like(layer.var.weight))
+        if args.alpha:
+            layer.fix_rate(args.alpha)
+    if args.start_from:
+        load_into(net, load_weights(Path(args.start_from) / "model.torch"), args.start_from)
+    priors = build_priors(args, net, layers, vaes, filters).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
+    if args.max_logsigma is not None:
+        clipped = [layer.var.weight.data for layer in layers if layer.var is not None]
+        opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
     if args.device == "cpu":
         announce_cost(net, layers, priors, train.x[: args.bs])
 
     def objective(x, y):
-        loss, report = negative_elbo(net, layers, priors, N, x, y)
+        loss, report = negative_elbo(net, layers, priors, N, x, y, kl_weight)
         if args.l2:
             loss = loss + N * args.l2 * sum_of_squares(net.features)
         return loss, report
@@ -150,7 +166,8 @@ def main(argv=None):
         save_state(net.state_dict(), args.run_dir / "model.torch")
     began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
     for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
-        linear_lr(opt, epoch, args.epochs, args.lr)
+        linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
+        kl_weight = args.kl_scale * min(1.0, (epoch + 1) / (args.kl_anneal_epochs or 1))
         stats = train_epoch(train, args.bs, opt, objective, epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
             step = (epoch + 1) * math.ceil(N / args.bs)
@@ -159,6 +176,8 @@ def main(argv=None):
             save_state(net.state_dict(), args.run_dir / "model.torch")
             save_checkpoint(args.run_dir, epoch + 1, net=net, priors=priors, opt=opt)
     print(f"saved {args.run_dir / 'model.torch'}")
+    if args.prune:
+        prune_net(net, test, args.run_dir, args.prune, args.threshold)
     return args.run_dir
 
 

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from data import load_dataset
+from data import load_dataset, permute_pixels, random_labels
 from models.bayes import bnn_mode, is_stochastic
-from models.initialization import LearnedKernels, Pretrained, Xavier
+from models.initialization import LearnedKernels, Pretrained, Xavier, fill
 from models.priors import DeepWeightPrior
+from models.sparsity import compression, prune, sparse_state
 from models.vae import VAE
-from myexman import at_least
+from myexman import at_least, save_state
 
 # ---------------------------------------------------------------- running a script
 
@@ -42,6 +43,8 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
     add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
     add("--validate", action="store_true", help="test on the last sixth of the training images instead, to choose hyper-parameters")
+    add("--random_labels", action="store_true", help="draw the training labels uniformly, whatever the images show")
+    add("--permute", type=int, metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
     add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution; by default those of the paper's Bayesian net")
     add("--epochs", type=at_least(1), default=epochs, help="passes over the training set (paper: 10000 for the Bayesian nets)")
     add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
@@ -51,7 +54,12 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
 
 def load_data(args):
     """The training and the test Dataset that the common flags ask for, on the device."""
-    return (d.to(args.device) for d in load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed, args.validate))
+    train, test = load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed, args.validate)
+    if args.random_labels:
+        train = random_labels(train, args.data_split_seed)
+    if args.permute is not None:
+        train, test = permute_pixels(train, args.permute), permute_pixels(test, args.permute)
+    return train.to(args.device), test.to(args.device)
 
 
 def default_data_root():
@@ -80,10 +88,10 @@ def seed_everything(seed):
 # ---------------------------------------------------------------- training
 
 
-def linear_lr(opt, epoch, epochs, lr):
-    """Set the learning rate of epoch (0, 1, …, epochs - 1): from lr down to lr / epochs on a line."""
+def linear_lr(opt, epoch, epochs, lr, decrease_from=0):
+    """Set the learning rate of epoch (0, 1, …, epochs - 1): lr until decrease_from, then down on a line that reaches 0 at `epochs`."""
     for group in opt.param_groups:
-        group["lr"] = lr * (1 - epoch / epochs)
+        group["lr"] = lr * min(1.0, (epochs - epoch) / max(epochs - decrease_from, 1))
 
 
 def minibatches(data, bs):
@@ -196,6 +204,17 @@ def announce_cost(net, layers, priors, batch):
     print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 
+def prune_net(net, test, run_dir, criterion, threshold=None):
+    """Prune the trained net: pruned.torch, the state dict of the plain net with sparse weights, and pruning.yaml, what it cost."""
+    before = evaluate(net, test, ens=0)["mean_acc"]
+    kept = prune(net, criterion, threshold)
+    report = dict(criterion=criterion, threshold=threshold, error_before=1 - before, error=1 - evaluate(net, test, ens=0)["mean_acc"])
+    report |= dict(compression=compression(kept), kept={name: list(counts) for name, counts in kept.items()})
+    save_state(sparse_state(net), run_dir / "pruned.torch")
+    (run_dir / "pruning.yaml").write_text(yaml.safe_dump(report, sort_keys=False))
+    print("pruned: error {error_before:.4f} before, {error:.4f} after, {compression:.1f}x fewer weights".format(**report))
+
+
 # ---------------------------------------------------------------- loading
 
 
@@ -266,7 +285,7 @@ def one_per_layer(values, default, layers, flag, repeat=False):
     if repeat and len(values) == 1:
         values = values * layers
     if len(values) != layers:
-        raise ValueError(f"{flag} needs one entry per convolution: {layers}, got {len(values)}")
+        raise ValueError(f"{flag} needs one entry per layer: {layers}, got {len(values)}")
     return values
 
 
@@ -284,6 +303,40 @@ def kernel_source(init, name, conv, vae=None, kernels=None, pretrained=None):
             return Pretrained(state[f"{name}.weight"])
     flag = {"vae": "--vae_list", "filters": "--filters_list", "pretrained": "--pretrained"}[init]
     raise ValueError(f"--init_list says {init} for {name}, but {flag} gives nothing for it")
+
+
+def load_vaes(args, convs):
+    """The kernel VAE of each convolution, or None."""
+    vaes = []
+    for path, (name, conv) in zip(one_per_layer(args.vae_list, "none", len(convs), "--vae_list"), convs.items()):
+        vae = None if path == "none" else load_vae(path, args.device)
+        if vae and vae.kernel_dim != conv.kernel_size[0]:
+            k, own = vae.kernel_dim, conv.kernel_size[0]
+            raise ValueError(f"--vae_list: {path} models {k}x{k} kernels, {name} has {own}x{own}")
+        vaes.append(vae)
+    return vaes
+
+
+def load_filters(args, convs):
+    """The trained kernels for each convolution, (n, 1, k, k), or None."""
+    folders = one_per_layer(args.filters_list, "none", len(convs), "--filters_list")
+    return [None if folder == "none" else load_kernels(Path(folder) / "train.npy").to(args.device) for folder in folders]
+
+
+def initialize(args, convs, vaes, filters):
+    """Fill each convolution from the source of kernels that --init_list names."""
+    inits = one_per_layer(args.init_list, "xavier", len(convs), "--init_list")
+    for init, vae, kernels, (name, conv) in zip(inits, vaes, filters, convs.items()):
+        fill(conv, kernel_source(init, name, conv, vae, kernels, args.pretrained))
+
+
+def former_posterior(run, place):
+    """(mean, log-variance) of the layer of that name in a former run.  Raises FileNotFoundError and ValueError."""
+    state = load_weights(Path(run) / "model.torch")
+    names = [f"{place}.{part}.weight" for part in ("mean", "var")]
+    if not all(name in state for name in names):
+        raise ValueError(f"{run} has no posterior of {place}: it needs the same --model and --net_cfg")
+    return [state[name] for name in names]
 
 
 # ---------------------------------------------------------------- pictures

@@ -164,3 +164,16 @@ def stratified_subset(data, n, seed):
         rank[members] = np.arange(len(members)) * len(classes) + tie[c]
     chosen = torch.from_numpy(np.argsort(rank, kind="stable")[:n])
     return Dataset(data.x[chosen], data.y[chosen])
+
+
+def random_labels(data, seed):
+    """A Dataset whose labels are drawn uniformly from its classes."""
+    classes = data.y.unique()
+    drawn = np.random.default_rng(seed).integers(len(classes), size=len(data.y))
+    return Dataset(data.x, classes[torch.from_numpy(drawn)])
+
+
+def permute_pixels(data, seed):
+    """A Dataset with one permutation of the pixels applied to every image; other seeds make other tasks of equal difficulty."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(data.x[0, 0].numel()))
+    return Dataset(data.x.flatten(2)[:, :, order].view_as(data.x), data.y)

@@ -145,7 +145,7 @@ def bnn_step(model, prior, device, n=50, kl_kernels=0, reference=True):
 
     net = build(BayesConv2d)
     layers = bayes_layers(net)
-    priors = nn.ModuleList(PRIORS[prior](vae, None, kl_kernels=kl_kernels) for vae in vaes)
+    priors = nn.ModuleList(PRIORS[prior](vae=vae, dwp=dict(kl_kernels=kl_kernels)) for vae in vaes)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
 
     def objective(x, y):

@@ -19,8 +19,18 @@ from models.bayes import conv_layers
 from models.image_vae import ImageVAE
 from models.initialization import INITS
 from myexman import ExParser, Logger, at_least
-from train_bnn import initialize, load_filters, load_vaes
-from utils import add_run_flags, default_data_root, evaluate, minibatches, run_cli, seed_everything, train_epoch
+from utils import (
+    add_run_flags,
+    default_data_root,
+    evaluate,
+    initialize,
+    load_filters,
+    load_vaes,
+    minibatches,
+    run_cli,
+    seed_everything,
+    train_epoch,
+)
 
 
 def parse_args(argv=None):

@@ -16,8 +16,18 @@ from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import INITS
 from myexman import ExParser, Logger
-from train_bnn import initialize, load_filters, load_vaes
-from utils import add_common_flags, evaluate, linear_lr, load_data, run_cli, seed_everything, train_epoch
+from utils import (
+    add_common_flags,
+    evaluate,
+    initialize,
+    linear_lr,
+    load_data,
+    load_filters,
+    load_vaes,
+    run_cli,
+    seed_everything,
+    train_epoch,
+)
 
 
 def parse_args(argv=None):

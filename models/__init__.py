@@ -2,9 +2,10 @@
 
 from .bayes import LAYERS
 from .cifarnet import CIFARNet
-from .lenet import FConvMNIST
+from .lenet import FConvMNIST, LeNet5, LeNet300
+from .vgg import VGGLike
 
-NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet}
+NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet, "lenet300": LeNet300, "lenet5": LeNet5, "vgg": VGGLike}
 
 
 def build_net(model, net_cfg, hid_dim, x, y):
@@ -14,7 +15,7 @@ def build_net(model, net_cfg, hid_dim, x, y):
     arch = NETWORKS[model]
     hid_dim = hid_dim or arch.default_hid_dim
     if len(hid_dim) != len(arch.default_hid_dim):
-        raise ValueError(f"--hid_dim: {model} has {len(arch.default_hid_dim)} convolutions, got {len(hid_dim)} widths")
+        raise ValueError(f"--hid_dim: {model} takes {len(arch.default_hid_dim)} widths, got {len(hid_dim)}")
     if tuple(x.shape[1:]) != (arch.in_channels, arch.image_size, arch.image_size):
         raise ValueError(
             f"{model} takes images of shape {(arch.in_channels, arch.image_size, arch.image_size)}, the data set has {tuple(x.shape[1:])}"
@@ -22,4 +23,4 @@ def build_net(model, net_cfg, hid_dim, x, y):
     return arch(hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg])
 
 
-__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "build_net"]
+__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "VGGLike", "build_net"]

@@ -1,7 +1,8 @@
 """Bayesian layers: a fully factorised Gaussian posterior q(w) = N(mean, exp(var)) over the weights, biases point estimates.
 
 The parametrisation is additive (Molchanov et al. 2017): `mean.weight` and the log-variance `var.weight` are free parameters,
-under the names that published state dicts use. A layer runs in one of three modes, set for a whole net by `bnn_mode`:
+under the names that published state dicts use; after `fix_rate(alpha)` the variance is alpha mean^2 instead. A layer runs in one
+of three modes, set for a whole net by `bnn_mode`:
 
     stoch    local reparametrisation (Kingma et al. 2015): every output activation gets its own noise; used in training
     sample   one weight sample w ~ q(w), shared by all inputs until the next call of bnn_mode; a member of an ensemble
@@ -27,11 +28,22 @@ class BayesLayer(nn.Module):
         super().__init__()
         self.mean, self.var = mean, var
         nn.init.constant_(var.weight, logvarinit)
-        self.mode, self.sampled = "stoch", None
+        self.mode, self.sampled, self.alpha = "stoch", None, None
+
+    def fix_rate(self, alpha):
+        """From now on q(w) = N(mean, alpha mean^2): Gaussian dropout of a fixed rate (Kharitonov et al. 2018, eq. 2), with the
+        first two moments of binary dropout of rate p at alpha = p / (1 - p)."""
+        self.var, self.alpha = None, alpha
+
+    def scale(self):
+        """Standard deviation of q, with the weight's shape."""
+        if self.alpha is None:
+            return (0.5 * self.var.weight).exp()
+        return (self.alpha * self.mean.weight.square() + 1e-16).sqrt()  # the floor keeps the gradient finite at 0
 
     def posterior(self):
         """q(w): Normal with the weight's shape."""
-        return Normal(self.mean.weight, (0.5 * self.var.weight).exp(), validate_args=False)
+        return Normal(self.mean.weight, self.scale(), validate_args=False)
 
     def set_mode(self, mode):
         self.mode = mode
@@ -39,7 +51,7 @@ class BayesLayer(nn.Module):
 
     def moments(self, x):
         """Mean and variance of the pre-activation under w ~ q, for fixed x; both have the output's shape."""
-        return self.mean(x), self.apply_weight(x * x, self.var.weight.exp(), None)
+        return self.mean(x), self.apply_weight(x * x, self.scale().square(), None)
 
     def forward(self, x):
         if self.mode == "det":
@@ -95,8 +107,13 @@ class BayesLinear(BayesLayer):
         return F.linear(x, weight, bias)
 
 
-# --net_cfg: what a net is built of. Fully connected layers are point estimates in all three, as in the paper.
-LAYERS = {"vanilla": dict(conv=nn.Conv2d), "vanilla-do": dict(conv=nn.Conv2d, dropout=0.5), "bayes": dict(conv=BayesConv2d)}
+# --net_cfg: what a net is built of. Fully connected layers are point estimates, as in the deep weight prior's paper, but in the last.
+LAYERS = {
+    "vanilla": {},
+    "vanilla-do": dict(dropout=0.5),
+    "bayes": dict(conv=BayesConv2d),
+    "bayes-all": dict(conv=BayesConv2d, linear=BayesLinear),
+}
 
 
 def bayes_layers(net):
@@ -115,7 +132,8 @@ def is_stochastic(net):
 
 
 def bnn_mode(net, mode):
-    """Put every stochastic layer of a net into one of MODES; dropout is on in both random modes (MC dropout)."""
+    """Put every stochastic layer of a net into one of MODES; dropout is on in both random modes (MC dropout), and a batch
+    normalisation takes its statistics from the batch in training only."""
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; choose from {', '.join(MODES)}")
     for m in net.modules():
@@ -123,3 +141,5 @@ def bnn_mode(net, mode):
             m.set_mode(mode)
         elif isinstance(m, nn.Dropout):
             m.train(mode != "det")
+        elif isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.train(mode == "stoch")

@@ -1,4 +1,4 @@
-"""The paper's MNIST classifier (Table 2, first column)."""
+"""Nets for 28x28 grey images: the paper's MNIST classifier (Table 2, first column), and the two LeNets of the sparsification papers."""
 
 from collections import OrderedDict
 
@@ -29,6 +29,61 @@ class FConvMNIST(nn.Module):
             )
         )
         self.classifier = linear(h2 * 3 * 3, classes)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+class LeNet300(nn.Module):
+    """LeNet-300-100: three linear layers with ReLU; x: (B, 1, 28, 28) -> logits (B, classes).  266 200 weights.
+
+    hid_dim: widths of the hidden layers.  conv is not used."""
+
+    in_channels, image_size, default_hid_dim = 1, 28, (300, 100)
+
+    def __init__(self, hid_dim=default_hid_dim, classes=10, conv=None, linear=nn.Linear, dropout=0.0):
+        super().__init__()
+        h1, h2 = hid_dim
+        self.features = nn.Sequential(
+            OrderedDict(
+                flat=nn.Flatten(),
+                fc1=linear(28 * 28, h1),
+                act1=nn.ReLU(),
+                drop1=nn.Dropout(dropout),
+                fc2=linear(h1, h2),
+                act2=nn.ReLU(),
+                drop2=nn.Dropout(dropout),
+            )
+        )
+        self.classifier = linear(h2, classes)
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 as in Caffe's examples: conv 5x5 - pool - conv 5x5 - pool - linear - ReLU - linear; 430 500 weights.
+
+    x: (B, 1, 28, 28) -> logits (B, classes).  hid_dim: filters of the convolutions and width of the hidden layer."""
+
+    in_channels, image_size, default_hid_dim = 1, 28, (20, 50, 500)
+
+    def __init__(self, hid_dim=default_hid_dim, classes=10, conv=nn.Conv2d, linear=nn.Linear, dropout=0.0):
+        super().__init__()
+        h1, h2, h3 = hid_dim
+        self.features = nn.Sequential(
+            OrderedDict(
+                conv1=conv(1, h1, 5),
+                pool1=nn.MaxPool2d(2),
+                drop1=nn.Dropout(dropout),
+                conv2=conv(h1, h2, 5),
+                pool2=nn.MaxPool2d(2),
+                drop2=nn.Dropout(dropout),
+            )
+        )
+        self.classifier = nn.Sequential(
+            OrderedDict(fc1=linear(h2 * 4 * 4, h3), act=nn.ReLU(), drop=nn.Dropout(dropout), fc2=linear(h3, classes))
+        )
 
     def forward(self, x):
         return self.classifier(self.features(x).flatten(1))

@@ -11,12 +11,19 @@ Every kl() takes a Normal of the layer's weight shape and returns a differentiab
 """
 
 import copy
+import math
 
 import torch
 from torch import nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal, StudentT, kl_divergence
+from torch.nn.functional import softplus
 
 from .densities import GaussianKernels
+
+
+def log_snr(q):
+    """log(mu^2 / sigma^2) = -log alpha of a Normal; finite at mu = 0, where its gradient is 0."""
+    return (q.loc.square() + 1e-30).log() - 2 * q.scale.log()
 
 
 class StandardNormal(nn.Module):
@@ -38,10 +45,89 @@ class LogUniform(nn.Module):
             KL ≈ k1 - k1 sigmoid(k2 + k3 log alpha) + 0.5 log(1 + 1 / alpha),    alpha = sigma^2 / mu^2
 
         Within 0.01 nat per weight of the exact value."""
-        # log(1 + 1/alpha) = log(mu^2 + sigma^2) - log sigma^2: finite at mu = 0.
-        log_var = 2 * q.scale.log()
-        log_alpha = log_var - (q.loc.square() + 1e-30).log()
-        return (self.k1 * torch.sigmoid(-self.k2 - self.k3 * log_alpha) + 0.5 * ((q.loc.square() + q.variance).log() - log_var)).sum()
+        snr = log_snr(q)
+        return (self.k1 * torch.sigmoid(self.k3 * snr - self.k2) + 0.5 * softplus(snr)).sum()
+
+
+class ARD(nn.Module):
+    """p(w_i) = N(0, 1 / tau_i) with the tau_i that maximise the bound: automatic relevance determination (Kharitonov et al. 2018)."""
+
+    @staticmethod
+    def tau(q):
+        """The optimal precisions tau* = 1 / (mu^2 + sigma^2), with the weight's shape."""
+        return 1 / (q.loc.square() + q.variance)
+
+    def kl(self, q):
+        """Exact, at tau*: 0.5 sum log(1 + mu^2 / sigma^2) (eq. 1)."""
+        return 0.5 * softplus(log_snr(q)).sum()
+
+
+class GammaARD(nn.Module):
+    """ARD with a hyperprior Gamma(a, b) on the precisions, whose mode takes their place: MAP-II (Kharitonov et al. 2018, section 4).
+
+    a = 1, b = 0 is ARD; a towards 1/2 prunes less.  Raises ValueError unless a > 1/2 and b >= 0."""
+
+    def __init__(self, a=1.0, b=0.0):
+        super().__init__()
+        if a <= 0.5 or b < 0:
+            raise ValueError(f"the Gamma hyperprior needs a > 0.5 and b >= 0, got a = {a:g}, b = {b:g}")
+        self.a, self.b = a, b
+
+    def tau(self, q):
+        """The optimal precisions (2a - 1) / (mu^2 + sigma^2 + 2b), with the weight's shape."""
+        return (2 * self.a - 1) / (q.loc.square() + q.variance + 2 * self.b)
+
+    def kl(self, q):
+        """KL(q || p(w|tau*)) - log p(tau*), exact (appendix B): not a divergence, it can be negative.
+
+        At b = 0 the hyperprior is improper, and its constant a log b is left out."""
+        a, b = self.a, self.b
+        constant = 1 - a - math.lgamma(a) + 0.5 * (2 * a - 1) * math.log(2 * a - 1) + (a * math.log(b) if b else 0.0)
+        second_moment = q.loc.square() + q.variance + 2 * b
+        return (0.5 * (2 * a - 1) * second_moment.log() - q.scale.log()).sum() - constant * q.loc.numel()
+
+
+class Student(nn.Module):
+    """The marginal of the Gamma(a, b) hyperprior: Student's t with 2a degrees of freedom and scale sqrt(b / a) (Kharitonov et al.
+    2018, appendix C); its limit a = b -> 0 is the log-uniform prior.  Raises ValueError unless a, b > 0."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        if a <= 0 or b <= 0:
+            raise ValueError(f"Student's t needs a > 0 and b > 0, got a = {a:g}, b = {b:g}")
+        self.df, self.scale = 2 * a, math.sqrt(b / a)
+
+    def kl(self, q):
+        """Unbiased: -H[q] in closed form, E_q log p(w) from one reparametrised sample."""
+        return -q.entropy().sum() - StudentT(self.df, 0.0, self.scale, validate_args=False).log_prob(q.rsample()).sum()
+
+
+class Dropout(nn.Module):
+    """N(0, 1) for weights under dropout of a fixed rate: the slides' L2 penalty.
+
+    Binary dropout's q(w) = p delta(0) + (1 - p) delta(mean / (1 - p)) has mean `mean` and variance alpha mean^2, alpha = p / (1 - p);
+    so has the Gaussian posterior of `--alpha`."""
+
+    def kl(self, q):
+        """Up to a constant (the entropy of a discrete q, or of a fixed rate): 0.5 E_q |w|^2 = 0.5 (1 + alpha) |mean|^2."""
+        return 0.5 * (q.loc.square() + q.variance).sum()
+
+
+class FormerPosterior(nn.Module):
+    """The posterior of a former run as the prior: continual learning (slides, "on-line").
+
+    mean, log_var: tensors of the layer's weight shape, from that run's state dict."""
+
+    def __init__(self, mean, log_var):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", (0.5 * log_var).exp())
+
+    def kl(self, q):
+        """Exact."""
+        if q.loc.shape != self.mean.shape:
+            raise ValueError(f"a former posterior of shape {tuple(self.mean.shape)} does not fit weights of shape {tuple(q.loc.shape)}")
+        return kl_divergence(q, Normal(self.mean, self.scale)).sum()
 
 
 class GaussianPrior(nn.Module):
@@ -136,11 +222,17 @@ class ChunkedSum(torch.autograd.Function):
         return None, None, *(scale * g for g in ctx.saved_tensors)
 
 
-# --prior_list: name -> prior of one layer, given the layer's kernel VAE and trained kernels (or None) and DeepWeightPrior's options.
+# --prior_list: name -> prior of one layer, given its kernel VAE, trained kernels and former posterior (or None), the hyperprior's
+# (a, b), and DeepWeightPrior's options.
 PRIORS = {
-    "sn": lambda vae, kernels, **options: StandardNormal(),
-    "loguniform": lambda vae, kernels, **options: LogUniform(),
-    "gauss": lambda vae, kernels, **options: GaussianPrior(GaussianKernels(kernels)),
-    "gauss-indep": lambda vae, kernels, **options: GaussianPrior(GaussianKernels(kernels, full=False)),
-    "vae": lambda vae, kernels, **options: DeepWeightPrior(vae, **options),
+    "sn": lambda **_: StandardNormal(),
+    "loguniform": lambda **_: LogUniform(),
+    "ard": lambda **_: ARD(),
+    "gamma": lambda gamma, **_: GammaARD(*gamma),
+    "student": lambda gamma, **_: Student(*gamma),
+    "dropout": lambda **_: Dropout(),
+    "gauss": lambda kernels, **_: GaussianPrior(GaussianKernels(kernels)),
+    "gauss-indep": lambda kernels, **_: GaussianPrior(GaussianKernels(kernels, full=False)),
+    "vae": lambda vae, dwp, **_: DeepWeightPrior(vae, **dwp),
+    "posterior": lambda former, **_: FormerPosterior(*former),
 }

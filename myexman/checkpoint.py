@@ -19,7 +19,7 @@ def save_state(state, file):
 
 def walk(state, name="state"):
     if isinstance(state, torch.Tensor):
-        yield name, state
+        yield name, state.coalesce().values() if state.is_sparse else state
     elif isinstance(state, dict):
         for k, v in state.items():
             yield from walk(v, k if name == "state" else f"{name}.{k}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import Dataset, load_dataset, stratified_subset
+from data import Dataset, load_dataset, permute_pixels, random_labels, stratified_subset
 from data.datasets import clean_notmnist, import_torchvision_datasets
 from data.glyphs import GLYPHS, make_glyphs
 
@@ -111,3 +111,19 @@ def test_torchvision_files_are_read(tmp_path):
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + (4).to_bytes(4, "big") + bytes(range(4)))
     train, test = load_dataset("mnist", tmp_path)
     assert np.array_equal(train.x[:, 0].mul(255).round().byte().numpy(), images) and test.y.tolist() == [0, 1, 2, 3]
+
+
+def test_validation_images_are_the_last_training_images(digits):
+    train, test = load_dataset(digits, "", validate=True)
+    whole, _ = load_dataset(digits, "")
+    assert len(train.y) == 50 and torch.equal(torch.cat([train.x, test.x]), whole.x)
+
+
+def test_random_labels_and_permuted_pixels(digits):
+    train, _ = load_dataset(digits, "")
+    labels = [random_labels(train, seed).y for seed in (0, 0, 1)]
+    assert torch.equal(labels[0], labels[1]) and not torch.equal(labels[0], labels[2]) and set(labels[0].tolist()) <= {0, 1, 2}
+    once = permute_pixels(train, 3)
+    assert torch.equal(once.x.flatten(1).sort(1)[0], train.x.flatten(1).sort(1)[0]) and not torch.equal(once.x, train.x)
+    differences = (once.x[0] - once.x[1]).abs().sum(), (train.x[0] - train.x[1]).abs().sum()
+    torch.testing.assert_close(*differences)  # the same permutation for both

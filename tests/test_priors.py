@@ -1,16 +1,18 @@
 """KL terms against closed forms, quadrature, and the exact marginal of a linear-Gaussian decoder."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from models.bayes import BayesConv2d
+from models.bayes import BayesConv2d, BayesLinear
 from models.densities import GaussianKernels
-from models.priors import DeepWeightPrior, GaussianPrior, LogUniform, StandardNormal
+from models.priors import ARD, DeepWeightPrior, Dropout, FormerPosterior, GammaARD, GaussianPrior, LogUniform, StandardNormal, Student
 from models.vae import VAE
 
 
@@ -46,9 +48,95 @@ def test_log_uniform_approximation_is_within_a_hundredth_of_a_nat(log_alpha):
     assert abs(LogUniform().kl(q).item() - exact_log_uniform_kl(alpha)) < 0.01
 
 
-def test_log_uniform_is_finite_at_the_ends():
+def random_posterior(n=50):
+    return Normal(torch.randn(n), torch.rand(n) + 0.05)
+
+
+def kl_at(q, tau):
+    """KL(q || N(0, 1 / tau)), summed."""
+    return kl_divergence(q, Normal(torch.zeros_like(tau), tau.rsqrt())).sum()
+
+
+def test_ard_is_the_smallest_kl_over_precisions():
+    q = random_posterior()
+    best = ARD().kl(q)
+    torch.testing.assert_close(best, kl_at(q, ARD.tau(q)))
+    assert best > 0 and all(kl_at(q, ARD.tau(q) * factor) > best for factor in (0.5, 0.9, 1.1, 2.0))
+
+
+def test_sparse_vd_bounds_ard_and_meets_it_at_high_dropout_rates():
+    gaps = []
+    for log_alpha in torch.linspace(-20, 20, 81):
+        q = Normal(torch.tensor([0.5]), 0.5 * (0.5 * log_alpha).exp())
+        gaps.append((LogUniform().kl(q) - ARD().kl(q)).item())
+    assert min(gaps) > -1e-6 and abs(gaps[-1]) < 1e-6
+    assert all(a >= b - 1e-6 for a, b in itertools.pairwise(gaps))  # the sigmoid's share falls with alpha
+
+
+@pytest.mark.parametrize("a, b", [(1.0, 0.5), (0.51, 1e-8), (2.0, 0.1)])
+def test_gamma_is_the_joint_optimum_over_precisions(a, b):
+    q = random_posterior()
+    prior = GammaARD(a, b)
+
+    def objective(tau):
+        return kl_at(q, tau) - torch.distributions.Gamma(a, b).log_prob(tau).sum()
+
+    best = prior.kl(q)
+    torch.testing.assert_close(best, objective(prior.tau(q)), rtol=1e-4, atol=1e-2)
+    assert all(objective(prior.tau(q) * factor) > best for factor in (0.5, 2.0))
+
+
+def test_gamma_without_a_rate_is_ard():
+    q = random_posterior()
+    torch.testing.assert_close(GammaARD(1.0, 0.0).kl(q), ARD().kl(q))
+
+
+def test_student_is_the_marginal_of_the_gamma_hyperprior():
+    """E_q [log q - log p] with p(w) = ∫ N(w | 0, 1/tau) Gamma(tau | a, b) dtau, by quadrature."""
+    a, b, mean, scale = 1.5, 0.2, 0.7, 0.3
+
+    def log_p(w):
+        mixture = integrate.quad(lambda t: stats.norm.pdf(w, scale=t**-0.5) * stats.gamma.pdf(t, a, scale=1 / b), 0, np.inf)[0]
+        return math.log(mixture)
+
+    expected = (
+        -stats.norm.entropy(mean, scale)
+        - integrate.quad(lambda w: stats.norm.pdf(w, mean, scale) * log_p(w), mean - 6 * scale, mean + 6 * scale, limit=30, epsabs=1e-4)[0]
+    )
+    n = 200_000
+    q = Normal(torch.full((n,), mean), torch.full((n,), scale))
+    assert abs(Student(a, b).kl(q).item() / n - expected) < 0.01
+
+
+def test_dropout_is_an_l2_penalty():
+    layer = BayesLinear(7, 5)
+    layer.fix_rate(0.25)
+    torch.testing.assert_close(Dropout().kl(layer.posterior()), 0.5 * 1.25 * layer.mean.weight.square().sum())
+
+
+def test_a_fixed_rate_makes_ard_and_sparse_vd_constant():
+    """Kharitonov et al. 2018, eq. 2: what is left of the bound is Gaussian dropout."""
+    layer = BayesLinear(7, 5)
+    layer.fix_rate(0.25)
+    assert "var.weight" not in layer.state_dict()
+    for prior in (ARD(), LogUniform()):
+        (grad,) = torch.autograd.grad(prior.kl(layer.posterior()), layer.mean.weight)
+        assert grad.abs().max() < 1e-3
+    torch.testing.assert_close(ARD().kl(layer.posterior()), torch.tensor(0.5 * 35 * math.log(1 + 1 / 0.25)))
+
+
+def test_a_former_posterior_costs_nothing_to_keep():
+    mean, log_var = torch.randn(4, 3), torch.randn(4, 3)
+    prior = FormerPosterior(mean, log_var)
+    assert prior.kl(Normal(mean, (0.5 * log_var).exp())).abs() < 1e-6
+    q = Normal(torch.randn(4, 3), torch.rand(4, 3) + 0.1)
+    torch.testing.assert_close(prior.kl(q), kl_divergence(q, Normal(mean, (0.5 * log_var).exp())).sum())
+
+
+@pytest.mark.parametrize("prior", [LogUniform(), ARD(), GammaARD(0.51, 1e-8), GammaARD(1.0, 0.0), Student(0.51, 1e-8)])
+def test_sparse_priors_are_finite_at_the_ends(prior):
     loc, scale = torch.tensor([0.0, 1.0, 1e-4], requires_grad=True), torch.tensor([1e-3, 1e-8, 1e4], requires_grad=True)
-    kl = LogUniform().kl(Normal(loc, scale))
+    kl = prior.kl(Normal(loc, scale))
     kl.backward()
     assert kl.isfinite() and loc.grad.isfinite().all() and scale.grad.isfinite().all()
 

@@ -1,0 +1,93 @@
+"""Pruning by the posterior, the files of pruned nets, and the nets that are pruned."""
+
+import pytest
+import torch
+
+import train_bnn
+from models import build_net
+from models.bayes import bayes_layers, bnn_mode
+from models.sparsity import compression, dense_state, prune, sparse_state
+from myexman.checkpoint import save_state
+from utils import load_weights, predict
+
+X, Y = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
+
+
+@pytest.fixture
+def net():
+    net = build_net("lenet5", "bayes-all", (3, 4, 5), X, Y)
+    for layer in bayes_layers(net):
+        torch.nn.init.normal_(layer.mean.weight)
+        torch.nn.init.uniform_(layer.var.weight, -3, 1)
+    return net
+
+
+@pytest.mark.parametrize("criterion, threshold", [("snr", 2.0), ("mean", 0.5), ("snr", None), ("mean", None)])
+def test_what_is_kept_is_above_the_threshold(net, criterion, threshold):
+    before = [(layer.mean.weight.clone(), layer.scale().detach()) for layer in bayes_layers(net)]
+    counts = prune(net, criterion, threshold)
+    threshold = threshold or {"snr": 0.05, "mean": 0.01}[criterion]
+    for layer, (mean, scale), (kept, total) in zip(bayes_layers(net), before, counts.values()):
+        score = (mean / scale).square() if criterion == "snr" else mean.abs()
+        assert torch.equal(layer.mean.weight, torch.where(score >= threshold, mean, 0.0))
+        assert kept == int((score >= threshold).sum()) and total == mean.numel()
+
+
+def test_compression_counts_all_layers():
+    assert compression({"a": (1, 10), "b": (3, 30)}) == 10
+    assert compression({"a": (0, 10)}) == float("inf")
+
+
+def test_a_pruned_net_predicts_the_same_when_reloaded(net, tmp_path):
+    prune(net, "mean", 1.0)
+    bnn_mode(net, "det")
+    save_state(sparse_state(net), tmp_path / "pruned.torch")
+    plain = build_net("lenet5", "vanilla", (3, 4, 5), X, Y)
+    plain.load_state_dict(dense_state(load_weights(tmp_path / "pruned.torch")))
+    torch.testing.assert_close(predict(plain, X), predict(net, X))
+
+
+@pytest.mark.parametrize("model, weights", [("lenet300", 266_200), ("lenet5", 430_500)])
+def test_lenets_have_the_literatures_number_of_weights(model, weights):
+    net = build_net(model, "bayes-all", None, X, Y)
+    assert sum(layer.mean.weight.numel() for layer in bayes_layers(net)) == weights
+
+
+def test_batch_norm_does_not_look_at_the_test_batch():
+    x = torch.rand(6, 3, 32, 32)
+    net = build_net("vgg", "bayes-all", (4, 4, 8, 8, 8), x, torch.arange(6))
+    assert len(bayes_layers(net)) == 15
+    net(x)  # moves the running statistics
+    bnn_mode(net, "det")
+    torch.testing.assert_close(predict(net, x)[:2], predict(net, x[:2]))
+
+
+def test_a_sparse_run_from_the_command_line(digits):
+    """Every option of the companion papers at once; the run leaves a pruned net that an ordinary net can load."""
+    options = (
+        "--model lenet300 --net_cfg bayes-all --hid_dim 6 5 --bs 20 --epochs 4 --eval_freq 4 --ens 2 --prior_list gamma loguniform ard"
+    )
+    more = "--logvarinit_std 0.2 --max_logsigma -4 --kl_scale 0.5 --kl_anneal_epochs 2 --decrease_from 2 --prune mean"
+    run = train_bnn.main(["--data", str(digits), *options.split(), *more.split()])
+    state = load_weights(run / "model.torch")
+    assert max(w.max() for name, w in state.items() if name.endswith("var.weight")) <= -8
+    plain = build_net("lenet300", "vanilla", (6, 5), X, torch.arange(3))
+    plain.load_state_dict(dense_state(load_weights(run / "pruned.torch")))
+    report = (run / "pruning.yaml").read_text()
+    assert "compression" in report and "classifier" in report
+
+
+def test_a_run_can_begin_where_another_ended(digits):
+    """The former posterior is the prior: before the first step the KL term is zero."""
+    words = "--model lenet300 --net_cfg bayes-all --hid_dim 6 5 --epochs 1 --ens 0"
+    options = ["--data", str(digits), *words.split()]
+    first = train_bnn.main(options)
+    args = train_bnn.parse_args([*options, "--prior_list", f"posterior:{first}"])
+    net = build_net("lenet300", "bayes-all", (6, 5), X, torch.arange(3))
+    net.load_state_dict(load_weights(first / "model.torch"))
+    layers = bayes_layers(net)
+    priors = train_bnn.build_priors(args, net, layers, [], [])
+    assert all(prior.kl(layer.posterior()).abs() < 1e-4 for prior, layer in zip(priors, layers))
+    second = train_bnn.main([*options, "--prior_list", f"posterior:{first}", "--start_from", str(first), "--lr", "0", "--permute", "1"])
+    old, new = (load_weights(run / "model.torch") for run in (first, second))
+    assert all(torch.equal(old[k], new[k]) for k in old)
