@@ -40,6 +40,8 @@ METHODS = {
     "det": ("deterministic", "#CC79A7"),
     "det-l2": ("deterministic, tuned L2", "#44AA99"),
     "do": ("MC dropout", "#56B4E9"),
+    "ard": ("ARD", "#332288"),
+    "gamma": ("ARD, Gamma hyperprior", "#DDCC77"),
     "gauss": ("Gaussian kernels", "#D55E00"),
     "gauss-indep": ("independent Gaussian", "#999933"),
     "filters": ("learned filters", "#882255"),

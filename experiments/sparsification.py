@@ -1,0 +1,154 @@
+"""Sparse nets from Sparse variational dropout, ARD and the Gamma hyperprior: error and compression on MNIST.
+
+    python -m experiments.sparsification --data_root DATA_ROOT --workers 2
+
+The slides' table (LeNet-300-100, LeNet-5-Caffe), Table 1 of Kharitonov et al. 2018 and, with several --gamma_a, a sweep like that of
+its Table 2. The setting is its appendix A's: all layers Bayesian, biases point estimates, log sigma from N(-5, 0.1^2), clipped at -4
+for the Gamma hyperprior; Adam at 1e-3, batch 100; at the end weights with |mean| < 0.01 go. The 200 epochs there, the first 20
+annealed and the learning rate falling from epoch 100 on, are fewer here, in the same proportions.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from models import LeNet5
+from models.bayes import conv_layers
+from models.initialization import Xavier, fill
+from models.sparsity import dense_state
+from myexman.logger import read_rows
+from utils import load_weights, new_figure, run_cli, save_figure, seed_everything
+
+from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, mean_std, places, select
+
+NETS = {"lenet300": ("LeNet-300-100", 60), "lenet5": ("LeNet-5-Caffe", 20)}  # name, epochs that two cores can afford
+PRIORS = ("loguniform", "ard", "gamma")
+PAPER_NAMES = {"loguniform": "sparse_vd"}  # in paper_results.csv
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS), help="what to make sparse")
+    parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS, help="priors of the weights")
+    parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
+    parser.add_argument("--epochs", type=int, help="passes over MNIST (default: 60 and 20; paper: 200)")
+    parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, … (paper: 5)")
+    parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
+    parser.set_defaults(panel=list(NETS))
+    return parser.parse_args(argv)
+
+
+def setting(args, net):
+    epochs = args.epochs or NETS[net][1]
+    return f"reduced: {epochs} epochs" if epochs < 200 else f"{epochs} epochs"
+
+
+def jobs(args):
+    for net in args.nets:
+        epochs = args.epochs or NETS[net][1]
+        shared = dict(data="glyph-digits" if args.quick else "mnist", data_root=args.data_root, model=net, net_cfg="bayes-all", bs=100)
+        shared |= dict(epochs=epochs, kl_anneal_epochs=epochs // 10, decrease_from=epochs // 2, eval_freq=max(epochs // 10, 1))
+        shared |= dict(ens=0, logvarinit_std=0.2, prune="mean", num_examples=500 if args.quick else 0)
+        for seed in range(args.splits):
+            for prior in args.priors:
+                for a in args.gamma_a if prior == "gamma" else [None]:
+                    argv = command_line(**shared, prior_list=prior, seed=seed)
+                    if a:
+                        argv += command_line(gamma_a=a, max_logsigma=-4)
+                    yield Job("sparsification", net, prior, str(a or ""), seed, "train_bnn", argv, setting(args, net), pruned)
+
+
+def pruned(run_dir):
+    """The numbers of a run, and what its pruning kept: error, error_before, compression, and each layer's share."""
+    report = yaml.safe_load((run_dir / "pruning.yaml").read_text())
+    values = {name: report[name] for name in ("error", "error_before", "compression")}
+    values |= {f"kept {layer}": kept / total for layer, (kept, total) in report["kept"].items()}
+    rows = last_row(run_dir)
+    return rows + [dict(metric=k, value=v, steps=rows[0]["steps"]) for k, v in values.items()]
+
+
+def published(net, method, quantity, x=""):
+    """The papers' numbers for a net and method, as (source, value)."""
+    name = PAPER_NAMES.get(method, method)
+    rows = read_rows(HERE / "paper_results.csv")
+    return [(r["figure"], r["value"]) for r in rows if r["panel"] == f"{net} {quantity}" and r["method"] == name and str(r["x"] or "") == x]
+
+
+def table(rows):
+    """Error and compression beside the papers', and the share of zeros in each layer, as Markdown."""
+    lines = ["| net | prior | error, % | before pruning, % | compression | zeros per layer, % | papers: error, compression | seeds |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for net, (name, _) in NETS.items():
+        own = [r for r in rows if r["panel"] == net]
+        for method in PRIORS:
+            for x in sorted({str(r["x"]) for r in own if r["method"] == method}):
+                of = dict(method=method, x=x)
+                error, before, times = (select(own, metric=metric, **of) for metric in ("error", "error_before", "compression"))
+                layers = dict.fromkeys(r["metric"] for r in own if r["method"] == method and r["metric"].startswith("kept"))
+                zeros = " – ".join(f"{100 - 100 * select(own, metric=layer, **of).mean():.1f}" for layer in layers)
+                pairs = zip(published(net, method, "error"), published(net, method, "compression"))
+                paper = "; ".join(f"{100 * e:.2f}, {c:g}x" for (_, e), (_, c) in pairs) or "–"
+                label = METHODS[method][0] + (f", a = {x}" if x else "")
+                cells = [mean_std(100 * error, 2), mean_std(100 * before, 2), mean_std(times, 0) + "x", zeros, paper, str(len(error))]
+                lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows, file):
+    """Error against compression; the papers' points in grey."""
+    figure, axes = new_figure(10, 3.8, columns=len(NETS))
+    for axis, (net, (name, _)) in zip(axes, NETS.items()):
+        own = [r for r in rows if r["panel"] == net]
+        for method in PRIORS:
+            points = [select(own, method=method, metric=metric) for metric in ("compression", "error")]
+            axis.plot(points[0], 100 * points[1], "o", color=METHODS[method][1], label=METHODS[method][0])
+        for method, marker in (("original", "*"), ("pruning", "x"), ("dns", "d"), ("sws", "s"), ("loguniform", "^"), ("ard", "v")):
+            for (source, error), (_, times) in zip(published(net, method, "error"), published(net, method, "compression")):
+                label = f"{PAPER_NAMES.get(method, method)}, {'slides' if source.startswith('slides') else 'paper'}"
+                axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=label)
+        axis.set(xscale="log", xlabel="compression: weights by weights kept", ylabel="test error, %")
+        axis.set_title(f"{name}; {own[0]['setting'] if own else 'not run'}", fontsize=9)
+        axis.legend(frameon=False, fontsize=7)
+    save_figure(figure, file)
+
+
+def plot_weights(run, file):
+    """The slides' picture: filters of LeNet-5's second convolution and a patch of its first linear layer, before and after training."""
+    params = yaml.safe_load((run / "params.yaml").read_text())
+    seed_everything(params["seed"])
+    net = LeNet5()
+    for conv in conv_layers(net).values():
+        fill(conv, Xavier(conv.weight.shape))
+    before, after = net.state_dict(), dense_state(load_weights(run / "pruned.torch"))
+    figure, axes = new_figure(8, 8, columns=2, rows=2)
+    for column, (when, state) in enumerate((("at the start", before), ("after training and pruning", after))):
+        filters = state["features.conv2.weight"][:10, :10]  # (10, 10, 5, 5)
+        sheet = np.block([[np.pad(w.numpy(), 1, constant_values=np.nan) for w in row] for row in filters])
+        for axis, picture, what in zip(
+            axes[:, column], (sheet, state["classifier.fc1.weight"][:100, :100].numpy()), ("conv2", "fc1, 100 x 100")
+        ):
+            limit = np.nanquantile(np.abs(picture), 0.99) or 1.0
+            axis.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(f"{what}, {when}", fontsize=9)
+    save_figure(figure, file)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.draw:
+        file = places(args.quick)[1] / "sparse_weights.png"
+        plot_weights(args.draw, file)
+        print(f"drew {file}")
+        return
+    if args.quick:
+        args.nets, args.epochs = ["lenet5"], 2
+    rows, file = drive(args, "sparsification", jobs(args), {setting(args, net) for net in args.nets})
+    print(table(rows))
+    plot(rows, file)
+    print(f"drew {file}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
