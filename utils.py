@@ -2,7 +2,7 @@
 
 import os
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import load_dataset, permute_pixels, random_labels
-from models.bayes import bnn_mode, is_stochastic
+from models import build_net
+from models.bayes import bayes_layers, bnn_mode, is_stochastic
 from models.initialization import LearnedKernels, Pretrained, Xavier, fill
 from models.priors import DeepWeightPrior
-from models.sparsity import compression, prune, sparse_state
+from models.sparsity import compression, dense_state, prune, sparse_state
 from models.vae import VAE
 from myexman import at_least, save_state
 
@@ -261,6 +262,22 @@ def load_vae(path, device=None, weights="vae_params.torch"):
             state[k] = state[k].reshape(own[k].shape)
     load_into(vae, state, path / weights)
     return vae.to(device or "cpu").eval()
+
+
+def load_run(run_dir, pruned=False):
+    """The net of a train_bnn.py run as it was trained, or the plain net that --prune left, with the data it was trained and tested on.
+
+    Returns (net, train, test).  Raises FileNotFoundError and ValueError."""
+    run_dir = Path(run_dir)
+    args = Namespace(**yaml.safe_load((run_dir / "params.yaml").read_text()))
+    train, test = load_data(args)
+    net = build_net(args.model, "vanilla" if pruned else args.net_cfg, args.hid_dim, *train).to(args.device)
+    if args.alpha and not pruned:
+        for layer in bayes_layers(net):
+            layer.fix_rate(args.alpha)
+    file = run_dir / ("pruned.torch" if pruned else "model.torch")
+    load_into(net, dense_state(load_weights(file, args.device)), file)
+    return net, train, test
 
 
 def load_kernels(file):

@@ -62,9 +62,14 @@ def logged(row):
 
 
 def last_row(run_dir):
-    """The numbers of a run when it ended: tidy rows, less what they share with the job's other rows."""
+    """The numbers of a run when it ended, and of its pruning: tidy rows, less what they share with the job's other rows."""
     row = read_rows(run_dir / "logs.csv")[-1]
-    return [dict(metric=k, value=v, steps=row["step"]) for k, v in logged(row).items()]
+    values = logged(row)
+    if (run_dir / "pruning.yaml").exists():
+        report = yaml.safe_load((run_dir / "pruning.yaml").read_text())
+        values |= {name: report[name] for name in ("error", "error_before", "compression")}
+        values |= {f"kept {layer}": kept / total for layer, (kept, total) in report["kept"].items()}
+    return [dict(metric=k, value=v, steps=row["step"]) for k, v in values.items()]
 
 
 def every_row(run_dir):

@@ -20,7 +20,7 @@ from models.sparsity import dense_state
 from myexman.logger import read_rows
 from utils import load_weights, new_figure, run_cli, save_figure, seed_everything
 
-from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, mean_std, places, select
+from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, mean_std, places, select
 
 NETS = {"lenet300": ("LeNet-300-100", 60), "lenet5": ("LeNet-5-Caffe", 20)}  # name, epochs that two cores can afford
 PRIORS = ("loguniform", "ard", "gamma")
@@ -49,23 +49,14 @@ def jobs(args):
         epochs = args.epochs or NETS[net][1]
         shared = dict(data="glyph-digits" if args.quick else "mnist", data_root=args.data_root, model=net, net_cfg="bayes-all", bs=100)
         shared |= dict(epochs=epochs, kl_anneal_epochs=epochs // 10, decrease_from=epochs // 2, eval_freq=max(epochs // 10, 1))
-        shared |= dict(ens=0, logvarinit_std=0.2, prune="mean", num_examples=500 if args.quick else 0)
+        shared |= dict(ens=0, logvarinit_std=0.2, prune="mean", num_examples=200 if args.quick else 0)
         for seed in range(args.splits):
             for prior in args.priors:
                 for a in args.gamma_a if prior == "gamma" else [None]:
                     argv = command_line(**shared, prior_list=prior, seed=seed)
                     if a:
                         argv += command_line(gamma_a=a, max_logsigma=-4)
-                    yield Job("sparsification", net, prior, str(a or ""), seed, "train_bnn", argv, setting(args, net), pruned)
-
-
-def pruned(run_dir):
-    """The numbers of a run, and what its pruning kept: error, error_before, compression, and each layer's share."""
-    report = yaml.safe_load((run_dir / "pruning.yaml").read_text())
-    values = {name: report[name] for name in ("error", "error_before", "compression")}
-    values |= {f"kept {layer}": kept / total for layer, (kept, total) in report["kept"].items()}
-    rows = last_row(run_dir)
-    return rows + [dict(metric=k, value=v, steps=rows[0]["steps"]) for k, v in values.items()]
+                    yield Job("sparsification", net, prior, str(a or ""), seed, "train_bnn", argv, setting(args, net))
 
 
 def published(net, method, quantity, x=""):

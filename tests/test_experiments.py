@@ -13,7 +13,22 @@ import torch
 
 import train_bnn
 from data.glyphs import GLYPHS, make_glyphs
-from experiments import benchmark, fig3, fig4, kernels, pictures, priors, quickstart, report
+from experiments import (
+    ablations,
+    benchmark,
+    continual,
+    fig3,
+    fig4,
+    kernels,
+    pictures,
+    priors,
+    quickstart,
+    random_labels,
+    report,
+    sparsification,
+    tune,
+    uncertainty,
+)
 from experiments.grid import CORE, METHODS
 from myexman.logger import read_rows
 
@@ -62,16 +77,51 @@ def test_the_cards_say_what_the_priors_do(tmp_path):
             assert abs(written - numbers[prior, quantity]) < 0.2
 
 
-@pytest.mark.parametrize("driver", [fig3, fig4], ids=["fig3", "fig4"])
-def test_a_driver_in_miniature(driver, tmp_path):
+DRIVERS = {  # and the methods of its smoke run
+    fig3: {"dwp", "filters", "xavier"},
+    fig4: {"dwp", "filters", "xavier"},
+    tune: {0},
+    ablations: {"as in Fig. 2", "reverse model frozen"},
+    sparsification: {"loguniform", "ard", "gamma"},
+    random_labels: {"do", "loguniform", "ard"},
+    uncertainty: {"dwp", "det"},
+    continual: {"posterior", "sn", "det"},
+}
+
+
+@pytest.fixture(scope="module")
+def glyphs(tmp_path_factory):
+    """A data root with small sets of the embedded digits and letters."""
+    root = tmp_path_factory.mktemp("glyphs")
+    for name in GLYPHS:
+        make_glyphs(name, root / f"{name}.npz", {"train": 300, "test": 100})
+    return root
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.__name__.split(".")[-1])
+def test_a_driver_in_miniature(driver, glyphs):
     """A smoke run, and another that finds everything done and redraws."""
     name = driver.__name__.split(".")[-1]
+    folder = Path(os.environ["DWP_PATH"]) / "quick"
     for _ in range(2):
-        driver.main(["--quick", "--data_root", str(tmp_path)])
-        folder = Path(os.environ["DWP_PATH"]) / "quick"
+        driver.main(["--quick", "--data_root", str(glyphs)])
         rows = read_rows(folder / f"{name}.csv")
-        assert {row["method"] for row in rows} == {"dwp", "filters", "xavier"} and (folder / f"{name}.png").exists()
+        assert {row["method"] for row in rows} == DRIVERS[driver]
+        assert (folder / f"{name}.png").exists() == hasattr(driver, "plot")
         assert len({tuple(row.items()) for row in rows}) == len(rows)
+
+
+def test_auroc_of_two_normals():
+    inside, outside = torch.randn(20_000).numpy(), torch.randn(20_000).numpy() + 1
+    assert abs(uncertainty.auroc(inside, outside) - 0.5 * (1 + math.erf(0.5))) < 0.01  # P(x < y), x - y ~ N(-1, 2)
+
+
+def test_a_turned_image():
+    image = torch.rand(1, 28, 28)
+    turned = uncertainty.rotate(image, [0, 90, 180])
+    torch.testing.assert_close(turned[0], image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(turned[2], image.flip(1, 2), atol=1e-4, rtol=0)
+    assert any(torch.allclose(turned[1], image.rot90(k, (1, 2)), atol=1e-4) for k in (1, 3))
 
 
 def test_the_report_has_every_number_of_the_paper(tmp_path):

@@ -1,0 +1,73 @@
+"""Random labels: binary dropout learns them by heart, Sparse variational dropout and ARD leave an empty net (slides, "Random Labeling").
+
+    python -m experiments.random_labels --data_root DATA_ROOT --workers 2
+
+LeNet-300-100 on 5000 MNIST images whose labels are drawn uniformly.
+"""
+
+from utils import evaluate, load_run, run_cli
+
+from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, mean_std, read_rows, select
+
+NETS = {  # options of train_bnn; the posteriors begin as in Kharitonov et al. 2018, but are not annealed: nothing is to be learnt
+    "do": dict(net_cfg="vanilla-do"),
+    "loguniform": dict(net_cfg="bayes-all", prior_list="loguniform", prune="snr"),
+    "ard": dict(net_cfg="bayes-all", prior_list="ard", prune="snr"),
+}
+PAPER_NAMES = {"do": "binary dropout", "loguniform": "sparse_vd"}  # in paper_results.csv
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("--num_examples", type=int, default=5000, help="training images")
+    parser.add_argument("--epochs", type=int, default=400, help="passes over them")
+    parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, …")
+    parser.set_defaults(panel="mnist")
+    return parser.parse_args(argv)
+
+
+def setting(args):
+    return f"{args.num_examples} images, {args.epochs} epochs"
+
+
+def jobs(args):
+    shared = dict(data=args.panel, data_root=args.data_root, model="lenet300", bs=100, num_examples=args.num_examples, random_labels=True)
+    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, ens=0)
+    for split in range(args.splits):
+        for method, options in NETS.items():
+            argv = command_line(**shared, **options, data_split_seed=split, seed=split)
+            yield Job("random_labels", args.panel, method, str(args.num_examples), split, "train_bnn", argv, setting(args), memorised)
+
+
+def memorised(run_dir):
+    """The numbers of a run, and the mean network's accuracy on its training images."""
+    net, train, _ = load_run(run_dir)
+    rows = last_row(run_dir)
+    return [*rows, dict(rows[0], metric="train_acc", value=evaluate(net, train, ens=0)["mean_acc"])]
+
+
+def table(rows):
+    """Accuracy on the training and test images beside the slides', and the share of zero weights, as Markdown."""
+    lines = ["| method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds |", "|---|---|---|---|---|---|---|"]
+    paper = read_rows(HERE / "paper_results.csv")
+    for method in NETS:
+        train, test, times = (select(rows, method=method, metric=metric) for metric in ("train_acc", "acc", "compression"))
+        if len(train):
+            slides = [select(paper, panel=f"mnist {part} accuracy", method=PAPER_NAMES.get(method)) for part in ("train", "test")]
+            known = [str(value[0]) if len(value) else "–" for value in slides]
+            zeros = f"{100 * (1 - 1 / times).mean():.2f}" if len(times) else "–"
+            cells = [mean_std(train), known[0], mean_std(test), known[1], zeros, str(len(train))]
+            lines.append(f"| {METHODS[method][0]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.quick:
+        args.panel, args.num_examples, args.epochs = "glyph-digits", 200, 2
+    rows, _ = drive(args, "random_labels", jobs(args), {setting(args)})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    run_cli(main)

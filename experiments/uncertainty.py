@@ -1,0 +1,202 @@
+"""What Bayesian nets know of what they do not know: ensembles, calibration, strange images, rotated digits (slides).
+
+    python -m experiments.uncertainty --data_root DATA_ROOT --workers 2
+
+Every method is a net of Fig. 2 trained on 200 digits. Measured on test images: NLL and accuracy against the number of ensemble
+members, a reliability diagram, the predictive entropy on digits and on letters (notMNIST) with the AUROC of telling them apart by
+it, and the class probabilities of a digit while it is turned.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from scipy import stats
+
+from data import load_dataset
+from models.bayes import bnn_mode, is_stochastic
+from utils import ensemble_average, load_run, mc_ensemble, metrics, new_figure, predict, run_cli, save_figure
+
+from .fig2 import PANELS
+from .grid import METHODS, Job, command_line, curve, drive, driver_parser, last_row, mean_std, method_options, select, shipped
+
+CHOICES = ("dwp", "loguniform", "ard", "sn", "do", "det")
+MEMBERS = (1, 2, 5, 10, 20)
+BINS = 10  # of the reliability diagram
+ENTROPIES = np.linspace(0, np.log(10), 24)  # edges of the histogram's bins, nats
+ANGLES = range(0, 181, 15)
+DIGIT = 3  # the class whose first test image is turned
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
+    parser.add_argument("--num_examples", type=int, default=200, help="training images")
+    parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=int, default=600, help="passes over them, as in Fig. 2")
+    parser.set_defaults(panel="mnist")
+    return parser.parse_args(argv)
+
+
+def setting(args):
+    return f"reduced: n = {args.num_examples}, {args.epochs} epochs, KL on 256 kernels"
+
+
+def jobs(args):
+    panel = PANELS[args.panel]
+    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim, num_examples=args.num_examples)
+    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, kl_kernels=256)
+    for split in range(args.splits):
+        for method in args.methods:
+            argv = command_line(**shared, **method_options(method, shipped("vae")), data_split_seed=split)
+            measure = measure_with_glyphs if args.quick else measure_with_notmnist
+            yield Job("uncertainty", args.panel, method, "", split, "train_bnn", argv, setting(args), measure)
+
+
+def measure_with_notmnist(run_dir):
+    return measure(run_dir, "not-mnist")
+
+
+def measure_with_glyphs(run_dir):
+    return measure(run_dir, "glyph-letters")
+
+
+def members_of(net, x):
+    """Log-probabilities of MEMBERS[-1] nets drawn from the posterior, or of the one deterministic net."""
+    if is_stochastic(net):
+        return mc_ensemble(net, x, MEMBERS[-1])
+    bnn_mode(net, "det")
+    return [predict(net, x)]
+
+
+def entropy(log_probs):
+    """Predictive entropy, nats: (N, classes) -> (N,)."""
+    return -(log_probs.exp() * log_probs).sum(1)
+
+
+def rotate(image, angles):
+    """An image (1, H, W) turned by each angle, degrees: (angles, 1, H, W)."""
+    turn = torch.deg2rad(torch.tensor([float(a) for a in angles], device=image.device))
+    zero = torch.zeros_like(turn)
+    theta = torch.stack([torch.stack([turn.cos(), -turn.sin(), zero], 1), torch.stack([turn.sin(), turn.cos(), zero], 1)], 1)
+    images = image.expand(len(turn), *image.shape)
+    return F.grid_sample(images, F.affine_grid(theta, images.shape, align_corners=False), align_corners=False)
+
+
+def reliability(log_probs, y):
+    """Mean confidence, accuracy and share of the images in each of BINS equal bins of confidence; bins without images are left out."""
+    confidence, guess = log_probs.exp().max(1)
+    bins = (confidence * BINS).long().clamp_max(BINS - 1)
+    for b in bins.unique().tolist():
+        yield b, confidence[bins == b].mean().item(), (guess == y)[bins == b].float().mean().item(), (bins == b).float().mean().item()
+
+
+def auroc(inside, outside):
+    """Probability that an image from outside has the higher score of the two (Mann-Whitney)."""
+    return stats.mannwhitneyu(outside, inside).statistic / (len(inside) * len(outside))
+
+
+def measure(run_dir, strange):
+    """Tidy rows of everything above; x is the number of members, the bin, the bin's centre, or the angle."""
+    net, _, test = load_run(run_dir)
+    _, other = load_dataset(strange, yaml.safe_load((run_dir / "params.yaml").read_text())["data_root"])
+    rows = last_row(run_dir)
+    steps = rows[0]["steps"]
+
+    def add(metric, value, x):
+        rows.append(dict(metric=metric, value=float(value), steps=steps, x=x))
+
+    members = members_of(net, test.x)
+    for k in MEMBERS:
+        for metric, value in metrics(ensemble_average(members[:k]), test.y).items():
+            add(f"members_{metric}", value, k)
+    average = ensemble_average(members)
+    for b, confidence, accuracy, share in reliability(average, test.y):
+        for metric, value in (("confidence", confidence), ("accuracy", accuracy), ("share", share)):
+            add(f"bin_{metric}", value, b)
+    inside, outside = entropy(average).cpu().numpy(), entropy(ensemble_average(members_of(net, other.x.to(test.x.device)))).cpu().numpy()
+    add("auroc", auroc(inside, outside), "")
+    for metric, values in (("entropy_in", inside), ("entropy_out", outside)):
+        for left, right, count in zip(ENTROPIES, ENTROPIES[1:], np.histogram(values, ENTROPIES)[0]):
+            add(metric, count / len(values), round((left + right) / 2, 4))
+    turned = rotate(test.x[test.y == DIGIT][0], ANGLES)
+    for angle, probs in zip(ANGLES, ensemble_average(members_of(net, turned)).exp().tolist()):
+        for c, p in enumerate(probs):
+            add(f"p({c})", p, angle)
+    return rows
+
+
+def table(rows):
+    """Mean network against ensembles, calibration and AUROC, as Markdown."""
+    lines = [
+        "| method | NLL of the mean net, nats | NLL of 1, 10, 20 members | ECE of the mean net | ECE of 20 | Brier of 20 | AUROC | splits |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for method in CHOICES:
+        mean_nll, mean_ece = (select(rows, method=method, metric=metric) for metric in ("mean_nll", "mean_ece"))
+        if len(mean_nll):
+            nll = ", ".join(mean_std(select(rows, method=method, metric="members_nll", x=k)) for k in (1, 10, 20))
+            ece, brier = (mean_std(select(rows, method=method, metric=f"members_{metric}", x=20)) for metric in ("ece", "brier"))
+            cells = [mean_std(mean_nll), nll, mean_std(mean_ece), ece, brier, mean_std(select(rows, method=method, metric="auroc"))]
+            lines.append(f"| {METHODS[method][0]} | {' | '.join(cells)} | {len(mean_nll)} |")
+    return "\n".join(lines)
+
+
+def points(rows, method, metric):
+    """x and the mean value over splits of a metric, sorted by x."""
+    xs = sorted({float(r["x"]) for r in rows if (r["method"], r["metric"]) == (method, metric)})
+    return xs, [select([r for r in rows if r["x"] != "" and float(r["x"]) == x], method=method, metric=metric).mean() for x in xs]
+
+
+def plot(rows, file):
+    figure, axes = new_figure(13, 7.5, columns=3, rows=2)
+    (nll, acc, calibration), (strange, *turned) = axes
+    shown = [m for m in CHOICES if any(r["method"] == m for r in rows)]
+    for method in shown:
+        curve(nll, rows, method, "members_nll")
+        curve(acc, rows, method, "members_acc")
+        calibration.plot(points(rows, method, "bin_confidence")[1], points(rows, method, "bin_accuracy")[1], "o-", color=METHODS[method][1])
+    nll.set(xlabel="ensemble members", ylabel="test NLL, nats per image", xscale="log")
+    acc.set(xlabel="ensemble members", ylabel="test accuracy", xscale="log")
+    for axis in (nll, acc):
+        axis.set_xticks(MEMBERS, map(str, MEMBERS))
+        axis.minorticks_off()
+    nll.legend(frameon=False, fontsize=8)
+    calibration.plot([0, 1], [0, 1], color="0.75", zorder=0)
+    calibration.set(xlabel="confidence", ylabel="accuracy", title=f"reliability, {MEMBERS[-1]} members")
+    pair = [m for m in ("dwp", "det") if m in shown]
+    for method in pair:
+        for metric, style, where in (("entropy_in", "-", "digits"), ("entropy_out", "--", "letters")):
+            label = f"{METHODS[method][0]}, {where}"
+            strange.plot(*points(rows, method, metric), style, color=METHODS[method][1], label=label, drawstyle="steps-mid")
+    strange.set(xlabel="predictive entropy, nats", ylabel="share of images", title="digits and letters")
+    strange.legend(frameon=False, fontsize=8)
+    for axis, method in zip(turned, pair):
+        for c in range(10):
+            angles, probs = points(rows, method, f"p({c})")
+            label = str(c) if max(probs) > 0.2 else None
+            axis.plot(angles, probs, marker="osv^D*xP+h"[c], color=f"C{c}" if label else "0.8", label=label, zorder=2 if label else 1)
+        axis.set(
+            xlabel="rotation, degrees",
+            ylabel="probability of the class",
+            title=f"a turned {DIGIT}: {METHODS[method][0]}",
+            ylim=(-0.02, 1.02),
+        )
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=8, title="class")
+    figure.suptitle(f"Uncertainty, {rows[0]['panel']}; {rows[0]['setting']}", fontsize=10)
+    save_figure(figure, file)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.quick:
+        args.panel, args.num_examples, args.epochs, args.methods = "glyph-digits", 20, 2, ["dwp", "det"]
+    rows, file = drive(args, "uncertainty", jobs(args), {setting(args)})
+    print(table(rows))
+    plot(rows, file)
+    print(f"drew {file}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
