@@ -1,9 +1,10 @@
-"""Gather every result into REPORT.md: the paper's numbers, ours beside them or the reason why there is none, setting and command.
+"""Gather every result into REPORT.md: the papers' numbers, ours beside them or the reason why there is none, setting and command.
 
 python -m experiments.report
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -15,19 +16,37 @@ from myexman import Parser
 from myexman.logger import read_rows
 from utils import run_cli
 
-from . import fig2, fig3, fig4
-from .grid import HERE, METHODS, RESULTS, mean_std, select
+from . import ablations, continual, fig2, fig3, fig4, random_labels, sparsification, tune, uncertainty
+from .grid import FIGURES, HERE, METHODS, RESULTS, mean_std, select
 
-# figure: title, what the number is, command
-SECTIONS = {
-    "fig2": ("Fig. 2: a Bayesian CNN on n training images", "test accuracy of the ensemble", "python -m experiments.fig2"),
-    "fig3": ("Fig. 3: random features, share k of the filters", "test accuracy", "python -m experiments.fig3"),
-    "fig4": ("Fig. 4: convergence from three initialisations", "test accuracy, or nats per image, at a step", "python -m experiments.fig4"),
-    "table1": ("Table 1: the kernel VAE's coders", "parameters", "python -m experiments.report"),
-    "table2": ("Table 2: the networks", "parameters", "python -m experiments.report"),
+
+class Section(NamedTuple):
+    """Published numbers and where ours are: names in paper_results.csv, title, what the number is, and the driver."""
+
+    figures: tuple
+    title: str
+    quantity: str
+    driver: str
+
+
+SECTIONS = [
+    Section(("fig2",), "Fig. 2: a Bayesian CNN on n training images", "test accuracy of the ensemble", "fig2"),
+    Section(("fig3",), "Fig. 3: random features, share k of the filters", "test accuracy", "fig3"),
+    Section(("fig4",), "Fig. 4: convergence from three initialisations", "test accuracy, or nats per image, at a step x", "fig4"),
+    Section(
+        ("slides_sparse_vd", "ard_table1", "ard_table2"),
+        "Sparse nets (slides; Kharitonov et al. 2018)",
+        "test error; weights by weights kept",
+        "sparsification",
+    ),
+    Section(("slides_random_labels",), "Random labels (slides)", "accuracy", "random_labels"),
+]
+OUR_NAMES = {  # of what paper_results.csv calls otherwise
+    "sparse_vd": "loguniform",
+    "binary dropout": "do",
+    "train accuracy": "train_acc",
+    "test accuracy": "acc",
 }
-NO_CIFAR = "not run: needs the kernels of nets trained on CIFAR-100"
-BEYOND = "not run: needs an accelerator, or days"
 
 
 def parse_args(argv=None):
@@ -36,14 +55,55 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def results(figure):
-    """Our rows of a figure in its default setting, panels named as in paper_results.csv."""
-    file = RESULTS / f"{figure}.csv"
+def results(driver):
+    """Our rows of a driver; of Figs. 2 and 3 those in their default setting."""
+    file = RESULTS / f"{driver}.csv"
     rows = read_rows(file) if file.exists() else []
-    if figure in ("fig2", "fig3"):
-        module = {"fig2": fig2, "fig3": fig3}[figure]
-        rows = [r for r in rows if r["setting"] == module.setting(module.parse_args([]))]
-    return [dict(r, panel=fig4.PANELS[r["panel"]].paper if figure == "fig4" else r["panel"]) for r in rows]
+    if driver in ("fig2", "fig3"):
+        module = {"fig2": fig2, "fig3": fig3}[driver]
+        rows = [r for r in rows if r["setting"] == module.setting(module.parse_args(["--panel", r["panel"]]))]
+    return rows
+
+
+def ours(published, rows):
+    """Our rows that answer a published one."""
+    panel, metric, method = published["panel"], "acc", OUR_NAMES.get(published["method"], published["method"])
+    where = dict(method=method)
+    if published["figure"] == "fig4":
+        panel = next((name for name, p in fig4.PANELS.items() if p.paper == panel), panel)
+        metric = fig4.PANELS[panel].metric
+    elif published["figure"] not in ("fig2", "fig3"):
+        panel, _, metric = panel.partition(" ")
+        metric = OUR_NAMES.get(metric, metric)
+    if published["figure"].startswith("fig"):
+        where["x"] = published["x"]
+    where |= dict(panel=panel, metric=metric)
+    return [r for r in rows if all(str(r[k]) == str(v) for k, v in where.items())]
+
+
+def missing(published):
+    """Why a published number has none of ours beside it."""
+    if published["method"] in ("original", "pruning", "dns", "sws"):
+        return "another paper's method"
+    if published["figure"] == "slides_random_labels" or "vgg" in published["panel"]:
+        return "not run: the VGG-like net needs an accelerator"
+    return "not run: needs an accelerator, or days"
+
+
+def side_by_side(published, rows):
+    """Markdown rows: panel, method, x, the paper's number, ours, the difference, what ours is."""
+    lines = ["| panel | method | x | paper | ours | difference | setting |", "|---|---|---|---|---|---|---|"]
+    for row in published:
+        own, name = ours(row, rows), METHODS.get(OUR_NAMES.get(row["method"], row["method"]), (row["method"],))[0]
+        values = np.array([r["value"] for r in own], dtype=float)
+        if len(values):
+            digits = 4 if row["panel"].endswith("error") else 1 if abs(row["value"]) > 1 else 3
+            runs = f"{own[0]['setting']}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
+            cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
+        else:
+            cells = [missing(row), "", ""]
+        lines.append(f"| {row['panel']} | {name} | {row['x']} | {row['value']} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def parameters():
@@ -55,76 +115,112 @@ def parameters():
     return {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
 
 
-def side_by_side(figure, published, ours):
-    """Markdown rows: panel, method, x, the paper's number, ours, the difference, what ours is."""
-    lines = ["| panel | method | x | paper | ours | difference | steps, runs, device |", "|---|---|---|---|---|---|---|"]
+def parameter_tables(published):
+    counts = parameters()
+    lines = ["| part | paper | ours | difference |", "|---|---|---|---|"]
     for row in published:
-        metric = "elbo" if "nats" in row["panel"] else "acc"
-        where = dict(panel=row["panel"], method=row["method"], x=row["x"], metric=metric)
-        values, digits = select(ours, **where), 1 if metric == "elbo" else 3
-        name = METHODS[row["method"]][0]
-        if len(values):
-            one = next(r for r in ours if all(str(r[k]) == str(v) for k, v in where.items()))
-            cells = [
-                mean_std(values, digits),
-                f"{values.mean() - row['value']:+.{digits}f}",
-                f"{one['steps']}, {len(values)}, {one['device']}",
-            ]
-        else:
-            cells = [NO_CIFAR if "cifar" in row["panel"] else BEYOND, "", ""]
-        lines.append(f"| {row['panel']} | {name} | {row['x']} | {row['value']} | " + " | ".join(cells) + " |")
+        name, value = row["method"], int(row["value"])
+        lines.append(f"| {name} | {value} | {counts[name]} | {counts[name] - value:+d} |")
     return lines
+
+
+def interval(gaps):
+    """'+0.037, 0.021 to 0.053': the mean and its 95 % t interval."""
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+    return f"{gaps.mean():+.3f} | {gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f}"
 
 
 def paired(rows, better="dwp"):
     """Differences between the deep weight prior and each other method on the same splits, with a t interval, as Markdown rows."""
+    lines = ["| n | against | difference in accuracy | 95 % interval | difference in NLL, nats | 95 % interval | splits |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for n in sorted({r["x"] for r in rows}):
+        for method in fig2.CHOICES:
+            gaps = []
+            for metric in ("acc", "nll"):
+                first, second = (
+                    {r["seed"]: r["value"] for r in rows if (r["method"], r["x"], r["metric"]) == (m, n, metric)} for m in (better, method)
+                )
+                gaps.append(np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]))
+            if method != better and len(gaps[0]) > 1:
+                lines.append(f"| {n} | {METHODS[method][0]} | {interval(gaps[0])} | {interval(gaps[1])} | {len(gaps[0])} |")
+    return lines
+
+
+def ensembles(rows):
+    """NLL and ECE of the mean network and of the ensemble of 10, for the nets with random weights, as Markdown rows."""
     lines = [
-        "| n | against | difference in accuracy | 95 % interval | difference in NLL, nats | 95 % interval | splits |",
+        "| n | method | NLL, mean net | NLL, ensemble | ECE, mean net | ECE, ensemble | ensemble better in |",
         "|---|---|---|---|---|---|---|",
     ]
     for n in sorted({r["x"] for r in rows}):
         for method in fig2.CHOICES:
-            cells, count = [], 0
-            for metric in ("acc", "nll"):
-                values = [
-                    {r["seed"]: r["value"] for r in rows if (r["method"], r["x"], r["metric"]) == (m, n, metric)} for m in (better, method)
-                ]
-                gaps = np.array([values[0][seed] - values[1][seed] for seed in sorted(values[0].keys() & values[1].keys())])
-                if method == better or len(gaps) < 2:
-                    break
-                half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-                cells += [f"{gaps.mean():+.3f}", f"{gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f}"]
-                count = len(gaps)
-            if cells:
-                lines.append(f"| {n} | {METHODS[method][0]} | {' | '.join(cells)} | {count} |")
+            pairs = [[select(rows, method=method, x=n, metric=m) for m in (f"mean_{metric}", metric)] for metric in ("nll", "ece")]
+            if len(select(rows, method=method, x=n, metric="one_acc")):
+                better = [metric for metric, (mean, ens) in zip(("NLL", "ECE"), pairs) if ens.mean() < mean.mean()]
+                cells = [mean_std(v) for pair in pairs for v in pair]
+                lines.append(f"| {n} | {METHODS[method][0]} | {' | '.join(cells)} | {' and '.join(better) or 'neither'} |")
     return lines
+
+
+def fig2_details(rows):
+    text = []
+    for panel in [panel for panel in fig2.PANELS if any(r["panel"] == panel for r in rows)]:
+        own = [r for r in rows if r["panel"] == panel]
+        text += ["", f"### {panel}", "", "With NLL, calibration error and Brier score, which the paper does not give:", ""]
+        text += [fig2.table(own, panel), "", "The deep weight prior less the other, on the same splits:", "", *paired(own)]
+        text += ["", "The mean network and the ensemble of 10:", "", *ensembles(own)]
+    return text
+
+
+# What the papers did not show: driver, title, what is asked
+BEYOND = [
+    (
+        ablations,
+        "The parts of the deep weight prior, at n = 50",
+        "What are the reverse model, the samples, the subsampled KL and the start worth?",
+    ),
+    (tune, "The deterministic net's L2", "Validation accuracy by L2; the best one is `det-l2` of Fig. 2."),
+    (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of the entropy)?"),
+    (continual, "Continual learning", "MNIST, then MNIST with shuffled pixels (LeNet-300-100); accuracy of the mean network."),
+]
+
+
+def name_of(driver):
+    return driver.__name__.split(".")[-1]
+
+
+def pictures(driver):
+    return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{driver}*.png"))]
 
 
 def main(argv=None):
     args = parse_args(argv)
     published = read_rows(HERE / "paper_results.csv")
-    text = [
-        "# The paper's numbers and ours",
-        "",
-        "Written by `python -m experiments.report` from `results/*.csv`; `mean ± standard deviation` over runs.",
+    text = ["# The papers' numbers and ours", ""]
+    text += [
+        "Written by `python -m experiments.report` from `results/*.csv`; `mean ± standard deviation` over runs, device and commit there."
     ]
-    for figure, (title, quantity, command) in SECTIONS.items():
-        own = [r for r in published if r["figure"] == figure]
-        text += ["", f"## {title}", ""]
-        if figure.startswith("table"):
-            counts = parameters()
-            text += ["| part | paper | ours | difference |", "|---|---|---|---|"]
-            text += [f"| {r['method']} | {r['value']} | {counts[r['method']]} | {counts[r['method']] - int(r['value']):+d} |" for r in own]
-            continue
-        ours = results(figure)
-        settings = sorted({f"{r['panel']}: {r['setting']}" for r in ours})
-        text += [f"Numbers: {quantity}. Command: `{command}`. Setting: {'; '.join(settings) or 'not run yet'}.", ""]
-        text += side_by_side(figure, own, ours)
-        if figure == "fig2" and ours:
-            text += ["", "With NLL, calibration error and Brier score, which the paper does not give:", "", fig2.table(ours, "mnist")]
-            text += ["", "The deep weight prior less the other, on the same splits:", "", *paired(ours)]
-        if ours:
-            text += ["", f"![{title}](figures/{figure}.png)"]
+    for section in SECTIONS:
+        rows = results(section.driver)
+        devices = ", ".join(sorted({r["device"] for r in rows})) or "not run yet"
+        text += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{section.driver}`; {devices}.", ""]
+        text += side_by_side([r for r in published if r["figure"] in section.figures], rows)
+        if rows:
+            text += fig2_details(rows) if section.driver == "fig2" else []
+            if section.driver == "sparsification":
+                text += ["", sparsification.table(rows)]
+            if section.driver == "random_labels":
+                text += ["", random_labels.table(rows)]
+            text += ["", *pictures(section.driver)]
+    for table in ("table1", "table2"):
+        text += ["", f"## Table {table[-1]}: number of parameters", "", *parameter_tables([r for r in published if r["figure"] == table])]
+    for driver, title, question in BEYOND:
+        rows = results(name_of(driver))
+        if rows:
+            setting = "; ".join(sorted({r["setting"] for r in rows}))
+            text += ["", f"## {title}", "", f"{question} `python -m experiments.{name_of(driver)}`; {setting}.", "", driver.table(rows)]
+            text += ["", *pictures(name_of(driver))]
     args.out.write_text("\n".join(text) + "\n")
     print(f"wrote {args.out}")
 
