@@ -83,7 +83,7 @@ def jobs(args):
     panel = PANELS[args.panel]
     vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
     shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim)
-    shared |= dict(epochs=args.epochs, eval_freq=max(args.epochs // 3, 1), kl_kernels=args.kl_kernels)
+    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, kl_kernels=args.kl_kernels)
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
