@@ -40,7 +40,7 @@ def parse_args(argv=None):
     add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae`")
     add("--filters_list", nargs="+", default=[], help="folder with train.npy of each convolution, for `filters`")
     add("--pretrained", help="state dict of a trained net, for `pretrained`")
-    add_common_flags(parser, epochs=20, bs=256)
+    add_common_flags(parser, epochs=20, bs=256, lr=0.01)
     return parser.parse_args(argv)
 
 
@@ -48,6 +48,14 @@ def parse_args(argv=None):
 def extract(net, data, bs=500):
     """The frozen features of a Dataset, as a Dataset with x (N, features)."""
     return Dataset(torch.cat([net.features(x).flatten(1) for x in data.x.split(bs)]), data.y)
+
+
+def standardize(train, test):
+    """Both Datasets with each feature shifted and scaled to mean 0 and variance 1 on the first.
+
+    The linear layer could learn that by itself, but in hundreds of epochs: untrained kernels make features of very unequal size."""
+    mean, std = train.x.mean(0), train.x.std(0).clamp_min(1e-6)
+    return [Dataset((data.x - mean) / std, data.y) for data in (train, test)]
 
 
 def main(argv=None):
@@ -60,7 +68,7 @@ def main(argv=None):
     convs = conv_layers(net)
     initialize(args, convs, load_vaes(args, convs), load_filters(args, convs))
 
-    train, test = extract(net, train), extract(net, test)
+    train, test = standardize(extract(net, train), extract(net, test))
     opt = torch.optim.Adam(net.classifier.parameters(), fused=True)
 
     def objective(x, y):
