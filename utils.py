@@ -267,7 +267,7 @@ def load_vae(path, device=None, weights="vae_params.torch"):
 def load_run(run_dir, pruned=False):
     """The net of a train_bnn.py run as it was trained, or the plain net that --prune left, with the data it was trained and tested on.
 
-    Returns (net, train, test).  Raises FileNotFoundError and ValueError."""
+    Returns (net, train, test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
     run_dir = Path(run_dir)
     args = Namespace(**yaml.safe_load((run_dir / "params.yaml").read_text()))
     train, test = load_data(args)
@@ -277,6 +277,7 @@ def load_run(run_dir, pruned=False):
             layer.fix_rate(args.alpha)
     file = run_dir / ("pruned.torch" if pruned else "model.torch")
     load_into(net, dense_state(load_weights(file, args.device)), file)
+    bnn_mode(net, "det")
     return net, train, test
 
 

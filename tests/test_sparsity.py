@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import yaml
 
 import train_bnn
 from models import build_net
 from models.bayes import bayes_layers, bnn_mode
 from models.sparsity import compression, dense_state, prune, sparse_state
 from myexman.checkpoint import save_state
-from utils import load_weights, predict
+from utils import evaluate, load_run, load_weights, predict
 
 X, Y = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
 
@@ -71,10 +72,11 @@ def test_a_sparse_run_from_the_command_line(digits):
     run = train_bnn.main(["--data", str(digits), *options.split(), *more.split()])
     state = load_weights(run / "model.torch")
     assert max(w.max() for name, w in state.items() if name.endswith("var.weight")) <= -8
-    plain = build_net("lenet300", "vanilla", (6, 5), X, torch.arange(3))
-    plain.load_state_dict(dense_state(load_weights(run / "pruned.torch")))
-    report = (run / "pruning.yaml").read_text()
-    assert "compression" in report and "classifier" in report
+    report = yaml.safe_load((run / "pruning.yaml").read_text())
+    plain, _, test = load_run(run, pruned=True)
+    assert abs(1 - evaluate(plain, test)["mean_acc"] - report["error"]) < 1e-6
+    nonzero = {name: int((w != 0).sum()) for name, w in plain.state_dict().items() if name.endswith("weight")}
+    assert nonzero == {f"{layer}.weight": kept for layer, (kept, _) in report["kept"].items()}
 
 
 def test_a_run_can_begin_where_another_ended(digits):
