@@ -22,7 +22,7 @@ from utils import load_weights, new_figure, run_cli, save_figure, seed_everythin
 
 from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, mean_std, places, select
 
-NETS = {"lenet300": ("LeNet-300-100", 60), "lenet5": ("LeNet-5-Caffe", 16)}  # name, epochs that two cores can afford
+NETS = {"lenet300": ("LeNet-300-100", 60), "lenet5": ("LeNet-5-Caffe", 12)}  # name, epochs that two cores can afford
 PRIORS = ("loguniform", "ard", "gamma")
 PAPER_NAMES = {"loguniform": "sparse_vd"}  # in paper_results.csv
 
@@ -32,7 +32,7 @@ def parse_args(argv=None):
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS), help="what to make sparse")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS, help="priors of the weights")
     parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
-    parser.add_argument("--epochs", type=int, help="passes over MNIST (default: 60 and 16; paper: 200)")
+    parser.add_argument("--epochs", type=int, help="passes over MNIST (default: 60 and 12; paper: 200)")
     parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, … (paper: 5)")
     parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
     parser.set_defaults(panel=list(NETS))
