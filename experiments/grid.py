@@ -9,6 +9,7 @@ import importlib
 import multiprocessing
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -147,8 +148,15 @@ def run_job(job):
     return [shared | row for row in job.measure(run_dir)]
 
 
-def one_thread():
+def start_worker():
+    """One thread, and an end when the driver is killed: a worker would wait for its next job forever."""
     torch.set_num_threads(1)
+    threading.Thread(target=end_with_the_driver, daemon=True).start()
+
+
+def end_with_the_driver():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def driver_parser(doc, quick="smoke run on the embedded digits, results under logs/"):
@@ -204,7 +212,7 @@ def run_grid(jobs, file, workers=1, time_limit=None):
                 finished(run_job(job))
     elif todo:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
             queue, running = iter(todo), set()
             while True:
                 while len(running) < workers and time.time() < deadline and (job := next(queue, None)):
