@@ -51,7 +51,12 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
-    add("--net_cfg", choices=sorted(LAYERS), default="bayes", help="Bayesian convolutions, plain ones, or plain ones with dropout")
+    add(
+        "--net_cfg",
+        choices=sorted(LAYERS),
+        default="bayes",
+        help="Bayesian convolutions (all layers: bayes-all), or a plain net (with dropout)",
+    )
     add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
     add("--gamma_a", type=float, default=0.51, help="shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)")
     add("--gamma_b", type=float, default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
@@ -98,7 +103,7 @@ def prior_name(word):
 def build_priors(args, net, layers, vaes, filters):
     """One prior per Bayesian layer, in a ModuleList beside the net.  vaes, filters: of the convolutions, which come first."""
     if not layers and (args.prior_list or args.prune or args.alpha):
-        raise ValueError(f"--prior_list, --prune and --alpha need --net_cfg bayes or bayes-all, not {args.net_cfg}")
+        raise ValueError(f"--prior_list, --prune and --alpha need Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
     if args.l2 and layers:
         raise ValueError("--l2 is for nets without priors: leave it out with --net_cfg bayes")
     names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list", repeat=True) if layers else []
