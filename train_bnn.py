@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from models import NETWORKS, build_net
-from models.bayes import LAYERS, bayes_layers, conv_layers
-from models.initialization import INITS
+from models.bayes import LAYERS, bayes_layers, conv_layers, init_posterior
 from models.priors import PRIORS
 from models.sparsity import CRITERIA
 from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
 from utils import (
     add_common_flags,
+    add_init_flags,
     announce_cost,
     evaluate,
     former_posterior,
     initialize,
+    kl_weight,
     linear_lr,
     load_data,
     load_filters,
@@ -43,6 +44,7 @@ from utils import (
 
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 
+BAYESIAN = ("prior_list", "prune", "alpha", "max_logsigma", "kl_anneal_epochs", "kl_scale")  # options for Bayesian layers only
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 
 
@@ -60,15 +62,7 @@ def parse_args(argv=None):
     add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
     add("--gamma_a", type=float, default=0.51, help="shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)")
     add("--gamma_b", type=float, default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
-    add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all; paper: vae)")
-    add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae` in the two lists above, or none")
-    add(
-        "--filters_list",
-        nargs="+",
-        default=[],
-        help="folder with train.npy of each convolution, for `filters` and `gauss` in the lists above, or none",
-    )
-    add("--pretrained", help="state dict of a trained net, for `pretrained` in --init_list")
+    add_init_flags(parser)
     add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
     add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior (paper: -10)")
     add("--logvarinit_std", type=at_least(0, float), default=0.0, help="its spread over weights (Kharitonov et al.: 0.2)")
@@ -80,7 +74,12 @@ def parse_args(argv=None):
     add(
         "--kl_chunk", type=at_least(0), default=0, help="kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
     )
-    add("--l2", type=at_least(0, float), default=0.0, help="weight of the sum of squares of the convolutions, for nets without priors")
+    add(
+        "--l2",
+        type=at_least(0, float),
+        default=0.0,
+        help="weight of the sum of squares of all layers but the classifier, for nets without priors",
+    )
     add("--kl_scale", type=at_least(0, float), default=1.0, help="factor of the KL term")
     add("--kl_anneal_epochs", type=at_least(0), default=0, help="epochs in which that factor rises from 0 (Kharitonov et al.: 20)")
     add("--decrease_from", type=at_least(0), default=0, help="epoch from which the learning rate falls (Kharitonov et al.: 100)")
@@ -100,12 +99,23 @@ def prior_name(word):
     return word
 
 
-def build_priors(args, net, layers, vaes, filters):
-    """One prior per Bayesian layer, in a ModuleList beside the net.  vaes, filters: of the convolutions, which come first."""
-    if not layers and (args.prior_list or args.prune or args.alpha):
-        raise ValueError(f"--prior_list, --prune and --alpha need Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
+def check(args, layers):
+    """Raise ValueError if options do not go together."""
+    given = [f"--{name}" for name in BAYESIAN if getattr(args, name) not in (None, 0, 1.0)]
+    if not layers and given:
+        raise ValueError(f"{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
+    if not layers and args.net_cfg == "bayes":
+        raise ValueError(f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all")
     if args.l2 and layers:
         raise ValueError("--l2 is for nets without priors: leave it out with --net_cfg bayes")
+    if args.threshold is not None and not args.prune:
+        raise ValueError("--threshold is what --prune keeps at least: give --prune too")
+    if args.alpha is not None and args.max_logsigma is not None:
+        raise ValueError("--max_logsigma clips a free variance; with --alpha there is none")
+
+
+def build_priors(args, net, layers, vaes, filters):
+    """One prior per Bayesian layer, in a ModuleList beside the net.  vaes, filters: of the convolutions, which come first."""
     names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list", repeat=True) if layers else []
     places, none = {layer: place for place, layer in net.named_modules()}, [None] * (len(layers) - len(vaes))
     dwp = dict(dwp_samples=args.dwp_samples, kl_kernels=args.kl_kernels, kl_chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
@@ -124,13 +134,13 @@ def build_priors(args, net, layers, vaes, filters):
     return priors
 
 
-def negative_elbo(net, layers, priors, N, x, y, kl_weight=1.0):
+def negative_elbo(net, layers, priors, N, x, y, weight=1.0):
     """Estimate of -L^aux (eq. 8) from B of N images, nats: N / B * sum of their nll + sum of the layers' KL terms.
 
-    kl_weight: factor of the KL terms.  Returns the estimate and dict(nll: mean per image, kl: the sum), all 0-d tensors."""
+    weight: factor of the KL terms.  Returns the estimate and dict(nll: mean per image, kl: the sum), all 0-d tensors."""
     nll = F.cross_entropy(net(x), y)
     kl = sum((prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)), torch.zeros((), device=x.device))
-    return N * nll + kl_weight * kl, dict(nll=nll, kl=kl)
+    return N * nll + weight * kl, dict(nll=nll, kl=kl)
 
 
 def main(argv=None):
@@ -141,26 +151,22 @@ def main(argv=None):
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
     layers, convs = bayes_layers(net), conv_layers(net)
+    check(args, layers)
     vaes, filters = load_vaes(args, convs), load_filters(args, convs)
     initialize(args, convs, vaes, filters)
-    for layer in layers:
-        torch.nn.init.constant_(layer.var.weight, args.logvarinit)
-        if args.logvarinit_std:
-            layer.var.weight.data.add_(args.logvarinit_std * torch.randn_like(layer.var.weight))
-        if args.alpha:
-            layer.fix_rate(args.alpha)
+    init_posterior(layers, args.logvarinit, args.logvarinit_std, args.alpha)
     if args.start_from:
         load_into(net, load_weights(Path(args.start_from) / "model.torch"), args.start_from)
     priors = build_priors(args, net, layers, vaes, filters).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
     if args.max_logsigma is not None:
-        clipped = [layer.var.weight.data for layer in layers if layer.var is not None]
+        clipped = [layer.var.weight.data for layer in layers]
         opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
     if args.device == "cpu":
         announce_cost(net, layers, priors, train.x[: args.bs])
 
     def objective(x, y):
-        loss, report = negative_elbo(net, layers, priors, N, x, y, kl_weight)
+        loss, report = negative_elbo(net, layers, priors, N, x, y, weight)
         if args.l2:
             loss = loss + N * args.l2 * sum_of_squares(net.features)
         return loss, report
@@ -172,7 +178,7 @@ def main(argv=None):
     began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
     for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
-        kl_weight = args.kl_scale * min(1.0, (epoch + 1) / (args.kl_anneal_epochs or 1))
+        weight = kl_weight(epoch, args.kl_anneal_epochs, args.kl_scale)
         stats = train_epoch(train, args.bs, opt, objective, epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
             step = (epoch + 1) * math.ceil(N / args.bs)
@@ -182,7 +188,8 @@ def main(argv=None):
             save_checkpoint(args.run_dir, epoch + 1, net=net, priors=priors, opt=opt)
     print(f"saved {args.run_dir / 'model.torch'}")
     if args.prune:
-        prune_net(net, test, args.run_dir, args.prune, args.threshold)
+        threshold = CRITERIA[args.prune][1] if args.threshold is None else args.threshold
+        prune_net(net, test, args.run_dir, args.prune, threshold)
     return args.run_dir
 
 

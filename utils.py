@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import load_dataset, permute_pixels, random_labels
 from models import build_net
 from models.bayes import bayes_layers, bnn_mode, is_stochastic
-from models.initialization import LearnedKernels, Pretrained, Xavier, fill
+from models.initialization import INITS, LearnedKernels, Pretrained, Xavier, fill
 from models.priors import DeepWeightPrior
 from models.sparsity import compression, dense_state, prune, sparse_state
 from models.vae import VAE
@@ -43,14 +43,28 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
     add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
-    add("--validate", action="store_true", help="test on the last sixth of the training images instead, to choose hyper-parameters")
-    add("--random_labels", action="store_true", help="draw the training labels uniformly, whatever the images show")
+    add("--validate", action="store_true", help="test on every sixth training image instead, to choose hyper-parameters")
+    add("--random_labels", action="store_true", help="shuffle the training labels, whatever the images show")
     add("--permute", type=int, metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
     add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution; by default those of the paper's Bayesian net")
     add("--epochs", type=at_least(1), default=epochs, help="passes over the training set (paper: 10000 for the Bayesian nets)")
     add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
     add("--lr", type=at_least(0, float), default=lr, help="Adam's learning rate, falling linearly to 0 (paper: 0.001)")
     add_run_flags(parser)
+
+
+def add_init_flags(parser):
+    """Where the first kernels of each convolution come from."""
+    add = parser.add_argument
+    add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all; paper: vae)")
+    add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae` in a list, or none")
+    add(
+        "--filters_list",
+        nargs="+",
+        default=[],
+        help="folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none",
+    )
+    add("--pretrained", help="state dict of a trained net, for `pretrained` in --init_list")
 
 
 def load_data(args):
@@ -93,6 +107,11 @@ def linear_lr(opt, epoch, epochs, lr, decrease_from=0):
     """Set the learning rate of epoch (0, 1, …, epochs - 1): lr until decrease_from, then down on a line that reaches 0 at `epochs`."""
     for group in opt.param_groups:
         group["lr"] = lr * min(1.0, (epochs - epoch) / max(epochs - decrease_from, 1))
+
+
+def kl_weight(epoch, anneal_epochs=0, scale=1.0):
+    """Factor of the KL term in epoch (0, 1, …): from 0 up to scale, reached after anneal_epochs."""
+    return scale * (min(1.0, epoch / anneal_epochs) if anneal_epochs else 1.0)
 
 
 def minibatches(data, bs):
@@ -205,7 +224,7 @@ def announce_cost(net, layers, priors, batch):
     print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 
-def prune_net(net, test, run_dir, criterion, threshold=None):
+def prune_net(net, test, run_dir, criterion, threshold):
     """Prune the trained net: pruned.torch, the state dict of the plain net with sparse weights, and pruning.yaml, what it cost."""
     before = evaluate(net, test, ens=0)["mean_acc"]
     kept = prune(net, criterion, threshold)

@@ -38,7 +38,7 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
     name: one of NAMES, the path of an .npz file, or the stem of `<root>/<name>.npz`; a file holds uint8 images
         `x_train, x_test` of shape (N, H, W) or (N, H, W, 3) and integer labels `y_train, y_test` of shape (N,).
     num_examples: size of a stratified training subset drawn with split_seed; None or 0 keeps all.
-    validate: the last sixth of the training images takes the test set's place, to choose hyper-parameters on.
+    validate: every sixth training image takes the test set's place, to choose hyper-parameters on.
     Returns (train, test), two Datasets.  Raises FileNotFoundError (says where it looked) and ValueError.
     """
     root = Path(root).expanduser()
@@ -59,8 +59,8 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
     if test.y.max() > train.y.max():
         raise ValueError(f"{file}: test label {int(test.y.max())} is larger than every training label")
     if validate:
-        first = len(train.y) - len(train.y) // 6
-        train, test = (Dataset(*(t[part] for t in train)) for part in (slice(first), slice(first, None)))
+        held_out = torch.arange(len(train.y)) % 6 == 5
+        train, test = (Dataset(train.x[part], train.y[part]) for part in (~held_out, held_out))
     if num_examples:
         train = stratified_subset(train, num_examples, split_seed)
     return train, test
@@ -167,10 +167,8 @@ def stratified_subset(data, n, seed):
 
 
 def random_labels(data, seed):
-    """A Dataset whose labels are drawn uniformly from its classes."""
-    classes = data.y.unique()
-    drawn = np.random.default_rng(seed).integers(len(classes), size=len(data.y))
-    return Dataset(data.x, classes[torch.from_numpy(drawn)])
+    """A Dataset with its labels shuffled: the classes keep their sizes, and the images say nothing of them."""
+    return Dataset(data.x, data.y[torch.from_numpy(np.random.default_rng(seed).permutation(len(data.y)))])
 
 
 def permute_pixels(data, seed):

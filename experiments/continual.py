@@ -7,7 +7,7 @@ from myexman.logger import read_rows
 from utils import run_cli
 
 from .grid import Job, command_line, drive, driver_parser, mean_std, select
-from .two_tasks import METHODS
+from .two_tasks import WAYS
 
 LABELS = {"posterior": "former posterior as prior", "sn": "fine-tuned, standard normal prior", "det": "fine-tuned, deterministic"}
 
@@ -26,20 +26,20 @@ def setting(args):
 
 def accuracies(run_dir):
     row = read_rows(run_dir / "logs.csv")[-1]
-    return [dict(metric=k, value=v, steps=row["epoch"]) for k, v in row.items() if k != "epoch"]
+    return [dict(metric=k, value=v, steps=row["step"]) for k, v in row.items() if k != "step"]
 
 
 def jobs(args):
     shared = dict(data=args.panel, data_root=args.data_root, epochs=args.epochs, num_examples=200 if args.quick else 0)
     for seed in range(args.splits):
-        for method in METHODS:
+        for method in WAYS:
             argv = command_line(**shared, method=method, seed=seed)
             yield Job("continual", args.panel, method, "", seed, "experiments.two_tasks", argv, setting(args), accuracies)
 
 
 def table(rows):
     lines = ["| second task learnt with | first task, before | first task, after | second task, after | seeds |", "|---|---|---|---|---|"]
-    for method in METHODS:
+    for method in WAYS:
         values = [select(rows, method=method, metric=metric) for metric in ("first_before", "first_after", "second_after")]
         if len(values[0]):
             lines.append(f"| {LABELS[method]} | {' | '.join(map(mean_std, values))} | {len(values[0])} |")

@@ -17,9 +17,9 @@ from data import load_dataset
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.image_vae import ImageVAE
-from models.initialization import INITS
 from myexman import ExParser, Logger, at_least
 from utils import (
+    add_init_flags,
     add_run_flags,
     default_data_root,
     evaluate,
@@ -34,16 +34,13 @@ from utils import (
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="convergence.py")
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="convergence.py", resumable=False)
     add = parser.add_argument
     add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--model", choices=["image_vae", *sorted(NETWORKS)], default="fconv", help="image VAE, or a classifier")
     add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution of a classifier")
-    add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all)")
-    add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae`")
-    add("--filters_list", nargs="+", default=[], help="folder with train.npy of each convolution, for `filters`")
-    add("--pretrained", help="state dict of a trained net, for `pretrained`")
+    add_init_flags(parser)
     add("--steps", type=at_least(1), default=500, help="steps in all")
     add("--eval_steps", type=at_least(1), nargs="+", default=[10, 20, 50, 100, 200, 300, 400, 500], help="when to evaluate")
     add("--bs", type=at_least(1), default=256, help="images per step")

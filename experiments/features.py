@@ -5,6 +5,7 @@
 Frozen features are computed once; after that a run costs as little as a linear classifier. Fig. 3 is made of such runs.
 """
 
+from argparse import ArgumentTypeError
 from fractions import Fraction
 
 import torch
@@ -13,11 +14,11 @@ from tqdm import trange
 
 from data import Dataset
 from models import NETWORKS, build_net
-from models.bayes import conv_layers
-from models.initialization import INITS
+from models.bayes import bnn_mode, conv_layers
 from myexman import ExParser, Logger
 from utils import (
     add_common_flags,
+    add_init_flags,
     evaluate,
     initialize,
     linear_lr,
@@ -31,22 +32,31 @@ from utils import (
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="features.py")
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="features.py", resumable=False)
     add = parser.add_argument
     add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
-    add("--scale", default="1", help="share k of the filters of each convolution (paper: 1/16 to 1)")
-    add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all)")
-    add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae`")
-    add("--filters_list", nargs="+", default=[], help="folder with train.npy of each convolution, for `filters`")
-    add("--pretrained", help="state dict of a trained net, for `pretrained`")
+    add("--scale", type=share, default=Fraction(1), help="share k of the filters of each convolution (paper: 1/16 to 1)")
+    add_init_flags(parser)
     add_common_flags(parser, epochs=20, bs=256, lr=0.01)
     return parser.parse_args(argv)
+
+
+def share(text):
+    """An argparse type: a positive fraction."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise ArgumentTypeError(f"{text} is not a share such as 1/4")
+    return value
 
 
 @torch.no_grad()
 def extract(net, data, bs=500):
     """The frozen features of a Dataset, as a Dataset with x (N, features)."""
+    bnn_mode(net, "det")
     return Dataset(torch.cat([net.features(x).flatten(1) for x in data.x.split(bs)]), data.y)
 
 
@@ -62,8 +72,7 @@ def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
     train, test = load_data(args)
-    scale = Fraction(args.scale)
-    widths = [max(round(h * scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
+    widths = [max(round(h * args.scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
     net = build_net(args.model, "vanilla", widths, *train).to(args.device)
     convs = conv_layers(net)
     initialize(args, convs, load_vaes(args, convs), load_filters(args, convs))

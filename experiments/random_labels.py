@@ -9,7 +9,7 @@ from utils import evaluate, load_run, run_cli
 
 from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, mean_std, read_rows, select
 
-NETS = {  # options of train_bnn; the posteriors begin as in Kharitonov et al. 2018, but are not annealed: nothing is to be learnt
+NETS = {  # options of train_bnn; not annealed: nothing is to be learnt
     "do": dict(net_cfg="vanilla-do"),
     "loguniform": dict(net_cfg="bayes-all", prior_list="loguniform", prune="snr"),
     "ard": dict(net_cfg="bayes-all", prior_list="ard", prune="snr"),

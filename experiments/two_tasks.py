@@ -8,17 +8,18 @@
 import train_bnn
 from data import load_dataset, permute_pixels
 from myexman import ExParser, Logger, at_least
+from myexman.logger import read_rows
 from utils import add_run_flags, default_data_root, evaluate, load_run, run_cli
 
 from .grid import command_line
 
-METHODS = ("posterior", "sn", "det")
+WAYS = ("posterior", "sn", "det")
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="two_tasks.py")
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="two_tasks.py", resumable=False)
     add = parser.add_argument
-    add("--method", choices=METHODS, default="posterior", help="how the second task is learnt")
+    add("--method", choices=WAYS, default="posterior", help="how the second task is learnt")
     add("--data", default="mnist", help="data set of both tasks, 28x28 grey")
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="training images; 0 is all")
@@ -47,7 +48,8 @@ def main(argv=None):
     accuracy = {
         f"{task}_{when}": evaluate(net, tests[task], ens=0)["mean_acc"] for when, net in (("before", old), ("after", new)) for task in tests
     }
-    Logger(args.run_dir).row(epoch=args.epochs, **accuracy)
+    step = sum(read_rows(run / "logs.csv")[-1]["step"] for run in (first, second))
+    Logger(args.run_dir).row(step=step, **accuracy)
     return args.run_dir
 
 

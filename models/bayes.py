@@ -116,6 +116,17 @@ LAYERS = {
 }
 
 
+@torch.no_grad()
+def init_posterior(layers, logvar, spread=0.0, alpha=None):
+    """Draw the log-variances of Bayesian layers from N(logvar, spread^2), or fix their rate at alpha."""
+    for layer in layers:
+        layer.var.weight.fill_(logvar)
+        if spread:
+            layer.var.weight.add_(spread * torch.randn_like(layer.var.weight))
+        if alpha is not None:
+            layer.fix_rate(alpha)
+
+
 def bayes_layers(net):
     """The Bayesian layers of a net, from input to output."""
     return [m for m in net.modules() if isinstance(m, BayesLayer)]

@@ -8,19 +8,16 @@ import torch
 
 from .bayes import BayesLayer
 
-# --prune: what is compared with the threshold, and the threshold of the paper that uses it
-SNR_THRESHOLD = 0.05  # log alpha = 3
-CRITERIA = {"snr": (lambda q: (q.loc / q.scale).square(), SNR_THRESHOLD), "mean": (lambda q: q.loc.abs(), 1e-2)}
+# --prune: what is compared with the threshold, and the threshold of the paper that uses it (log alpha = 3; 0.01)
+CRITERIA = {"snr": (lambda q: (q.loc / q.scale).square(), 0.05), "mean": (lambda q: q.loc.abs(), 1e-2)}
 
 
 @torch.no_grad()
-def prune(net, criterion="snr", threshold=None):
+def prune(net, criterion, threshold):
     """Set the means below the threshold to zero; the net then predicts in mode "det".
 
     Returns {layer: (weights kept, weights)}.  Raises ValueError for a net without Bayesian layers."""
-    score, default = CRITERIA[criterion]
-    threshold = default if threshold is None else threshold
-    counts = {}
+    score, counts = CRITERIA[criterion][0], {}
     for name, layer in net.named_modules():
         if isinstance(layer, BayesLayer):
             keep = score(layer.posterior()) >= threshold

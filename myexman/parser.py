@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from datetime import datetime
+from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 
@@ -55,15 +56,18 @@ class ExParser(Parser):
 
     The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
-    that run's params.yaml and stays in its folder. Nothing is created before parse_args()."""
+    that run's params.yaml and stays in its folder; resumable=False is for scripts without checkpoints. Nothing is created before
+    parse_args()."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, resumable=True, **kwargs):
         super().__init__(*args, **kwargs)
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
         group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
-        group.add_argument("--resume", metavar="RUN", help="go on with a stopped run, in its folder, from its last checkpoint")
+        self.resumable = resumable
+        if resumable:
+            group.add_argument("--resume", metavar="RUN", help="go on with a stopped run, in its folder, from its last checkpoint")
 
     def parse_args(self, args=None, namespace=None):
         typed = list(sys.argv[1:] if args is None else args)
@@ -71,10 +75,11 @@ class ExParser(Parser):
         sources.add_argument("--config")
         sources.add_argument("--resume")
         found = sources.parse_known_args(typed)[0]
-        config = Path(found.resume) / "params.yaml" if found.resume else found.config
+        resume = found.resume if self.resumable else None
+        config = Path(resume) / "params.yaml" if resume else found.config
         args = super().parse_args([*(self.read_config(config) if config else []), *typed], namespace)
-        if args.resume:
-            args.run_dir = Path(args.resume)
+        if resume:
+            args.run_dir = Path(resume)
             return args
         args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
         params = {k: v for k, v in vars(args).items() if k not in NOT_PARAMS}
@@ -169,7 +174,7 @@ def commit_name():
 
 
 def write_yaml(file, values):
-    plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    plain = {k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, (Path, Fraction)) else v for k, v in values.items()}
     part = file.with_name(f".{file.name}.part")
     part.write_text(yaml.safe_dump(plain, sort_keys=False))
     part.replace(file)

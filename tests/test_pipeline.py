@@ -13,6 +13,7 @@ import prune_kernels
 import train_bnn
 import train_source
 import train_vae_prior
+from experiments import features
 from models.densities import GaussianKernels
 from myexman import Parser
 from myexman.logger import read_rows
@@ -114,13 +115,17 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--prior_list", "posterior"], "choose from"),
         (train_bnn.main, [*good, "--prior_list", "posterior:gone"], "no weight file gone/model.torch"),
         (train_bnn.main, [*good, "--prior_list", "gamma", "--gamma_a", "0.5"], "needs a > 0.5"),
-        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--prune", "snr"], "need Bayesian layers"),
+        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--prune", "snr"], "--prune needs Bayesian layers"),
+        (train_bnn.main, [*good, "--threshold", "1"], "give --prune too"),
+        (train_bnn.main, ["--data", digits, "--model", "lenet300"], "lenet300 has none: take bayes-all"),
+        (features.main, ["--scale", "1/0"], "a share such as 1/4"),
+        (features.main, ["--resume", tmp_path], "unrecognized arguments"),
         (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--filters_list gives no folder"),
         (train_bnn.main, [*bnn, "--vae_list", *priors[::-1]], "models 5x5 kernels, features.conv1 has 7x7"),
         (train_bnn.main, [*bnn, "--vae_list", priors[0], tmp_path / "gone"], f"{tmp_path}/gone is not a prior folder"),
         (train_bnn.main, [*good, "--num_examples", "61"], "larger than the training set (60)"),
         (train_bnn.main, [*good, "--num_examples", "2"], "smaller than the number of classes (3)"),
-        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--prior_list", "sn", "sn"], "--net_cfg vanilla gives fconv none"),
+        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--prior_list", "sn", "sn"], "--prior_list needs Bayesian layers"),
         (train_bnn.main, [*good, "--hid_dim", "3"], "takes 2 widths, got 1"),
         (train_bnn.main, ["--config", tmp_path / "gone.yaml"], "No such file"),
         (train_bnn.main, ["--resume", tmp_path], "params.yaml"),

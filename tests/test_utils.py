@@ -11,7 +11,7 @@ from models import FConvMNIST
 from models.bayes import BayesConv2d, bayes_layers, bnn_mode
 from models.priors import StandardNormal
 from train_bnn import negative_elbo
-from utils import count_flops, ensemble_average, evaluate, linear_lr, mc_ensemble, metrics, minibatches, predict, train_epoch
+from utils import count_flops, ensemble_average, evaluate, kl_weight, linear_lr, mc_ensemble, metrics, minibatches, predict, train_epoch
 
 
 def test_minibatch_elbo_weights_the_data_by_n_over_b():
@@ -103,3 +103,13 @@ def test_flops_of_a_net_and_the_random_state():
     assert count_flops(lambda: net(x)) == conv1 + conv2 + linear
     count_flops(lambda: torch.randn(3))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_schedules():
+    assert [kl_weight(epoch, 4, 0.5) for epoch in (0, 1, 4, 9)] == [0, 0.125, 0.5, 0.5] and kl_weight(0) == 1
+    opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rates = []
+    for epoch in range(10):
+        linear_lr(opt, epoch, 10, 2.0, decrease_from=5)
+        rates.append(opt.param_groups[0]["lr"])
+    assert rates == pytest.approx([2.0] * 6 + [1.6, 1.2, 0.8, 0.4])
