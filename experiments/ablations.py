@@ -33,8 +33,9 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def setting(args):
-    return f"reduced: {args.epochs} epochs"
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return {args.panel: f"reduced: {args.epochs} epochs"}
 
 
 def jobs(args):
@@ -44,7 +45,7 @@ def jobs(args):
     for split in range(args.splits):
         for variant in args.variants:
             argv = command_line(**shared | dict(data_split_seed=split) | VARIANTS[variant])
-            yield Job("ablations", args.panel, variant, str(args.num_examples), split, "train_bnn", argv, setting(args))
+            yield Job("ablations", args.panel, variant, str(args.num_examples), split, "train_bnn", argv, settings(args)[args.panel])
 
 
 def table(rows):
@@ -61,7 +62,7 @@ def main(argv=None):
     if args.quick:
         args.panel, args.num_examples, args.splits, args.epochs = "glyph-digits", 20, 1, 1
         args.variants = ["as in Fig. 2", "reverse model frozen"]
-    rows, _ = drive(args, "ablations", jobs(args), {setting(args)})
+    rows, _ = drive(args, "ablations", jobs(args), settings, parse_args)
     print(table(rows))
 
 

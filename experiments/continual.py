@@ -20,8 +20,9 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def setting(args):
-    return f"{args.epochs} epochs a task"
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return {args.panel: f"{args.epochs} epochs a task"}
 
 
 def accuracies(run_dir):
@@ -34,7 +35,7 @@ def jobs(args):
     for seed in range(args.splits):
         for method in WAYS:
             argv = command_line(**shared, method=method, seed=seed)
-            yield Job("continual", args.panel, method, "", seed, "experiments.two_tasks", argv, setting(args), accuracies)
+            yield Job("continual", args.panel, method, "", seed, "experiments.two_tasks", argv, settings(args)[args.panel], accuracies)
 
 
 def table(rows):
@@ -50,7 +51,7 @@ def main(argv=None):
     args = parse_args(argv)
     if args.quick:
         args.panel, args.splits, args.epochs = "glyph-digits", 1, 1
-    rows, _ = drive(args, "continual", jobs(args), {setting(args)})
+    rows, _ = drive(args, "continual", jobs(args), settings, parse_args)
     print(table(rows))
 
 

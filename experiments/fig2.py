@@ -10,6 +10,7 @@ sum and averages 10 splits; the defaults here are what two CPU cores can afford,
 from pathlib import Path
 from typing import NamedTuple
 
+from models import NETWORKS
 from myexman.logger import read_rows
 from utils import new_figure, run_cli, save_figure
 
@@ -18,7 +19,6 @@ from .grid import (
     CORE,
     FCONV,
     METHODS,
-    RESULTS,
     Job,
     command_line,
     curve,
@@ -26,8 +26,10 @@ from .grid import (
     driver_parser,
     mean_std,
     method_options,
+    panel_file,
     paper_curve,
     paper_value,
+    places,
     select,
     shipped,
 )
@@ -69,14 +71,22 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def setting(args):
-    """What the rows say of how they were made."""
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
     words = f"{args.epochs} epochs, KL on {args.kl_kernels or 'all'} kernels"
-    if args.panel == "cifar10":
-        words += ", filters 32 64 64"
-    if args.vae_list:
-        words += f", priors {' '.join(folder.name for folder in args.vae_list)}"
-    return f"reduced: {words}" if args.epochs < 10000 or args.kl_kernels else words
+    own = f", priors {' '.join(folder.name for folder in args.vae_list)}" if args.vae_list else ""
+    settings = {}
+    for name, panel in PANELS.items():
+        narrow = panel.hid_dim != NETWORKS[panel.model].default_hid_dim
+        widths = f", filters {' '.join(map(str, panel.hid_dim))}" if narrow else ""
+        reduced = "reduced: " if narrow or args.epochs < 10000 or args.kl_kernels else ""
+        settings[name] = f"{reduced}{words}{widths}{own}"
+    return settings
+
+
+def validation_setting(args):
+    """The same for experiments.tune."""
+    return f"{args.epochs} epochs, on validation images"
 
 
 def jobs(args):
@@ -89,16 +99,18 @@ def jobs(args):
             for method in args.methods:
                 argv = command_line(num_examples=n, data_split_seed=split, **shared, **method_options(method, vaes, kernels))
                 if method == "det-l2":
-                    argv += command_line(l2=best_l2(args.panel, n))
-                yield Job("fig2", args.panel, method, str(n), split, "train_bnn", argv, setting(args))
+                    argv += command_line(l2=best_l2(args, n))
+                yield Job("fig2", args.panel, method, str(n), split, "train_bnn", argv, settings(args)[args.panel])
 
 
-def best_l2(panel, n):
+def best_l2(args, n):
     """The candidate of L2 with the highest mean accuracy on validation images, as experiments.tune found it."""
-    file = RESULTS / "tune.csv"
-    rows = [r for r in (read_rows(file) if file.exists() else []) if (r["panel"], r["x"], r["metric"]) == (panel, n, "acc")]
+    file = places(args.quick)[0] / "tune.csv"
+    wanted = dict(panel=args.panel, x=n, metric="acc", setting=validation_setting(args))
+    rows = [r for r in (read_rows(file) if file.exists() else []) if all(r[k] == v for k, v in wanted.items())]
     if not rows:
-        raise ValueError(f"det-l2 needs {file} with {panel} and n = {n}; python -m experiments.tune writes it")
+        command = f"python -m experiments.tune --panel {args.panel} --num_examples {n} --epochs {args.epochs}"
+        raise ValueError(f"det-l2 needs validation runs that {file} does not have: {command} makes them")
     return max({r["method"] for r in rows}, key=lambda l2: select(rows, method=l2).mean())
 
 
@@ -138,11 +150,12 @@ def main(argv=None):
     args = parse_args(argv)
     if args.quick:
         args.panel, args.splits, args.epochs, args.kl_kernels = "glyph-digits", 1, 3, 16
-    rows, file = drive(args, "fig2", jobs(args), {setting(args)})
+    rows, file = drive(args, "fig2", jobs(args), settings, parse_args)
+    rows = [r for r in rows if r["panel"] == args.panel]
     print(table(rows, args.panel))
-    if args.quick or setting(args) == setting(parse_args(["--panel", args.panel])):  # the figure; a trial only adds rows
-        plot(rows, args.panel, file)
-        print(f"drew {file}")
+    file = panel_file(file, args.panel)
+    plot(rows, args.panel, file)
+    print(f"drew {file}")
 
 
 if __name__ == "__main__":

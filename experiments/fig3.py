@@ -19,6 +19,7 @@ from .grid import (
     driver_parser,
     init_options,
     mean_std,
+    panel_file,
     paper_curve,
     paper_value,
     select,
@@ -46,8 +47,9 @@ def share(x):
     return float(Fraction(str(x)))
 
 
-def setting(args):
-    return f"{args.epochs} epochs"
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return {name: f"{'reduced: k up to 1/2, ' if name == 'cifar10' else ''}{args.epochs} epochs" for name in PANELS}
 
 
 def jobs(args):
@@ -57,7 +59,7 @@ def jobs(args):
             for init in INITS:
                 argv = command_line(data=args.panel, data_root=args.data_root, model=model, epochs=args.epochs, scale=scale, seed=seed)
                 argv += command_line(**init_options(init, layers))
-                yield Job("fig3", args.panel, init, scale, seed, "experiments.features", argv, setting(args))
+                yield Job("fig3", args.panel, init, scale, seed, "experiments.features", argv, settings(args)[args.panel])
 
 
 def table(rows, panel):
@@ -91,7 +93,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.quick:
         args.panel, args.scales, args.splits, args.epochs = "glyph-digits", ["1/16"], 1, 1
-    rows, file = drive(args, "fig3", jobs(args), {setting(args)})
+    rows, file = drive(args, "fig3", jobs(args), settings, parse_args)
+    rows, file = [r for r in rows if r["panel"] == args.panel], panel_file(file, args.panel)
     print(table(rows, args.panel))
     plot(rows, args.panel, file)
     print(f"drew {file}")

@@ -5,11 +5,12 @@ python -m experiments.fig6 --data_root DATA_ROOT
 
 import numpy as np
 
+from myexman import Parser
 from utils import default_data_root, new_figure, run_cli, save_figure
 
 from . import convergence
 from .fig4 import INITS, PANELS
-from .grid import METHODS, Parser, command_line, init_options, places
+from .grid import METHODS, command_line, init_options, places
 
 PANEL = PANELS["vae-mnist"]
 

@@ -6,6 +6,7 @@ the CSV file is not run again, so a driver that was stopped or killed goes on wh
 
 import csv
 import importlib
+import io
 import multiprocessing
 import os
 import platform
@@ -136,9 +137,8 @@ def device_name(device):
     return torch.cuda.get_device_name(device) if str(device).startswith("cuda") else f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-def run_job(job):
-    """Run one job; returns its tidy rows."""
-    commit = commit_name()
+def run_job(job, commit):
+    """Run one job; returns its tidy rows.  commit: the code's, which the driver looked up when it started."""
     began = time.time()
     run_dir = importlib.import_module(job.script).main(job.argv)
     seconds = round(time.time() - began, 1)
@@ -175,30 +175,37 @@ def places(quick):
     return [Path(os.environ.get("DWP_PATH", "./logs")) / "quick"] * 2 if quick else [RESULTS, FIGURES]
 
 
-def drive(args, name, jobs, settings):
+def drive(args, name, jobs, settings, parse_args):
     """Run what is missing of a driver's jobs.
 
-    Returns the rows of args.panel (one or several) in these settings, and the figure's file, named after the driver and, if it is
-    not MNIST's, the panel."""
+    settings: the driver's function from its arguments to {panel: what rows say of how they were made}.  Returns the rows with these
+    settings, of whatever panels have run, and where to draw them: the shipped figure if the settings are the driver's own, else one
+    of a trial, under the runs."""
     results, figures = places(args.quick)
+    if not args.quick and settings(args) != settings(parse_args([])):
+        figures = places(quick=True)[1].with_name("trials")
     file = results / f"{name}.csv"
-    one = isinstance(args.panel, str)
     rows = run_grid([] if args.plot_only else list(jobs), file, args.workers, args.time_limit)
-    rows = [r for r in rows if r["panel"] in ([args.panel] if one else args.panel) and r["setting"] in settings]
+    rows = [r for r in rows if settings(args).get(r["panel"]) == r["setting"]]
     if not rows:
-        raise FileNotFoundError(f"nothing to draw: no results of this panel and setting in {file}")
-    return rows, figures / (f"{name}_{args.panel}.png" if one and args.panel == "cifar10" else f"{name}.png")
+        raise FileNotFoundError(f"nothing to draw: no results in this setting in {file}")
+    return rows, figures / f"{name}.png"
+
+
+def panel_file(file, panel):
+    """The figure of a panel that has one of its own."""
+    return file.with_stem(f"{file.stem}_{panel}") if panel == "cifar10" else file
 
 
 def run_grid(jobs, file, workers=1, time_limit=None):
     """Run the jobs that have no rows in `file` yet and append their rows, each job's at once; returns all rows of the file.
 
     workers: processes side by side, one thread each; 1 runs in this process with all threads.
-    time_limit: seconds after which no further job is started."""
-    file = Path(file)
+    time_limit: seconds after which no further job is started.  A job's error is raised when those beside it have ended."""
+    file, commit = Path(file), commit_name()
     done = finished_keys(file)
     todo = [job for job in jobs if job.key not in done]
-    deadline = time.time() + (time_limit or float("inf"))
+    deadline = time.time() + (float("inf") if time_limit is None else time_limit)
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=f"{file.stem}: runs", disable=None)
 
     def finished(rows):
@@ -209,19 +216,23 @@ def run_grid(jobs, file, workers=1, time_limit=None):
         for job in todo:
             if time.time() < deadline:
                 tqdm.write(f"run {job.key}")
-                finished(run_job(job))
+                finished(run_job(job, commit))
     elif todo:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
-            queue, running = iter(todo), set()
+            queue, running, error = iter(todo), set(), None
             while True:
-                while len(running) < workers and time.time() < deadline and (job := next(queue, None)):
-                    running.add(pool.submit(run_job, job))
+                while not error and len(running) < workers and time.time() < deadline and (job := next(queue, None)):
+                    running.add(pool.submit(run_job, job, commit))
                 if not running:
                     break
                 ready = next(as_completed(running))
                 running.remove(ready)
-                finished(ready.result())
+                error = error or ready.exception()
+                if not ready.exception():
+                    finished(ready.result())
+            if error:
+                raise error
     bar.close()
     missing = len({job.key for job in jobs} - finished_keys(file))
     if missing:
@@ -234,15 +245,19 @@ def finished_keys(file):
 
 
 def append_rows(rows, file, columns=COLUMNS):
-    """Append rows, dicts by column, to a CSV file; they are on the disk when this returns."""
+    """Append rows, dicts by column, to a CSV file, all in one write; they are on the disk when this returns."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = not file.exists() or file.stat().st_size == 0
-    with file.open("a", newline="") as f:
-        writer = csv.DictWriter(f, columns)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-        f.flush()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    old = file.read_bytes() if file.exists() else b""
+    whole = old[: old.rfind(b"\n") + 1]  # without a line that a kill cut off
+    if not whole:
+        writer.writeheader()
+    writer.writerows(rows)
+    with file.open("r+b" if old else "wb", buffering=0) as f:
+        f.truncate(len(whole))
+        f.seek(len(whole))
+        f.write(text.getvalue().encode())
         os.fsync(f.fileno())
 
 

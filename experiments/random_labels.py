@@ -5,9 +5,10 @@
 LeNet-300-100 on 5000 MNIST images whose labels are drawn uniformly.
 """
 
+from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
-from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, mean_std, read_rows, select
+from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, mean_std, select
 
 NETS = {  # options of train_bnn; not annealed: nothing is to be learnt
     "do": dict(net_cfg="vanilla-do"),
@@ -26,8 +27,9 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def setting(args):
-    return f"{args.num_examples} images, {args.epochs} epochs"
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return {args.panel: f"{args.num_examples} images, {args.epochs} epochs"}
 
 
 def jobs(args):
@@ -36,7 +38,9 @@ def jobs(args):
     for split in range(args.splits):
         for method, options in NETS.items():
             argv = command_line(**shared, **options, data_split_seed=split, seed=split)
-            yield Job("random_labels", args.panel, method, str(args.num_examples), split, "train_bnn", argv, setting(args), memorised)
+            yield Job(
+                "random_labels", args.panel, method, str(args.num_examples), split, "train_bnn", argv, settings(args)[args.panel], memorised
+            )
 
 
 def memorised(run_dir):
@@ -65,7 +69,7 @@ def main(argv=None):
     args = parse_args(argv)
     if args.quick:
         args.panel, args.num_examples, args.epochs = "glyph-digits", 200, 2
-    rows, _ = drive(args, "random_labels", jobs(args), {setting(args)})
+    rows, _ = drive(args, "random_labels", jobs(args), settings, parse_args)
     print(table(rows))
 
 

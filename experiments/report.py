@@ -4,6 +4,7 @@ python -m experiments.report
 """
 
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,20 +27,20 @@ class Section(NamedTuple):
     figures: tuple
     title: str
     quantity: str
-    driver: str
+    driver: ModuleType
 
 
 SECTIONS = [
-    Section(("fig2",), "Fig. 2: a Bayesian CNN on n training images", "test accuracy of the ensemble", "fig2"),
-    Section(("fig3",), "Fig. 3: random features, share k of the filters", "test accuracy", "fig3"),
-    Section(("fig4",), "Fig. 4: convergence from three initialisations", "test accuracy, or nats per image, at a step x", "fig4"),
+    Section(("fig2",), "Fig. 2: a Bayesian CNN on n training images", "test accuracy of the ensemble", fig2),
+    Section(("fig3",), "Fig. 3: random features, share k of the filters", "test accuracy", fig3),
+    Section(("fig4",), "Fig. 4: convergence from three initialisations", "test accuracy, or nats per image, at a step x", fig4),
     Section(
         ("slides_sparse_vd", "ard_table1", "ard_table2"),
         "Sparse nets (slides; Kharitonov et al. 2018)",
         "test error; weights by weights kept",
-        "sparsification",
+        sparsification,
     ),
-    Section(("slides_random_labels",), "Random labels (slides)", "accuracy", "random_labels"),
+    Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels),
 ]
 OUR_NAMES = {  # of what paper_results.csv calls otherwise
     "sparse_vd": "loguniform",
@@ -56,13 +57,9 @@ def parse_args(argv=None):
 
 
 def results(driver):
-    """Our rows of a driver; of Figs. 2 and 3 those in their default setting."""
-    file = RESULTS / f"{driver}.csv"
-    rows = read_rows(file) if file.exists() else []
-    if driver in ("fig2", "fig3"):
-        module = {"fig2": fig2, "fig3": fig3}[driver]
-        rows = [r for r in rows if r["setting"] == module.setting(module.parse_args(["--panel", r["panel"]]))]
-    return rows
+    """Our rows of a driver in its default settings; trials stay out."""
+    file, usual = RESULTS / f"{name_of(driver)}.csv", driver.settings(driver.parse_args([]))
+    return [r for r in (read_rows(file) if file.exists() else []) if usual.get(r["panel"]) == r["setting"]]
 
 
 def ours(published, rows):
@@ -86,8 +83,8 @@ def missing(published):
     if published["method"] in ("original", "pruning", "dns", "sws"):
         return "another paper's method"
     if published["figure"] == "slides_random_labels" or "vgg" in published["panel"]:
-        return "not run: the VGG-like net needs an accelerator"
-    return "not run: needs an accelerator, or days"
+        return "not run: a VGG-like net needs an accelerator"
+    return "not run: two cores, and the time went into the rows that stand here"
 
 
 def side_by_side(published, rows):
@@ -191,7 +188,7 @@ def name_of(driver):
 
 
 def pictures(driver):
-    return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{driver}*.png"))]
+    return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{name_of(driver)}*.png"))]
 
 
 def main(argv=None):
@@ -204,23 +201,22 @@ def main(argv=None):
     for section in SECTIONS:
         rows = results(section.driver)
         devices = ", ".join(sorted({r["device"] for r in rows})) or "not run yet"
-        text += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{section.driver}`; {devices}.", ""]
+        text += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{name_of(section.driver)}`; {devices}.", ""]
         text += side_by_side([r for r in published if r["figure"] in section.figures], rows)
         if rows:
-            text += fig2_details(rows) if section.driver == "fig2" else []
-            if section.driver == "sparsification":
-                text += ["", sparsification.table(rows)]
-            if section.driver == "random_labels":
-                text += ["", random_labels.table(rows)]
+            text += fig2_details(rows) if section.driver is fig2 else []
+            text += ["", section.driver.table(rows)] if section.driver in (sparsification, random_labels) else []
             text += ["", *pictures(section.driver)]
+    text += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures`, `python -m experiments.fig6`.", ""]
+    text += [f"![{name}](figures/{name}.png)\n" for name in ("fig1", "fig5", "fig6")]
     for table in ("table1", "table2"):
         text += ["", f"## Table {table[-1]}: number of parameters", "", *parameter_tables([r for r in published if r["figure"] == table])]
     for driver, title, question in BEYOND:
-        rows = results(name_of(driver))
+        rows = results(driver)
         if rows:
             setting = "; ".join(sorted({r["setting"] for r in rows}))
             text += ["", f"## {title}", "", f"{question} `python -m experiments.{name_of(driver)}`; {setting}.", "", driver.table(rows)]
-            text += ["", *pictures(name_of(driver))]
+            text += ["", *pictures(driver)]
     args.out.write_text("\n".join(text) + "\n")
     print(f"wrote {args.out}")
 

@@ -9,6 +9,7 @@ annealed and the learning rate falling from epoch 100 on, are fewer here, in the
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -22,41 +23,60 @@ from utils import load_weights, new_figure, run_cli, save_figure, seed_everythin
 
 from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, mean_std, places, select
 
-NETS = {"lenet300": ("LeNet-300-100", 60), "lenet5": ("LeNet-5-Caffe", 12)}  # name, epochs that two cores can afford
+
+class Net(NamedTuple):
+    """A net by the name that papers use, its data, the epochs that two cores can afford, and the papers' factor of the KL term."""
+
+    title: str
+    data: str
+    epochs: int
+    kl_scale: float = 1.0
+
+
+NETS = {
+    "lenet300": Net("LeNet-300-100", "mnist", 60),
+    "lenet5": Net("LeNet-5-Caffe", "mnist", 12),
+    "vgg": Net("VGG-like", "cifar10", 200, 0.05),  # for an accelerator
+}
+LENETS = ("lenet300", "lenet5")
 PRIORS = ("loguniform", "ard", "gamma")
 PAPER_NAMES = {"loguniform": "sparse_vd"}  # in paper_results.csv
 
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
-    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS), help="what to make sparse")
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=LENETS, help="what to make sparse")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS, help="priors of the weights")
     parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
-    parser.add_argument("--epochs", type=int, help="passes over MNIST (default: 60 and 12; paper: 200)")
+    parser.add_argument("--epochs", type=int, help="passes over the training set (default: 60 and 12 for the LeNets; paper: 200)")
     parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, … (paper: 5)")
     parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
-    parser.set_defaults(panel=list(NETS))
     return parser.parse_args(argv)
 
 
-def setting(args, net):
-    epochs = args.epochs or NETS[net][1]
-    return f"reduced: {epochs} epochs" if epochs < 200 else f"{epochs} epochs"
+def settings(args):
+    """{net: what its rows say of how they were made}."""
+    epochs = {name: args.epochs or net.epochs for name, net in NETS.items()}
+    return {name: f"{'reduced: ' if n < 200 else ''}{n} epochs" for name, n in epochs.items()}
 
 
 def jobs(args):
     for net in args.nets:
-        epochs = args.epochs or NETS[net][1]
-        shared = dict(data="glyph-digits" if args.quick else "mnist", data_root=args.data_root, model=net, net_cfg="bayes-all", bs=100)
-        shared |= dict(epochs=epochs, kl_anneal_epochs=epochs // 10, decrease_from=epochs // 2, eval_freq=max(epochs // 10, 1))
+        epochs = args.epochs or NETS[net].epochs
+        shared = dict(
+            data="glyph-digits" if args.quick else NETS[net].data, data_root=args.data_root, model=net, net_cfg="bayes-all", bs=100
+        )
+        shared |= dict(
+            epochs=epochs, kl_anneal_epochs=max(round(epochs / 10), 1), decrease_from=epochs // 2, eval_freq=max(epochs // 10, 1)
+        )
         shared |= dict(ens=0, logvarinit_std=0.2, prune="mean", num_examples=200 if args.quick else 0)
         for seed in range(args.splits):
             for prior in args.priors:
                 for a in args.gamma_a if prior == "gamma" else [None]:
                     argv = command_line(**shared, prior_list=prior, seed=seed)
-                    if a:
-                        argv += command_line(gamma_a=a, max_logsigma=-4)
-                    yield Job("sparsification", net, prior, str(a or ""), seed, "train_bnn", argv, setting(args, net))
+                    # appendix A: the Gamma hyperprior's regulariser is not scaled, its variances are clipped
+                    argv += command_line(gamma_a=a, max_logsigma=-4) if a else command_line(kl_scale=NETS[net].kl_scale)
+                    yield Job("sparsification", net, prior, str(a or ""), seed, "train_bnn", argv, settings(args)[net])
 
 
 def published(net, method, quantity, x=""):
@@ -70,7 +90,7 @@ def table(rows):
     """Error and compression beside the papers', and the share of zeros in each layer, as Markdown."""
     lines = ["| net | prior | error, % | before pruning, % | compression | zeros per layer, % | papers: error, compression | seeds |"]
     lines.append("|---|---|---|---|---|---|---|---|")
-    for net, (name, _) in NETS.items():
+    for net in NETS:
         own = [r for r in rows if r["panel"] == net]
         for method in PRIORS:
             for x in sorted({str(r["x"]) for r in own if r["method"] == method}):
@@ -82,14 +102,15 @@ def table(rows):
                 paper = "; ".join(f"{100 * e:.2f}, {c:g}x" for (_, e), (_, c) in pairs) or "–"
                 label = METHODS[method][0] + (f", a = {x}" if x else "")
                 cells = [mean_std(100 * error, 2), mean_std(100 * before, 2), mean_std(times, 0) + "x", zeros, paper, str(len(error))]
-                lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
+                lines.append(f"| {NETS[net].title} | {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def plot(rows, file):
     """Error against compression; the papers' points in grey."""
-    figure, axes = new_figure(10, 3.8, columns=len(NETS))
-    for axis, (net, (name, _)) in zip(axes, NETS.items()):
+    nets = [net for net in NETS if any(r["panel"] == net for r in rows)]
+    figure, axes = new_figure(5 * len(nets), 3.8, columns=len(nets), squeeze=False)
+    for axis, net in zip(axes[0], nets):
         own = [r for r in rows if r["panel"] == net]
         for method in PRIORS:
             points = [select(own, method=method, metric=metric) for metric in ("compression", "error")]
@@ -99,7 +120,7 @@ def plot(rows, file):
                 label = f"{PAPER_NAMES.get(method, method)}, {'slides' if source.startswith('slides') else 'paper'}"
                 axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=label)
         axis.set(xscale="log", xlabel="compression: weights by weights kept", ylabel="test error, %")
-        axis.set_title(f"{name}; {own[0]['setting'] if own else 'not run'}", fontsize=9)
+        axis.set_title(f"{NETS[net].title}; {own[0]['setting']}", fontsize=9)
         axis.legend(frameon=False, fontsize=7)
     save_figure(figure, file)
 
@@ -107,8 +128,10 @@ def plot(rows, file):
 def plot_weights(run, file):
     """The slides' picture: filters of LeNet-5's second convolution and a patch of its first linear layer, before and after training."""
     params = yaml.safe_load((run / "params.yaml").read_text())
+    if params["model"] != "lenet5":
+        raise ValueError(f"--draw shows runs of lenet5; {run} is one of {params['model']}")
     seed_everything(params["seed"])
-    net = LeNet5()
+    net = LeNet5(params["hid_dim"] or LeNet5.default_hid_dim)
     for conv in conv_layers(net).values():
         fill(conv, Xavier(conv.weight.shape))
     before, after = net.state_dict(), dense_state(load_weights(run / "pruned.torch"))
@@ -135,7 +158,7 @@ def main(argv=None):
         return
     if args.quick:
         args.nets, args.epochs = ["lenet5"], 2
-    rows, file = drive(args, "sparsification", jobs(args), {setting(args, net) for net in args.nets})
+    rows, file = drive(args, "sparsification", jobs(args), settings, parse_args)
     print(table(rows))
     plot(rows, file)
     print(f"drew {file}")

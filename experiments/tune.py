@@ -5,31 +5,33 @@ python -m experiments.tune --data_root DATA_ROOT --workers 2
 
 from utils import run_cli
 
-from .fig2 import L2, PANELS
+from .fig2 import L2, PANELS, validation_setting
 from .grid import Job, command_line, drive, driver_parser, mean_std, method_options, select, shipped
 
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
+    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those of Fig. 2)")
     parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
     return parser.parse_args(argv)
 
 
-def setting(args):
-    return f"{args.epochs} epochs, on validation images"
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return dict.fromkeys(PANELS, validation_setting(args))
 
 
 def jobs(args):
     panel = PANELS[args.panel]
     shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim, validate=True)
     shared |= dict(epochs=args.epochs, eval_freq=args.epochs, **method_options("det-l2", shipped("vae", panel.layers)))
-    for n in panel.num_examples:
+    for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for l2 in L2[:1] if args.quick else L2:
                 argv = command_line(num_examples=n, data_split_seed=split, l2=l2, **shared)
-                yield Job("tune", args.panel, str(l2), str(n), split, "train_bnn", argv, setting(args))
+                yield Job("tune", args.panel, str(l2), str(n), split, "train_bnn", argv, validation_setting(args))
 
 
 def table(rows):
@@ -45,8 +47,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.quick:
         args.panel, args.splits, args.epochs = "glyph-digits", 1, 1
-    rows, _ = drive(args, "tune", jobs(args), {setting(args)})
-    print(table(rows))
+    rows, _ = drive(args, "tune", jobs(args), settings, parse_args)
+    print(table([r for r in rows if r["panel"] == args.panel]))
 
 
 if __name__ == "__main__":

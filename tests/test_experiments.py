@@ -17,6 +17,7 @@ from experiments import (
     ablations,
     benchmark,
     continual,
+    fig2,
     fig3,
     fig4,
     kernels,
@@ -29,7 +30,7 @@ from experiments import (
     tune,
     uncertainty,
 )
-from experiments.grid import CORE, METHODS
+from experiments.grid import CORE, METHODS, Job, append_rows, command_line, run_grid
 from myexman.logger import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,12 +104,13 @@ def test_a_driver_in_miniature(driver, glyphs):
     """A smoke run, and another that finds everything done and redraws."""
     name = driver.__name__.split(".")[-1]
     folder = Path(os.environ["DWP_PATH"]) / "quick"
+    contents = []
     for _ in range(2):
         driver.main(["--quick", "--data_root", str(glyphs)])
-        rows = read_rows(folder / f"{name}.csv")
-        assert {row["method"] for row in rows} == DRIVERS[driver]
-        assert (folder / f"{name}.png").exists() == hasattr(driver, "plot")
-        assert len({tuple(row.items()) for row in rows}) == len(rows)
+        contents.append((folder / f"{name}.csv").read_bytes())
+    assert {row["method"] for row in read_rows(folder / f"{name}.csv")} == DRIVERS[driver]
+    assert (folder / f"{name}.png").exists() == hasattr(driver, "plot")
+    assert contents[0] == contents[1]
 
 
 def test_auroc_of_two_normals():
@@ -129,6 +131,51 @@ def test_the_report_has_every_number_of_the_paper(tmp_path):
     text = (tmp_path / "REPORT.md").read_text()
     for row in read_rows(ROOT / "experiments/paper_results.csv"):
         assert f"| {row['value']} |" in text
+
+
+def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
+    """Two runs of the usual setting, and a trial that must not count."""
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    usual = fig2.settings(fig2.parse_args([]))["mnist"]
+    row = dict(figure="fig2", panel="mnist", method="dwp", x="50", metric="acc", steps=600, device="cpu", commit="c", seconds=1)
+    values = ((0.7, usual), (0.9, usual), (0.1, "a trial"))
+    append_rows(
+        [row | dict(seed=seed, value=value, setting=setting) for seed, (value, setting) in enumerate(values)], tmp_path / "fig2.csv"
+    )
+    report.main(["--out", str(tmp_path / "REPORT.md")])
+    assert "| mnist | deep weight prior | 50 | 0.8 | 0.800 ± 0.100 | +0.000 |" in (tmp_path / "REPORT.md").read_text()
+
+
+def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
+    file = tmp_path / "rows.csv"
+    append_rows([dict(a=1, b=2), dict(a=3, b=4)], file, ("a", "b"))
+    file.write_bytes(file.read_bytes()[:-2])
+    append_rows([dict(a=5, b=6)], file, ("a", "b"))
+    assert read_rows(file) == [dict(a=1, b=2), dict(a=5, b=6)]
+
+
+def test_side_by_side_workers_keep_what_finished_when_one_fails(digits, tmp_path):
+    """Two workers, three jobs, one of them a mistake; then nothing more starts after the time limit."""
+    options = command_line(data=digits, hid_dim=(2, 2), epochs=1, eval_freq=1, ens=0)
+    jobs = [
+        Job("f", "p", "m", "x", seed, "train_bnn", [*options, *more]) for seed, more in ((0, []), (1, ["--num_examples", "1"]), (2, []))
+    ]
+    with pytest.raises(ValueError, match="smaller than the number of classes"):
+        run_grid(jobs[:2], tmp_path / "f.csv", workers=2)
+    assert {row["seed"] for row in read_rows(tmp_path / "f.csv")} == {0}
+    assert {row["seed"] for row in run_grid(jobs[::2], tmp_path / "f.csv", time_limit=0)} == {0}
+
+
+def test_tuned_l2_is_the_best_on_validation_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(fig2, "places", lambda quick: [tmp_path, tmp_path])
+    args = fig2.parse_args(["--methods", "det-l2"])
+    with pytest.raises(ValueError, match=r"experiments\.tune --panel mnist --num_examples 50"):
+        next(fig2.jobs(args))
+    row = dict(figure="tune", panel="mnist", x="50", metric="acc", steps=1, device="cpu", commit="c", seconds=1)
+    values = (("0", 0.7, "600"), ("0.01", 0.8, "600"), ("0.001", 0.9, "5"))
+    rows = [row | dict(method=l2, seed=0, value=v, setting=f"{epochs} epochs, on validation images") for l2, v, epochs in values]
+    append_rows(rows, tmp_path / "tune.csv")
+    assert next(fig2.jobs(args)).argv[-2:] == ["--l2", "0.01"]
 
 
 def test_pictures_of_the_priors(tmp_path):
