@@ -133,10 +133,12 @@ def plot(rows, panel, file):
         curve(left, rows, method, "acc")
         curve(right, rows, method, "nll")
         sizes = sorted({r["x"] for r in rows})
-        paper_curve(left, "fig2", panel, method, label="paper (10 splits, 10 000 epochs)" if method == "dwp" else None)
+        paper_curve(left, "fig2", panel, method, label=f"paper, {METHODS[method][0]}")
     counts = {len(select(rows, method=r["method"], x=r["x"], metric="acc")) for r in rows}
     splits = "–".join(map(str, sorted({min(counts), max(counts)})))
-    figure.suptitle(f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {splits} splits", fontsize=10)
+    figure.suptitle(
+        f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {splits} splits; grey: paper, 10 splits, 10 000 epochs", fontsize=10
+    )
     left.set(xscale="log", xlabel="training examples", ylabel="test accuracy", xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
     right.set(xscale="log", xlabel="training examples", ylabel="test NLL, nats per image")
     for axes in (left, right):
