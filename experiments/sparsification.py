@@ -114,7 +114,8 @@ def plot(rows, file):
         own = [r for r in rows if r["panel"] == net]
         for method in PRIORS:
             points = [select(own, method=method, metric=metric) for metric in ("compression", "error")]
-            axis.plot(points[0], 100 * points[1], "o", color=METHODS[method][1], label=METHODS[method][0])
+            if len(points[0]):
+                axis.plot(points[0], 100 * points[1], "o", color=METHODS[method][1], label=METHODS[method][0])
         for method, marker in (("original", "*"), ("pruning", "x"), ("dns", "d"), ("sws", "s"), ("loguniform", "^"), ("ard", "v")):
             for (source, error), (_, times) in zip(published(net, method, "error"), published(net, method, "compression")):
                 label = f"{PAPER_NAMES.get(method, method)}, {'slides' if source.startswith('slides') else 'paper'}"
@@ -152,7 +153,7 @@ def plot_weights(run, file):
 def main(argv=None):
     args = parse_args(argv)
     if args.draw:
-        file = places(args.quick)[1] / "sparse_weights.png"
+        file = places(args.quick)[1] / "sparsification_weights.png"
         plot_weights(args.draw, file)
         print(f"drew {file}")
         return
