@@ -34,7 +34,18 @@ from myexman import Parser, commit_name
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
 from train_vae_prior import negative_elbo as vae_loss
-from utils import count_flops, ensemble_average, mc_ensemble, new_figure, predict, run_cli, save_figure, train_epoch
+from utils import (
+    count_flops,
+    default_data_root,
+    ensemble_average,
+    mc_ensemble,
+    new_figure,
+    predict,
+    run_cli,
+    save_figure,
+    train_epoch,
+    usable_device,
+)
 
 from .grid import FIGURES, RESULTS, device_name, write_rows
 
@@ -451,8 +462,8 @@ def plot(rows, file):
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="folder of the data sets")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, cuda, …")
+    parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     parser.add_argument("--only", help="cases whose name contains this; nothing is written then")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for one case, beyond its first three rounds")
     parser.add_argument("--quick", action="store_true", help="smoke check on tiny cases, results under logs/")
