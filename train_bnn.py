@@ -71,6 +71,7 @@ def parse_args(argv=None):
     add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
     add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
     add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
+    add("--kl_memory", action="store_true", help="with --kl_kernels: a kernel's KL gradient acts on until it is drawn again")
     add(
         "--kl_chunk", type=at_least(0), default=0, help="kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
     )
@@ -110,6 +111,8 @@ def check(args, layers):
         raise ValueError("--l2 is for nets without priors: leave it out with --net_cfg bayes")
     if args.threshold is not None and not args.prune:
         raise ValueError("--threshold is what --prune keeps at least: give --prune too")
+    if args.kl_memory and not args.kl_kernels:
+        raise ValueError("--kl_memory remembers the kernels that are not drawn: give --kl_kernels too")
     if args.alpha is not None and args.max_logsigma is not None:
         raise ValueError("--max_logsigma clips a free variance; with --alpha there is none")
 
@@ -118,7 +121,13 @@ def build_priors(args, net, layers, vaes, filters):
     """One prior per Bayesian layer, in a ModuleList beside the net.  vaes, filters: of the convolutions, which come first."""
     names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list", repeat=True) if layers else []
     places, none = {layer: place for place, layer in net.named_modules()}, [None] * (len(layers) - len(vaes))
-    dwp = dict(dwp_samples=args.dwp_samples, kl_kernels=args.kl_kernels, kl_chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
+    dwp = dict(
+        dwp_samples=args.dwp_samples,
+        kl_kernels=args.kl_kernels,
+        kl_chunk=args.kl_chunk,
+        kl_memory=args.kl_memory,
+        train_reverse=bool(args.train_reverse),
+    )
     priors = torch.nn.ModuleList()
     for name, layer, vae, kernels in zip(names, layers, vaes + none, filters + none):
         name, _, run = name.partition(":")

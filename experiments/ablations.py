@@ -15,6 +15,7 @@ VARIANTS = {
     "as in Fig. 2": {},
     "KL on all kernels": dict(kl_kernels=0),
     "KL on all kernels, weighted 1/4": dict(kl_kernels=0, kl_scale=0.25),
+    "KL on 256 kernels, gradients remembered": dict(kl_memory=True),
     "KL on 64 kernels": dict(kl_kernels=64),
     "4 draws of w and z": dict(dwp_samples=4),
     "reverse model frozen": dict(train_reverse=0),

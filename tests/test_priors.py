@@ -262,3 +262,28 @@ def test_gaussian_kernels_against_scipy(full):
     expected = stats.multivariate_normal(x.mean(0), cov if full else cov.diagonal()).logpdf(x[:20])
     torch.testing.assert_close(density.log_prob(kernels[:20]).double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-2)
     assert density.sample(7).shape == (7, 1, 3, 3)
+
+
+class Quadratic(nn.Module):
+    """A stand-in for a kernel VAE, whose log-density is known: log p(w) = -|w|^2 / 2."""
+
+    kernel_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = self.decoder = nn.Linear(1, 1)
+
+    def log_prob(self, w):
+        return -0.5 * w.flatten(1).square().sum(1)
+
+
+def test_remembered_gradients_become_those_of_the_full_sum():
+    """The gradient of KL(q || p) in the mean is the mean itself; before a kernel was drawn its own is 0."""
+    mean = torch.randn(6, 4, 3, 3, requires_grad=True)
+    scale = torch.full_like(mean, 1e-6)
+    prior = DeepWeightPrior(Quadratic(), kl_kernels=8, kl_memory=True, train_reverse=False)
+    (first,) = torch.autograd.grad(prior.kl(Normal(mean, scale)), mean)
+    assert int((first.flatten(2).abs().sum(2) > 0).sum()) == 8
+    for _ in range(60):  # 24 kernels, 8 a time: each was drawn by now but with probability 1e-9
+        (grad,) = torch.autograd.grad(prior.kl(Normal(mean, scale)), mean)
+    torch.testing.assert_close(grad, mean.detach(), atol=1e-4, rtol=1e-4)
