@@ -156,8 +156,8 @@ class DeepWeightPrior(nn.Module):
 
     vae: a trained kernel VAE; it is copied, its decoder frozen, its encoder (psi) trainable if train_reverse.
     dwp_samples: draws of w and z per kernel.  kl_kernels: kernels drawn without replacement for each call, 0 for all; the
-    estimate stays unbiased.  kl_memory: a kernel's gradient acts on until its next turn, instead of once and n / kl_kernels times
-    as large (see Remembered).  kl_chunk: kernels that pass the coders at once; 0 is 512 on a CPU, whose cache they then fit, and
+    estimate stays unbiased.  kl_memory: kernels take turns, and a kernel's gradient acts on until its next turn, instead of once
+    and n / kl_kernels times as large (see Remembered).  kl_chunk: kernels that pass the coders at once; 0 is 512 on a CPU, whose cache they then fit, and
     16384 elsewhere."""
 
     def __init__(self, vae, dwp_samples=1, kl_kernels=0, train_reverse=True, kl_chunk=0, kl_memory=False):
@@ -166,7 +166,7 @@ class DeepWeightPrior(nn.Module):
         self.vae.decoder.requires_grad_(False)
         self.vae.encoder.requires_grad_(train_reverse)
         self.dwp_samples, self.kl_kernels, self.kl_chunk, self.kl_memory = dwp_samples, kl_kernels, kl_chunk, kl_memory
-        self.memory = None
+        self.memory, self.waiting = None, ()  # last gradients, and kernels still to be drawn in this turn
 
     def kl(self, q):
         """Unbiased estimate of the auxiliary upper bound on KL(q || p) (eq. 7):
@@ -181,11 +181,15 @@ class DeepWeightPrior(nn.Module):
         mean, scale = q.loc.view(n, 1, k, k), q.scale.view(n, 1, k, k)
         m = min(self.kl_kernels or n, n)
         if m < n:
-            chosen = torch.randperm(n, device=mean.device)[:m]
             if self.kl_memory:
-                self.memory = self.memory or [torch.zeros_like(mean), torch.zeros_like(scale)]
+                if self.memory is None:
+                    self.memory = torch.zeros_like(mean), torch.zeros_like(scale)
+                if len(self.waiting) < m:
+                    self.waiting = torch.randperm(n, device=mean.device)
+                chosen, self.waiting = self.waiting[:m], self.waiting[m:]
                 mean, scale = Remembered.apply(mean, scale, chosen, m / n, self.memory)
             else:
+                chosen = torch.randperm(n, device=mean.device)[:m]
                 mean, scale = mean[chosen], scale[chosen]
         total = 0.0
         for _ in range(self.dwp_samples):
@@ -207,7 +211,7 @@ class Remembered(torch.autograd.Function):
 
     An unbiased estimate from m of n kernels pushes each kernel rarely and n / m times as hard, of which Adam, dividing by the root mean
     square, makes sqrt(n / m) times less than of an even push. Remembered gradients (stochastic average gradient, Le Roux et al.
-    2012) are even, and out of date by n / m steps on average: the full sum's effect at a subsample's price.
+    2012) are even, and out of date by at most n / m steps: the full sum's effect at a subsample's price.
     share: m / n.  memory: the two gradients, updated in the backward pass."""
 
     @staticmethod
