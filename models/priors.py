@@ -157,8 +157,8 @@ class DeepWeightPrior(nn.Module):
     vae: a trained kernel VAE; it is copied, its decoder frozen, its encoder (psi) trainable if train_reverse.
     dwp_samples: draws of w and z per kernel.  kl_kernels: kernels drawn without replacement for each call, 0 for all; the
     estimate stays unbiased.  kl_memory: kernels take turns, and a kernel's gradient acts on until its next turn, instead of once
-    and n / kl_kernels times as large (see Remembered).  kl_chunk: kernels that pass the coders at once; 0 is 512 on a CPU, whose cache they then fit, and
-    16384 elsewhere."""
+    and n / kl_kernels times as large (see Remembered).  kl_chunk: kernels that pass the coders at once; 0 is 512 on a
+    CPU, whose cache they then fit, and 16384 elsewhere."""
 
     def __init__(self, vae, dwp_samples=1, kl_kernels=0, train_reverse=True, kl_chunk=0, kl_memory=False):
         super().__init__()
