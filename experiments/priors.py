@@ -13,16 +13,21 @@ from myexman import Parser, commit_name
 from train_vae_prior import evaluate
 from utils import load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import RESULTS, write_rows
+from .grid import RESULTS, ROOT, write_rows
 
-SETS = {"vae7x7": "conv7x7", "vae7x7_paper": "conv7x7", "vae5x5": "conv5x5"}  # prior: its kernels
+SETS = {  # prior: its kernels
+    "fconv/vae7x7": "fconv/conv7x7",
+    "fconv/vae7x7_paper": "fconv/conv7x7",
+    "fconv/vae5x5": "fconv/conv5x5",
+    "cifar/vae7x7": "cifar/conv7x7",
+    "cifar/vae5x5_1": "cifar/conv5x5_1",
+    "cifar/vae5x5_2": "cifar/conv5x5_2",
+}
 
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--data_dir", type=Path, default=Path(__file__).resolve().parents[1] / "data/fconv", help="kernels and prior folders"
-    )
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where the folders of kernels and priors are")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
     return parser.parse_args(argv)
 
@@ -56,7 +61,7 @@ def main(argv=None):
         numbers |= describe(train, test, load_vae(args.data_dir / prior))
         rows += [dict(prior=prior, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
     write_rows(rows, args.out / "priors.csv")
-    print("\n".join(f"{r['prior']:12}  {r['quantity']:22} {r['value']:10.3f}" for r in rows))
+    print("\n".join(f"{r['prior']:18}  {r['quantity']:22} {r['value']:10.3f}" for r in rows))
 
 
 if __name__ == "__main__":

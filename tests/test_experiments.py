@@ -72,7 +72,7 @@ def test_the_cards_say_what_the_priors_do(tmp_path):
     priors.main(["--out", str(tmp_path)])
     numbers = {(row["prior"], row["quantity"]): row["value"] for row in read_rows(tmp_path / "priors.csv")}
     for prior in priors.SETS:
-        card = (ROOT / f"data/fconv/{prior}/README.md").read_text()
+        card = (ROOT / f"data/{prior}/README.md").read_text()
         for quantity, name in (("vae_elbo", "this VAE"), ("independent_gaussian", "independent"), ("full_gaussian", "full-covariance")):
             written = float(next(line for line in card.splitlines() if line.startswith(f"| {name}")).split("|")[2])
             assert abs(written - numbers[prior, quantity]) < 0.2

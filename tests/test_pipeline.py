@@ -195,12 +195,14 @@ def test_pruning_by_norm(tmp_path):
         assert norms.min() >= 0.13 and norms.max() < factor * 1.01 and len(np.unique(norms)) == 100
 
 
-@pytest.mark.parametrize("k, margin", [(7, 5.0), (5, 3.0)])
-def test_the_shipped_priors_beat_an_independent_gaussian(k, margin):
+@pytest.mark.parametrize(
+    "layer, margin", [("fconv/{}7x7", 5), ("fconv/{}5x5", 3), ("cifar/{}7x7", 5), ("cifar/{}5x5_1", 1), ("cifar/{}5x5_2", 1)]
+)
+def test_the_shipped_priors_beat_an_independent_gaussian(layer, margin):
     """By at least this many nats per held-out kernel, as their cards say."""
-    folder = Path(__file__).resolve().parents[1] / "data/fconv"
-    train, test = (load_kernels(folder / f"conv{k}x{k}/{split}.npy") for split in ("train", "test"))
-    elbo = train_vae_prior.evaluate(load_vae(folder / f"vae{k}x{k}"), test, n_samples=5)["elbo"]
+    kernels, prior = (Path(__file__).resolve().parents[1] / "data" / layer.format(kind) for kind in ("conv", "vae"))
+    train, test = (load_kernels(kernels / f"{split}.npy") for split in ("train", "test"))
+    elbo = train_vae_prior.evaluate(load_vae(prior), test, n_samples=5)["elbo"]
     assert elbo > GaussianKernels(train, full=False).log_prob(test).mean() + margin
 
 
