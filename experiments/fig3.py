@@ -82,7 +82,7 @@ def plot(rows, panel, file):
         paper_curve(axis, "fig3", panel, init, share, f"paper, {METHODS[init][0]}")
     ticks = sorted({str(r["x"]) for r in rows}, key=Fraction)
     axis.set(xscale="log", xlabel="share k of the filters", ylabel="test accuracy")
-    axis.set_title(f"Fig. 3, {panel}: {rows[0]['setting']}; mean and range over seeds; grey: paper (10 runs)", fontsize=9)
+    axis.set_title(f"Fig. 3, {panel}: {rows[0]['setting']}\nmean and range over seeds; grey: paper (10 runs)", fontsize=9)
     axis.set_xticks([float(Fraction(t)) for t in ticks], ticks)
     axis.minorticks_off()
     axis.legend(frameon=False)
