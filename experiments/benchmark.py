@@ -144,8 +144,10 @@ def kernel_vae(k, device):
     return vae
 
 
-def bnn_step(model, prior, device, n=50, kl_kernels=0, reference=True):
-    """One training step of train_bnn.py on n images.  reference: whether to time the textbook step, always on all kernels."""
+def bnn_step(model, prior, device, n=50, reference=True, **dwp):
+    """One training step of train_bnn.py on n images.
+
+    dwp: DeepWeightPrior's options.  reference: whether to time the textbook step, always on all kernels."""
     arch = NETWORKS[model]
     x, y = images(arch, n, device)
     vaes = [kernel_vae(k, device) for k in (7, *(5 for _ in arch.default_hid_dim[1:]))]
@@ -156,7 +158,7 @@ def bnn_step(model, prior, device, n=50, kl_kernels=0, reference=True):
 
     net = build(BayesConv2d)
     layers = bayes_layers(net)
-    priors = nn.ModuleList(PRIORS[prior](vae=vae, dwp=dict(kl_kernels=kl_kernels)) for vae in vaes)
+    priors = nn.ModuleList(PRIORS[prior](vae=vae, dwp=dwp) for vae in vaes)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
 
     def objective(x, y):
@@ -179,7 +181,7 @@ def bnn_step(model, prior, device, n=50, kl_kernels=0, reference=True):
         plain = textbook_order(build(PlainConv2d))
         psi = [p for vae in vaes for p in vae.encoder.parameters()] if prior == "vae" else []
         plain_opt = torch.optim.Adam([*plain.parameters(), *psi])
-    same_noise = prior != "vae" or not kl_kernels
+    same_noise = prior != "vae" or "kl_kernels" not in dwp
     return Case(ours, textbook if reference else None, 3 * count_flops(lambda: objective(x, y)), 1e-3 if same_noise else None)
 
 
@@ -317,6 +319,7 @@ FULL = {
     "its convolutions and noise alone": (bare_step, dict(model="fconv"), None),
     "step, fconv, vae": (bnn_step, dict(model="fconv", prior="vae"), 2.0),
     "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", kl_kernels=256), 10.0),
+    "step, fconv, vae, 256 kernels, remembered": (bnn_step, dict(model="fconv", prior="vae", kl_kernels=256, kl_memory=True), 10.0),
     "step, cifarnet, sn": (bnn_step, dict(model="cifarnet", prior="sn"), None),
     "step, cifarnet, loguniform": (bnn_step, dict(model="cifarnet", prior="loguniform"), None),
     "step, cifarnet, vae, 256 kernels": (bnn_step, dict(model="cifarnet", prior="vae", kl_kernels=256, reference=False), None),
