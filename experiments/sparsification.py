@@ -35,7 +35,7 @@ class Net(NamedTuple):
 
 NETS = {
     "lenet300": Net("LeNet-300-100", "mnist", 60),
-    "lenet5": Net("LeNet-5-Caffe", "mnist", 12),
+    "lenet5": Net("LeNet-5-Caffe", "mnist", 40),
     "vgg": Net("VGG-like", "cifar10", 200, 0.05),  # for an accelerator
 }
 LENETS = ("lenet300", "lenet5")
@@ -48,7 +48,7 @@ def parse_args(argv=None):
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=LENETS, help="what to make sparse")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS, help="priors of the weights")
     parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
-    parser.add_argument("--epochs", type=int, help="passes over the training set (default: 60 and 12 for the LeNets; paper: 200)")
+    parser.add_argument("--epochs", type=int, help="passes over the training set (default: 60 and 40 for the LeNets; paper: 200)")
     parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, … (paper: 5)")
     parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
     return parser.parse_args(argv)

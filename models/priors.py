@@ -168,6 +168,13 @@ class DeepWeightPrior(nn.Module):
         self.dwp_samples, self.kl_kernels, self.kl_chunk, self.kl_memory = dwp_samples, kl_kernels, kl_chunk, kl_memory
         self.memory, self.waiting = None, ()  # last gradients, and kernels still to be drawn in this turn
 
+    def get_extra_state(self):
+        """What a checkpoint holds beside the coders, so that a resumed run goes on exactly."""
+        return dict(memory=self.memory, waiting=self.waiting)
+
+    def set_extra_state(self, state):
+        self.memory, self.waiting = state["memory"], state["waiting"]
+
     def kl(self, q):
         """Unbiased estimate of the auxiliary upper bound on KL(q || p) (eq. 7):
 
