@@ -7,8 +7,8 @@ Everything else is as in Fig. 2; the first line of the table is Fig. 2's own set
 
 from utils import run_cli
 
-from .fig2 import PANELS
-from .grid import Job, command_line, drive, driver_parser, mean_std, method_options, select, shipped
+from .fig2 import PANELS, net_options
+from .grid import Job, command_line, drive, driver_parser, markdown, mean_std, method_options, select, shipped
 
 # What is varied: label, options of train_bnn that replace those of the first
 VARIANTS = {
@@ -41,22 +41,21 @@ def settings(args):
 
 
 def jobs(args):
-    panel = PANELS[args.panel]
-    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim, num_examples=args.num_examples)
-    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, kl_kernels=256, **method_options("dwp", shipped("vae", panel.layers)))
+    shared = net_options(args) | dict(num_examples=args.num_examples, kl_kernels=256)
+    shared |= method_options("dwp", shipped("vae", PANELS[args.panel].layers))
     for split in range(args.splits):
         for variant in args.variants:
             argv = command_line(**shared | dict(data_split_seed=split) | VARIANTS[variant])
-            yield Job("ablations", args.panel, variant, str(args.num_examples), split, "train_bnn", argv, settings(args)[args.panel])
+            yield Job(args.panel, variant, str(args.num_examples), split, argv)
 
 
 def table(rows):
-    lines = ["| variant | accuracy | NLL, nats | ECE | splits |", "|---|---|---|---|---|"]
+    lines = []
     for variant in VARIANTS:
         values = [select(rows, method=variant, metric=metric) for metric in ("acc", "nll", "ece")]
         if len(values[0]):
-            lines.append(f"| {variant} | {' | '.join(map(mean_std, values))} | {len(values[0])} |")
-    return "\n".join(lines)
+            lines.append([variant, *map(mean_std, values), len(values[0])])
+    return markdown("variant | accuracy | NLL, nats | ECE | splits", lines)
 
 
 def main(argv=None):

@@ -6,7 +6,7 @@ python -m experiments.continual --data_root DATA_ROOT --workers 2
 from myexman.logger import read_rows
 from utils import run_cli
 
-from .grid import Job, command_line, drive, driver_parser, mean_std, select
+from .grid import Job, command_line, drive, driver_parser, markdown, mean_std, select
 from .two_tasks import WAYS
 
 LABELS = {"posterior": "former posterior as prior", "sn": "fine-tuned, standard normal prior", "det": "fine-tuned, deterministic"}
@@ -35,16 +35,16 @@ def jobs(args):
     for seed in range(args.splits):
         for method in WAYS:
             argv = command_line(**shared, method=method, seed=seed)
-            yield Job("continual", args.panel, method, "", seed, "experiments.two_tasks", argv, settings(args)[args.panel], accuracies)
+            yield Job(args.panel, method, "", seed, argv, "experiments.two_tasks", accuracies)
 
 
 def table(rows):
-    lines = ["| second task learnt with | first task, before | first task, after | second task, after | seeds |", "|---|---|---|---|---|"]
+    lines = []
     for method in WAYS:
         values = [select(rows, method=method, metric=metric) for metric in ("first_before", "first_after", "second_after")]
         if len(values[0]):
-            lines.append(f"| {LABELS[method]} | {' | '.join(map(mean_std, values))} | {len(values[0])} |")
-    return "\n".join(lines)
+            lines.append([LABELS[method], *map(mean_std, values), len(values[0])])
+    return markdown("second task learnt with | first task, before | first task, after | second task, after | seeds", lines)
 
 
 def main(argv=None):

@@ -24,6 +24,7 @@ from .grid import (
     curve,
     drive,
     driver_parser,
+    markdown,
     mean_std,
     method_options,
     panel_file,
@@ -89,18 +90,24 @@ def validation_setting(args):
     return f"{args.epochs} epochs, on validation images"
 
 
+def net_options(args):
+    """train_bnn's options for the panel's net, evaluated when it is trained; experiments with the same nets share them."""
+    panel = PANELS[args.panel]
+    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim)
+    return shared | dict(epochs=args.epochs, eval_freq=args.epochs)
+
+
 def jobs(args):
     panel = PANELS[args.panel]
     vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
-    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim)
-    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, kl_kernels=args.kl_kernels)
+    shared = net_options(args) | dict(kl_kernels=args.kl_kernels)
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
                 argv = command_line(num_examples=n, data_split_seed=split, **shared, **method_options(method, vaes, kernels))
                 if method == "det-l2":
                     argv += command_line(l2=best_l2(args, n))
-                yield Job("fig2", args.panel, method, str(n), split, "train_bnn", argv, settings(args)[args.panel])
+                yield Job(args.panel, method, str(n), split, argv)
 
 
 def best_l2(args, n):
@@ -116,15 +123,15 @@ def best_l2(args, n):
 
 def table(rows, panel):
     """Accuracy, NLL, ECE and Brier score, mean ± standard deviation over splits, beside the paper's accuracy, as Markdown."""
-    lines = ["| n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits |", "|---|---|---|---|---|---|---|---|"]
+    lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in CHOICES:
             values = [select(rows, method=method, x=n, metric=metric) for metric in ("acc", "nll", "ece", "brier")]
             if len(values[0]):
-                cells = [mean_std(v) for v in values]
-                cells.insert(1, str(paper_value("fig2", panel, method, n) or "–"))
-                lines.append(f"| {n} | {METHODS[method][0]} | {' | '.join(cells)} | {len(values[0])} |")
-    return "\n".join(lines)
+                acc, *others = map(mean_std, values)
+                paper = paper_value("fig2", panel, method, n) or "–"
+                lines.append([n, METHODS[method][0], acc, paper, *others, len(values[0])])
+    return markdown("n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits", lines)
 
 
 def plot(rows, panel, file):

@@ -18,6 +18,7 @@ from .grid import (
     drive,
     driver_parser,
     init_options,
+    markdown,
     mean_std,
     panel_file,
     paper_curve,
@@ -59,20 +60,20 @@ def jobs(args):
             for init in INITS:
                 argv = command_line(data=args.panel, data_root=args.data_root, model=model, epochs=args.epochs, scale=scale, seed=seed)
                 argv += command_line(**init_options(init, layers))
-                yield Job("fig3", args.panel, init, scale, seed, "experiments.features", argv, settings(args)[args.panel])
+                yield Job(args.panel, init, scale, seed, argv, "experiments.features")
 
 
 def table(rows, panel):
     """Accuracy and NLL, mean ± standard deviation over seeds, beside the paper's accuracy, as Markdown."""
-    lines = ["| k | init | accuracy | paper | NLL, nats | runs |", "|---|---|---|---|---|---|"]
+    lines = []
     for k in sorted({r["x"] for r in rows}, key=share):
         for init in INITS:
             values = select(rows, method=init, x=k, metric="acc")
             if len(values):
                 nll = select(rows, method=init, x=k, metric="nll")
-                paper = paper_value("fig3", panel, init, k)
-                lines.append(f"| {k} | {METHODS[init][0]} | {mean_std(values)} | {paper or '–'} | {mean_std(nll)} | {len(values)} |")
-    return "\n".join(lines)
+                paper = paper_value("fig3", panel, init, k) or "–"
+                lines.append([k, METHODS[init][0], mean_std(values), paper, mean_std(nll), len(values)])
+    return markdown("k | init | accuracy | paper | NLL, nats | runs", lines)
 
 
 def plot(rows, panel, file):

@@ -18,6 +18,7 @@ from .grid import (
     driver_parser,
     every_row,
     init_options,
+    markdown,
     mean_std,
     paper_curve,
     paper_value,
@@ -95,12 +96,12 @@ def jobs(args):
             for init in INITS:
                 argv = command_line(seed=seed, eval_steps=[s for s in EVAL_STEPS if s <= steps] or [steps])
                 argv += command_line(**shared, **init_options(init, panel.layers))
-                yield Job("fig4", name, init, str(steps), seed, "experiments.convergence", argv, settings(args)[name], every_row)
+                yield Job(name, init, str(steps), seed, argv, "experiments.convergence", every_row)
 
 
 def table(rows):
     """The metric of each panel, mean ± standard deviation over seeds, beside the paper's, as Markdown."""
-    lines = ["| panel | steps | init | value | paper | runs |", "|---|---|---|---|---|---|"]
+    lines = []
     for name, panel in PANELS.items():
         own = [r for r in rows if r["panel"] == name]
         for step in sorted({r["x"] for r in own}):
@@ -109,8 +110,8 @@ def table(rows):
                 if len(values):
                     paper = paper_value("fig4", panel.paper, init, step) or "–"
                     digits = 3 if panel.metric == "acc" else 1
-                    lines.append(f"| {name} | {step} | {METHODS[init][0]} | {mean_std(values, digits)} | {paper} | {len(values)} |")
-    return "\n".join(lines)
+                    lines.append([name, step, METHODS[init][0], mean_std(values, digits), paper, len(values)])
+    return markdown("panel | steps | init | value | paper | runs", lines)
 
 
 def plot(rows, file):

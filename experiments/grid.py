@@ -44,6 +44,7 @@ METHODS = {
     "do": ("MC dropout", "#56B4E9"),
     "ard": ("ARD", "#332288"),
     "gamma": ("ARD, Gamma hyperprior", "#DDCC77"),
+    "student": ("Student t", "#117733"),
     "gauss": ("Gaussian kernels", "#D55E00"),
     "gauss-indep": ("independent Gaussian", "#999933"),
     "filters": ("learned filters", "#882255"),
@@ -82,17 +83,18 @@ def every_row(run_dir):
 
 
 class Job(NamedTuple):
-    """One run of a script: where its numbers belong, the command line that makes them, and what takes them from the run's folder."""
+    """One run of a script: where its numbers belong, the command line that makes them, and what takes them from the run's folder.
+    The driver's name and setting are the same for many; drive() adds them."""
 
-    figure: str
     panel: str
     method: str
     x: str
     seed: int
-    script: str
     argv: list
-    setting: str = ""
+    script: str = "train_bnn"
     measure: Callable = last_row
+    figure: str = ""
+    setting: str = ""
 
     @property
     def key(self):
@@ -185,7 +187,8 @@ def drive(args, name, jobs, settings, parse_args):
     if not args.quick and settings(args) != settings(parse_args([])):
         figures = places(quick=True)[1].with_name("trials")
     file = results / f"{name}.csv"
-    rows = run_grid([] if args.plot_only else list(jobs), file, args.workers, args.time_limit)
+    named = [] if args.plot_only else [job._replace(figure=name, setting=settings(args)[job.panel]) for job in jobs]
+    rows = run_grid(named, file, args.workers, args.time_limit)
     rows = [r for r in rows if settings(args).get(r["panel"]) == r["setting"]]
     if not rows:
         raise FileNotFoundError(f"nothing to draw: no results in this setting in {file}")
@@ -280,8 +283,16 @@ def paper_value(figure, panel, method, x):
     return float(values[0]) if len(values) else None
 
 
+def markdown(columns, rows):
+    """A Markdown table: the columns' names, "n | accuracy", and rows, each a list of cells."""
+    lines = [columns.split(" | "), ["---"] * len(columns.split(" | ")), *rows]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+
+
 def mean_std(values, digits=3):
-    """'0.827 ± 0.024' (standard deviation over runs)."""
+    """'0.827 ± 0.024' (standard deviation over runs); a dash if there is no value."""
+    if not len(values):
+        return "–"
     return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
 
 

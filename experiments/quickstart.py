@@ -58,7 +58,7 @@ def jobs(args, vaes):
     for split in range(args.splits):
         for method in CORE:
             argv = command_line(data_split_seed=split, **shared, **method_options(method, vaes))
-            yield Job("quickstart", "glyph-digits", method, "50", split, "train_bnn", argv, f"{args.bnn_epochs} steps")
+            yield Job("glyph-digits", method, "50", split, argv, figure="quickstart", setting=f"{args.bnn_epochs} steps")
 
 
 def report(rows, out):

@@ -8,7 +8,7 @@ LeNet-300-100 on 5000 MNIST images whose labels are drawn uniformly.
 from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
-from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, mean_std, select
+from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, markdown, mean_std, select
 
 NETS = {  # options of train_bnn; not annealed: nothing is to be learnt
     "do": dict(net_cfg="vanilla-do"),
@@ -38,9 +38,7 @@ def jobs(args):
     for split in range(args.splits):
         for method, options in NETS.items():
             argv = command_line(**shared, **options, data_split_seed=split, seed=split)
-            yield Job(
-                "random_labels", args.panel, method, str(args.num_examples), split, "train_bnn", argv, settings(args)[args.panel], memorised
-            )
+            yield Job(args.panel, method, str(args.num_examples), split, argv, measure=memorised)
 
 
 def memorised(run_dir):
@@ -52,17 +50,16 @@ def memorised(run_dir):
 
 def table(rows):
     """Accuracy on the training and test images beside the slides', and the share of zero weights, as Markdown."""
-    lines = ["| method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds |", "|---|---|---|---|---|---|---|"]
+    lines = []
     paper = read_rows(HERE / "paper_results.csv")
     for method in NETS:
         train, test, times = (select(rows, method=method, metric=metric) for metric in ("train_acc", "acc", "compression"))
         if len(train):
             slides = [select(paper, panel=f"mnist {part} accuracy", method=PAPER_NAMES.get(method)) for part in ("train", "test")]
-            known = [str(value[0]) if len(value) else "–" for value in slides]
+            known = [value[0] if len(value) else "–" for value in slides]
             zeros = f"{100 * (1 - 1 / times).mean():.2f}" if len(times) else "–"
-            cells = [mean_std(train), known[0], mean_std(test), known[1], zeros, str(len(train))]
-            lines.append(f"| {METHODS[method][0]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append([METHODS[method][0], mean_std(train), known[0], mean_std(test), known[1], zeros, len(train)])
+    return markdown("method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds", lines)
 
 
 def main(argv=None):

@@ -18,7 +18,7 @@ from myexman.logger import read_rows
 from utils import run_cli
 
 from . import ablations, continual, fig2, fig3, fig4, random_labels, sparsification, tune, uncertainty
-from .grid import FIGURES, HERE, METHODS, RESULTS, mean_std, select
+from .grid import FIGURES, HERE, METHODS, RESULTS, markdown, mean_std, select
 
 
 class Section(NamedTuple):
@@ -88,8 +88,8 @@ def missing(published):
 
 
 def side_by_side(published, rows):
-    """Markdown rows: panel, method, x, the paper's number, ours, the difference, what ours is."""
-    lines = ["| panel | method | x | paper | ours | difference | setting |", "|---|---|---|---|---|---|---|"]
+    """Panel, method, x, the paper's number, ours, the difference, and what ours is, as Markdown."""
+    lines = []
     for row in published:
         own, name = ours(row, rows), METHODS.get(OUR_NAMES.get(row["method"], row["method"]), (row["method"],))[0]
         values = np.array([r["value"] for r in own], dtype=float)
@@ -99,8 +99,8 @@ def side_by_side(published, rows):
             cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
         else:
             cells = [missing(row), "", ""]
-        lines.append(f"| {row['panel']} | {name} | {row['x']} | {row['value']} | " + " | ".join(cells) + " |")
-    return lines
+        lines.append([row["panel"], name, row["x"], row["value"], *cells])
+    return markdown("panel | method | x | paper | ours | difference | setting", lines)
 
 
 def parameters():
@@ -113,24 +113,20 @@ def parameters():
 
 
 def parameter_tables(published):
-    counts = parameters()
-    lines = ["| part | paper | ours | difference |", "|---|---|---|---|"]
-    for row in published:
-        name, value = row["method"], int(row["value"])
-        lines.append(f"| {name} | {value} | {counts[name]} | {counts[name] - value:+d} |")
-    return lines
+    counts, known = parameters(), {row["method"]: int(row["value"]) for row in published}
+    lines = [[name, value, counts[name], f"{counts[name] - value:+d}"] for name, value in known.items()]
+    return markdown("part | paper | ours | difference", lines)
 
 
 def interval(gaps):
-    """'+0.037, 0.021 to 0.053': the mean and its 95 % t interval."""
+    """['+0.037', '+0.021 to +0.053']: the mean and its 95 % t interval."""
     half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-    return f"{gaps.mean():+.3f} | {gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f}"
+    return [f"{gaps.mean():+.3f}", f"{gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f}"]
 
 
 def paired(rows, better="dwp"):
-    """Differences between the deep weight prior and each other method on the same splits, with a t interval, as Markdown rows."""
-    lines = ["| n | against | difference in accuracy | 95 % interval | difference in NLL, nats | 95 % interval | splits |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    """Differences between the deep weight prior and each other method on the same splits, with a t interval, as Markdown."""
+    lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in fig2.CHOICES:
             gaps = []
@@ -140,24 +136,21 @@ def paired(rows, better="dwp"):
                 )
                 gaps.append(np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]))
             if method != better and len(gaps[0]) > 1:
-                lines.append(f"| {n} | {METHODS[method][0]} | {interval(gaps[0])} | {interval(gaps[1])} | {len(gaps[0])} |")
-    return lines
+                lines.append([n, METHODS[method][0], *interval(gaps[0]), *interval(gaps[1]), len(gaps[0])])
+    return markdown("n | against | difference in accuracy | 95 % interval | difference in NLL, nats | 95 % interval | splits", lines)
 
 
 def ensembles(rows):
-    """NLL and ECE of the mean network and of the ensemble of 10, for the nets with random weights, as Markdown rows."""
-    lines = [
-        "| n | method | NLL, mean net | NLL, ensemble | ECE, mean net | ECE, ensemble | ensemble better in |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """NLL and ECE of the mean network and of the ensemble of 10, for the nets with random weights, as Markdown."""
+    lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in fig2.CHOICES:
             pairs = [[select(rows, method=method, x=n, metric=m) for m in (f"mean_{metric}", metric)] for metric in ("nll", "ece")]
             if len(select(rows, method=method, x=n, metric="one_acc")):
                 better = [metric for metric, (mean, ens) in zip(("NLL", "ECE"), pairs) if ens.mean() < mean.mean()]
                 cells = [mean_std(v) for pair in pairs for v in pair]
-                lines.append(f"| {n} | {METHODS[method][0]} | {' | '.join(cells)} | {' and '.join(better) or 'neither'} |")
-    return lines
+                lines.append([n, METHODS[method][0], *cells, " and ".join(better) or "neither"])
+    return markdown("n | method | NLL, mean net | NLL, ensemble | ECE, mean net | ECE, ensemble | ensemble better in", lines)
 
 
 def fig2_details(rows):
@@ -165,8 +158,8 @@ def fig2_details(rows):
     for panel in [panel for panel in fig2.PANELS if any(r["panel"] == panel for r in rows)]:
         own = [r for r in rows if r["panel"] == panel]
         text += ["", f"### {panel}", "", "With NLL, calibration error and Brier score, which the paper does not give:", ""]
-        text += [fig2.table(own, panel), "", "The deep weight prior less the other, on the same splits:", "", *paired(own)]
-        text += ["", "The mean network and the ensemble of 10:", "", *ensembles(own)]
+        text += [fig2.table(own, panel), "", "The deep weight prior less the other, on the same splits:", "", paired(own)]
+        text += ["", "The mean network and the ensemble of 10:", "", ensembles(own)]
     return text
 
 
@@ -202,7 +195,7 @@ def main(argv=None):
         rows = results(section.driver)
         devices = ", ".join(sorted({r["device"] for r in rows})) or "not run yet"
         text += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{name_of(section.driver)}`; {devices}.", ""]
-        text += side_by_side([r for r in published if r["figure"] in section.figures], rows)
+        text.append(side_by_side([r for r in published if r["figure"] in section.figures], rows))
         if rows:
             text += fig2_details(rows) if section.driver is fig2 else []
             text += ["", section.driver.table(rows)] if section.driver in (sparsification, random_labels) else []
@@ -210,7 +203,7 @@ def main(argv=None):
     text += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures`, `python -m experiments.fig6`.", ""]
     text += [f"![{name}](figures/{name}.png)\n" for name in ("fig1", "fig5", "fig6")]
     for table in ("table1", "table2"):
-        text += ["", f"## Table {table[-1]}: number of parameters", "", *parameter_tables([r for r in published if r["figure"] == table])]
+        text += ["", f"## Table {table[-1]}: number of parameters", "", parameter_tables([r for r in published if r["figure"] == table])]
     for driver, title, question in BEYOND:
         rows = results(driver)
         if rows:

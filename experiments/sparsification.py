@@ -21,7 +21,7 @@ from models.sparsity import dense_state
 from myexman.logger import read_rows
 from utils import load_weights, new_figure, run_cli, save_figure, seed_everything
 
-from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, mean_std, places, select
+from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, markdown, mean_std, places, select
 
 
 class Net(NamedTuple):
@@ -63,12 +63,9 @@ def settings(args):
 def jobs(args):
     for net in args.nets:
         epochs = args.epochs or NETS[net].epochs
-        shared = dict(
-            data="glyph-digits" if args.quick else NETS[net].data, data_root=args.data_root, model=net, net_cfg="bayes-all", bs=100
-        )
-        shared |= dict(
-            epochs=epochs, kl_anneal_epochs=max(round(epochs / 10), 1), decrease_from=epochs // 2, eval_freq=max(epochs // 10, 1)
-        )
+        shared = dict(data="glyph-digits" if args.quick else NETS[net].data, data_root=args.data_root)
+        shared |= dict(model=net, net_cfg="bayes-all", bs=100, epochs=epochs, eval_freq=max(epochs // 10, 1))
+        shared |= dict(kl_anneal_epochs=max(round(epochs / 10), 1), decrease_from=epochs // 2)
         shared |= dict(ens=0, logvarinit_std=0.2, prune="mean", num_examples=200 if args.quick else 0)
         for seed in range(args.splits):
             for prior in args.priors:
@@ -76,7 +73,7 @@ def jobs(args):
                     argv = command_line(**shared, prior_list=prior, seed=seed)
                     # appendix A: the Gamma hyperprior's regulariser is not scaled, its variances are clipped
                     argv += command_line(gamma_a=a, max_logsigma=-4) if a else command_line(kl_scale=NETS[net].kl_scale)
-                    yield Job("sparsification", net, prior, str(a or ""), seed, "train_bnn", argv, settings(args)[net])
+                    yield Job(net, prior, str(a or ""), seed, argv)
 
 
 def published(net, method, quantity, x=""):
@@ -88,8 +85,7 @@ def published(net, method, quantity, x=""):
 
 def table(rows):
     """Error and compression beside the papers', and the share of zeros in each layer, as Markdown."""
-    lines = ["| net | prior | error, % | before pruning, % | compression | zeros per layer, % | papers: error, compression | seeds |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines = []
     for net in NETS:
         own = [r for r in rows if r["panel"] == net]
         for method in PRIORS:
@@ -101,9 +97,11 @@ def table(rows):
                 pairs = zip(published(net, method, "error"), published(net, method, "compression"))
                 paper = "; ".join(f"{100 * e:.2f}, {c:g}x" for (_, e), (_, c) in pairs) or "–"
                 label = METHODS[method][0] + (f", a = {x}" if x else "")
-                cells = [mean_std(100 * error, 2), mean_std(100 * before, 2), mean_std(times, 0) + "x", zeros, paper, str(len(error))]
-                lines.append(f"| {NETS[net].title} | {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+                cells = [mean_std(100 * error, 2), mean_std(100 * before, 2), mean_std(times, 0) + "x"]
+                lines.append([NETS[net].title, label, *cells, zeros, paper, len(error)])
+    return markdown(
+        "net | prior | error, % | before pruning, % | compression | zeros per layer, % | papers: error, compression | seeds", lines
+    )
 
 
 def plot(rows, file):

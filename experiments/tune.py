@@ -5,8 +5,8 @@ python -m experiments.tune --data_root DATA_ROOT --workers 2
 
 from utils import run_cli
 
-from .fig2 import L2, PANELS, validation_setting
-from .grid import Job, command_line, drive, driver_parser, mean_std, method_options, select, shipped
+from .fig2 import L2, PANELS, net_options, validation_setting
+from .grid import Job, command_line, drive, driver_parser, markdown, mean_std, method_options, select, shipped
 
 
 def parse_args(argv=None):
@@ -25,22 +25,21 @@ def settings(args):
 
 def jobs(args):
     panel = PANELS[args.panel]
-    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim, validate=True)
-    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, **method_options("det-l2", shipped("vae", panel.layers)))
+    shared = net_options(args) | dict(validate=True, **method_options("det-l2", shipped("vae", panel.layers)))
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for l2 in L2[:1] if args.quick else L2:
                 argv = command_line(num_examples=n, data_split_seed=split, l2=l2, **shared)
-                yield Job("tune", args.panel, str(l2), str(n), split, "train_bnn", argv, validation_setting(args))
+                yield Job(args.panel, str(l2), str(n), split, argv)
 
 
 def table(rows):
-    lines = ["| n | L2 | validation accuracy | NLL, nats | splits |", "|---|---|---|---|---|"]
+    lines = []
     for n in sorted({r["x"] for r in rows}):
         for l2 in sorted({r["method"] for r in rows}):
             acc, nll = (select(rows, x=n, method=l2, metric=metric) for metric in ("acc", "nll"))
-            lines.append(f"| {n} | {l2:g} | {mean_std(acc)} | {mean_std(nll)} | {len(acc)} |")
-    return "\n".join(lines)
+            lines.append([n, f"{l2:g}", mean_std(acc), mean_std(nll), len(acc)])
+    return markdown("n | L2 | validation accuracy | NLL, nats | splits", lines)
 
 
 def main(argv=None):

@@ -19,10 +19,10 @@ from data import load_dataset
 from models.bayes import bnn_mode, is_stochastic
 from utils import ensemble_average, load_run, mc_ensemble, metrics, new_figure, predict, run_cli, save_figure
 
-from .fig2 import PANELS
-from .grid import METHODS, Job, command_line, curve, drive, driver_parser, last_row, mean_std, method_options, select, shipped
+from .fig2 import net_options
+from .grid import METHODS, Job, command_line, curve, drive, driver_parser, last_row, markdown, mean_std, method_options, select, shipped
 
-CHOICES = ("dwp", "loguniform", "ard", "sn", "do", "det")
+CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "det")
 MEMBERS = (1, 2, 5, 10, 20)
 BINS = 10  # of the reliability diagram
 ENTROPIES = np.linspace(0, np.log(10), 24)  # edges of the histogram's bins, nats
@@ -46,24 +46,13 @@ def settings(args):
 
 
 def jobs(args):
-    panel, strange = PANELS[args.panel], "glyph-letters" if args.quick else "not-mnist"
+    strange = "glyph-letters" if args.quick else "not-mnist"
     load_dataset(strange, args.data_root)  # or its absence would show only after the first run
-    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim, num_examples=args.num_examples)
-    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, kl_kernels=256)
+    shared = net_options(args) | dict(num_examples=args.num_examples, kl_kernels=256)
     for split in range(args.splits):
         for method in args.methods:
             argv = command_line(**shared, **method_options(method, shipped("vae")), data_split_seed=split)
-            yield Job(
-                "uncertainty",
-                args.panel,
-                method,
-                "",
-                split,
-                "train_bnn",
-                argv,
-                settings(args)[args.panel],
-                partial(measure, strange=strange),
-            )
+            yield Job(args.panel, method, "", split, argv, measure=partial(measure, strange=strange))
 
 
 def members_of(net, x):
@@ -133,19 +122,17 @@ def measure(run_dir, strange):
 
 def table(rows):
     """Mean network against ensembles, calibration and AUROC, as Markdown."""
-    lines = [
-        "| method | NLL of the mean net, nats | of 1, 10, 20 members | ECE of the mean net | of 10, 20 | Brier of 20 | AUROC | splits |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines = []
     for method in CHOICES:
         mean_nll, mean_ece = (select(rows, method=method, metric=metric) for metric in ("mean_nll", "mean_ece"))
         if len(mean_nll):
             nll = ", ".join(mean_std(select(rows, method=method, metric="members_nll", x=k)) for k in (1, 10, 20))
             ece = ", ".join(mean_std(select(rows, method=method, metric="members_ece", x=k)) for k in (10, 20))
             brier = mean_std(select(rows, method=method, metric="members_brier", x=20))
-            cells = [mean_std(mean_nll), nll, mean_std(mean_ece), ece, brier, mean_std(select(rows, method=method, metric="auroc"))]
-            lines.append(f"| {METHODS[method][0]} | {' | '.join(cells)} | {len(mean_nll)} |")
-    return "\n".join(lines)
+            auroc = mean_std(select(rows, method=method, metric="auroc"))
+            lines.append([METHODS[method][0], mean_std(mean_nll), nll, mean_std(mean_ece), ece, brier, auroc, len(mean_nll)])
+    columns = "method | NLL of the mean net, nats | of 1, 10, 20 members | ECE of the mean net | of 10, 20 | Brier of 20 | AUROC | splits"
+    return markdown(columns, lines)
 
 
 def points(rows, method, metric):

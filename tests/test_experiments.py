@@ -157,9 +157,7 @@ def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
 def test_side_by_side_workers_keep_what_finished_when_one_fails(digits, tmp_path):
     """Two workers, three jobs, one of them a mistake; then nothing more starts after the time limit."""
     options = command_line(data=digits, hid_dim=(2, 2), epochs=1, eval_freq=1, ens=0)
-    jobs = [
-        Job("f", "p", "m", "x", seed, "train_bnn", [*options, *more]) for seed, more in ((0, []), (1, ["--num_examples", "1"]), (2, []))
-    ]
+    jobs = [Job("p", "m", "x", seed, [*options, *more]) for seed, more in ((0, []), (1, ["--num_examples", "1"]), (2, []))]
     with pytest.raises(ValueError, match="smaller than the number of classes"):
         run_grid(jobs[:2], tmp_path / "f.csv", workers=2)
     assert {row["seed"] for row in read_rows(tmp_path / "f.csv")} == {0}
