@@ -1,4 +1,4 @@
-"""Step 4: doubly stochastic variational inference of a Bayesian CNN under a list of priors, one per convolution (paper, Algorithm 1).
+"""Step 4: doubly stochastic variational inference of a Bayesian CNN under a list of priors, one per layer (paper, Algorithm 1).
 
     python train_bnn.py --data mnist --data_split_seed 0 --num_examples 50 --epochs 10000 --model fconv --net_cfg bayes --hid_dim 32 128 \\
         --vae_list data/fconv/vae7x7/ data/fconv/vae5x5/ --init_list vae vae --prior_list vae vae --eval_freq 100
@@ -17,7 +17,7 @@ from tqdm import trange
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, bayes_layers, conv_layers, init_posterior
 from models.sparsity import CRITERIA
-from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
+from myexman import ExParser, Logger, at_least, load_checkpoint, positive, save_checkpoint, save_state
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -45,7 +45,8 @@ ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll",
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_bnn.py")
+    resume_with = ("epochs", "eval_freq", "ens", "prune", "threshold")
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_bnn.py", resume_with=resume_with)
     add = parser.add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
@@ -60,13 +61,13 @@ def parse_args(argv=None):
     add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior (paper: -10)")
     add("--logvarinit_std", type=at_least(0, float), default=0.0, help="its spread over weights (Kharitonov et al.: 0.2)")
     add("--max_logsigma", type=float, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
-    add("--alpha", type=at_least(0, float), help="fixed dropout rate: posterior variance alpha mean^2")
+    add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
     add_prior_flags(parser)
     add(
         "--l2",
         type=at_least(0, float),
         default=0.0,
-        help="weight of the sum of squares of all layers but the classifier, for nets without priors",
+        help="weight of the sum of squares of `features`, the layers before the classifier, for nets without priors",
     )
     add("--decrease_from", type=at_least(0), default=0, help="epoch from which the learning rate falls (Kharitonov et al.: 100)")
     add("--prune", choices=sorted(CRITERIA), help="after training, drop weights by signal-to-noise ratio or by mean; writes pruned.torch")
@@ -94,11 +95,11 @@ def main(argv=None):
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
     layers, convs = bayes_layers(net), conv_layers(net)
-    check(args, layers)
+    check(args, net, layers, N)
     vaes, filters = load_vaes(args, convs), load_filters(args, convs)
     initialize(args, convs, vaes, filters)
     init_posterior(layers, args.logvarinit, args.logvarinit_std, args.alpha)
-    if args.start_from:
+    if args.start_from and not args.resume:
         load_into(net, load_weights(Path(args.start_from) / "model.torch"), args.start_from)
     priors = build_priors(args, net, layers, vaes, filters).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)

@@ -19,7 +19,7 @@ from utils import add_common_flags, evaluate, linear_lr, load_data, run_cli, see
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_source.py")
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_source.py", resume_with=("epochs", "eval_freq"))
     parser.add_argument("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
     parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")

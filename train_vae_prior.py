@@ -23,7 +23,7 @@ ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "late
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_vae_prior.py")
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_vae_prior.py", resume_with=("num_epochs", "eval_freq"))
     parser.add_argument("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
     parser.add_argument("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
     parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")

@@ -18,9 +18,10 @@ from models.initialization import INITS, LearnedKernels, Pretrained, Xavier, fil
 from models.priors import PRIORS, DeepWeightPrior
 from models.sparsity import compression, dense_state, prune, sparse_state
 from models.vae import VAE
-from myexman import at_least, save_state
+from myexman import at_least, positive, save_state
 
-BAYESIAN = ("prior_list", "prune", "alpha", "max_logsigma", "kl_anneal_epochs", "kl_scale")  # options for Bayesian layers only
+# Options for Bayesian layers only, and their defaults
+BAYESIAN = dict(prior_list=None, prune=None, alpha=None, max_logsigma=None, kl_anneal_epochs=0, kl_scale=1.0)
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 
 
@@ -49,11 +50,11 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
     add("--validate", action="store_true", help="test on every sixth training image instead, to choose hyper-parameters")
     add("--random_labels", action="store_true", help="shuffle the training labels, whatever the images show")
-    add("--permute", type=int, metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
-    add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution; by default those of the paper's Bayesian net")
+    add("--permute", type=at_least(0), metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
+    add("--hid_dim", type=at_least(1), nargs="+", help="widths of the hidden layers, filters of convolutions; by default the paper's")
     add("--epochs", type=at_least(1), default=epochs, help="passes over the training set (paper: 10000 for the Bayesian nets)")
     add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
-    add("--lr", type=at_least(0, float), default=lr, help="Adam's learning rate, falling linearly to 0 (paper: 0.001)")
+    add("--lr", type=at_least(0, float), default=lr, help="Adam's learning rate at the start; it falls linearly to 0 (paper: 0.001)")
     add_run_flags(parser)
 
 
@@ -75,8 +76,10 @@ def add_prior_flags(parser):
     """The priors of a Bayesian net, and how their KL terms are estimated and weighed."""
     add = parser.add_argument
     add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
-    add("--gamma_a", type=float, default=0.51, help="shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)")
-    add("--gamma_b", type=float, default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
+    add(
+        "--gamma_a", type=positive, default=0.51, help="shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)"
+    )
+    add("--gamma_b", type=at_least(0, float), default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
     add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
     add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
     add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
@@ -96,9 +99,9 @@ def prior_name(word):
     return word
 
 
-def check(args, layers):
-    """Raise ValueError if options do not go together."""
-    given = [f"--{name}" for name in BAYESIAN if getattr(args, name) not in (None, 0, 1.0)]
+def check(args, net, layers, n):
+    """Raise ValueError if options do not go together, or not with the net and its n training images."""
+    given = [f"--{name}" for name, default in BAYESIAN.items() if getattr(args, name) != default]
     if not layers and given:
         raise ValueError(f"{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
     if not layers and args.net_cfg == "bayes":
@@ -111,6 +114,12 @@ def check(args, layers):
         raise ValueError("--kl_memory remembers the kernels that are not drawn: give --kl_kernels too")
     if args.alpha is not None and args.max_logsigma is not None:
         raise ValueError("--max_logsigma clips a free variance; with --alpha there is none")
+    if args.alpha is not None and args.prune == "snr":
+        raise ValueError("--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean")
+    if args.alpha is None and "dropout" in (args.prior_list or []):
+        raise ValueError("the prior dropout is for a fixed noise: give --alpha")
+    if n > args.bs and n % args.bs == 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules()):
+        raise ValueError(f"--bs {args.bs} leaves one of {n} images over, of which no batch statistics can be taken: choose another")
 
 
 def load_data(args):
@@ -129,7 +138,11 @@ def default_data_root():
 
 def add_run_flags(parser):
     parser.add_argument("--seed", type=int, default=0, help="seeds everything but the choice of the training subset")
-    parser.add_argument("--device", type=usable_device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--device", type=usable_device, default=default_device(), help="cpu, cuda, cuda:1, …")
+
+
+def default_device():
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def usable_device(name):
@@ -329,15 +342,19 @@ def load_vae(path, device=None, weights="vae_params.torch"):
     return vae.to(device or "cpu").eval()
 
 
-def load_run(run_dir, pruned=False):
+def load_run(run_dir, pruned=False, device=None):
     """The net of a train_bnn.py run as it was trained, or the plain net that --prune left, with the data it was trained and tested on.
 
-    Returns (net, train, test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
+    device: by default the GPU if there is one.  Returns (net, train, test), the net in mode "det".  Raises FileNotFoundError and
+    ValueError."""
     run_dir = Path(run_dir)
-    args = Namespace(**yaml.safe_load((run_dir / "params.yaml").read_text()))
+    params = yaml.safe_load((run_dir / "params.yaml").read_text())
+    if "prior_list" not in params:
+        raise ValueError(f"{run_dir} is not a run of train_bnn.py: its params.yaml has no prior_list")
+    args = Namespace(**dict(alpha=None, random_labels=False, permute=None) | params | dict(device=device or default_device()))
     train, test = load_data(args)
     net = build_net(args.model, "vanilla" if pruned else args.net_cfg, args.hid_dim, *train).to(args.device)
-    if args.alpha and not pruned:
+    if args.alpha is not None and not pruned:
         for layer in bayes_layers(net):
             layer.fix_rate(args.alpha)
     file = run_dir / ("pruned.torch" if pruned else "model.torch")
@@ -418,7 +435,7 @@ def former_posterior(run, place):
     state = load_weights(Path(run) / "model.torch")
     names = [f"{place}.{part}.weight" for part in ("mean", "var")]
     if not all(name in state for name in names):
-        raise ValueError(f"{run} has no posterior of {place}: it needs the same --model and --net_cfg")
+        raise ValueError(f"{run} has no posterior of {place}: it needs the same --model and --net_cfg, and no --alpha")
     return [state[name] for name in names]
 
 

@@ -2,15 +2,18 @@
 
     python -m experiments.random_labels --data_root DATA_ROOT --workers 2
 
-LeNet-300-100 on 5000 MNIST images whose labels are drawn uniformly.
+LeNet-300-100 on 5000 MNIST images whose labels are shuffled; `--panel cifar10` takes the VGG-like net, for an accelerator.
 """
+
+import itertools
 
 from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
 from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, markdown, mean_std, select
 
-NETS = {  # options of train_bnn; not annealed: nothing is to be learnt
+MODELS = {"mnist": "lenet300", "cifar10": "vgg", "glyph-digits": "lenet300"}  # the last for --quick
+OPTIONS = {  # of train_bnn; not annealed: nothing is to be learnt
     "do": dict(net_cfg="vanilla-do"),
     "loguniform": dict(net_cfg="bayes-all", prior_list="loguniform", prune="snr"),
     "ard": dict(net_cfg="bayes-all", prior_list="ard", prune="snr"),
@@ -20,23 +23,23 @@ PAPER_NAMES = {"do": "binary dropout", "loguniform": "sparse_vd"}  # in paper_re
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
+    parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=int, default=5000, help="training images")
     parser.add_argument("--epochs", type=int, default=400, help="passes over them")
     parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, …")
-    parser.set_defaults(panel="mnist")
     return parser.parse_args(argv)
 
 
 def settings(args):
     """{panel: what its rows say of how they were made}."""
-    return {args.panel: f"{args.num_examples} images, {args.epochs} epochs"}
+    return dict.fromkeys(MODELS, f"{args.num_examples} images, {args.epochs} epochs")
 
 
 def jobs(args):
-    shared = dict(data=args.panel, data_root=args.data_root, model="lenet300", bs=100, num_examples=args.num_examples, random_labels=True)
-    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, ens=0)
+    shared = dict(data=args.panel, data_root=args.data_root, model=MODELS[args.panel], bs=100, num_examples=args.num_examples)
+    shared |= dict(random_labels=True, epochs=args.epochs, eval_freq=args.epochs, ens=0)
     for split in range(args.splits):
-        for method, options in NETS.items():
+        for method, options in OPTIONS.items():
             argv = command_line(**shared, **options, data_split_seed=split, seed=split)
             yield Job(args.panel, method, str(args.num_examples), split, argv, measure=memorised)
 
@@ -50,16 +53,16 @@ def memorised(run_dir):
 
 def table(rows):
     """Accuracy on the training and test images beside the slides', and the share of zero weights, as Markdown."""
-    lines = []
-    paper = read_rows(HERE / "paper_results.csv")
-    for method in NETS:
-        train, test, times = (select(rows, method=method, metric=metric) for metric in ("train_acc", "acc", "compression"))
+    lines, paper = [], read_rows(HERE / "paper_results.csv")
+    for panel, method in itertools.product(MODELS, OPTIONS):
+        of = dict(panel=panel, method=method)
+        train, test, times = (select(rows, metric=metric, **of) for metric in ("train_acc", "acc", "compression"))
         if len(train):
-            slides = [select(paper, panel=f"mnist {part} accuracy", method=PAPER_NAMES.get(method)) for part in ("train", "test")]
+            slides = [select(paper, panel=f"{panel} {part} accuracy", method=PAPER_NAMES.get(method)) for part in ("train", "test")]
             known = [value[0] if len(value) else "–" for value in slides]
             zeros = f"{100 * (1 - 1 / times).mean():.2f}" if len(times) else "–"
-            lines.append([METHODS[method][0], mean_std(train), known[0], mean_std(test), known[1], zeros, len(train)])
-    return markdown("method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds", lines)
+            lines.append([panel, METHODS[method][0], mean_std(train), known[0], mean_std(test), known[1], zeros, len(train)])
+    return markdown("data | method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds", lines)
 
 
 def main(argv=None):

@@ -43,6 +43,7 @@ SECTIONS = [
     Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels),
 ]
 OUR_NAMES = {  # of what paper_results.csv calls otherwise
+    "vgg-cifar10": "vgg",
     "sparse_vd": "loguniform",
     "binary dropout": "do",
     "train accuracy": "train_acc",
@@ -71,8 +72,8 @@ def ours(published, rows):
         metric = fig4.PANELS[panel].metric
     elif published["figure"] not in ("fig2", "fig3"):
         panel, _, metric = panel.partition(" ")
-        metric = OUR_NAMES.get(metric, metric)
-    if published["figure"].startswith("fig"):
+        panel, metric = OUR_NAMES.get(panel, panel), OUR_NAMES.get(metric, metric)
+    if published["x"] != "":
         where["x"] = published["x"]
     where |= dict(panel=panel, metric=metric)
     return [r for r in rows if all(str(r[k]) == str(v) for k, v in where.items())]

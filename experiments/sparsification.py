@@ -40,7 +40,7 @@ NETS = {
 }
 LENETS = ("lenet300", "lenet5")
 PRIORS = ("loguniform", "ard", "gamma")
-PAPER_NAMES = {"loguniform": "sparse_vd"}  # in paper_results.csv
+PAPER_NAMES = {"loguniform": "sparse_vd", "vgg": "vgg-cifar10"}  # in paper_results.csv
 
 
 def parse_args(argv=None):
@@ -78,9 +78,9 @@ def jobs(args):
 
 def published(net, method, quantity, x=""):
     """The papers' numbers for a net and method, as (source, value)."""
-    name = PAPER_NAMES.get(method, method)
+    wanted = f"{PAPER_NAMES.get(net, net)} {quantity}", PAPER_NAMES.get(method, method), x
     rows = read_rows(HERE / "paper_results.csv")
-    return [(r["figure"], r["value"]) for r in rows if r["panel"] == f"{net} {quantity}" and r["method"] == name and str(r["x"] or "") == x]
+    return [(r["figure"], r["value"]) for r in rows if (r["panel"], r["method"], str(r["x"])) == wanted]
 
 
 def table(rows):
@@ -94,7 +94,7 @@ def table(rows):
                 error, before, times = (select(own, metric=metric, **of) for metric in ("error", "error_before", "compression"))
                 layers = dict.fromkeys(r["metric"] for r in own if r["method"] == method and r["metric"].startswith("kept"))
                 zeros = " – ".join(f"{100 - 100 * select(own, metric=layer, **of).mean():.1f}" for layer in layers)
-                pairs = zip(published(net, method, "error"), published(net, method, "compression"))
+                pairs = zip(published(net, method, "error", x), published(net, method, "compression", x))
                 paper = "; ".join(f"{100 * e:.2f}, {c:g}x" for (_, e), (_, c) in pairs) or "–"
                 label = METHODS[method][0] + (f", a = {x}" if x else "")
                 cells = [mean_std(100 * error, 2), mean_std(100 * before, 2), mean_std(times, 0) + "x"]

@@ -3,6 +3,7 @@
     python -m experiments.two_tasks --method posterior
 
 `posterior` takes the first task's posterior as the second's prior; `sn` (with its standard normal prior) and `det` are fine-tuned.
+The runs of the two tasks lie in this one's folder.
 """
 
 import train_bnn
@@ -17,7 +18,7 @@ WAYS = ("posterior", "sn", "det")
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="two_tasks.py", resumable=False)
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="two_tasks.py")
     add = parser.add_argument
     add("--method", choices=WAYS, default="posterior", help="how the second task is learnt")
     add("--data", default="mnist", help="data set of both tasks, 28x28 grey")
@@ -32,7 +33,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     shared = dict(data=args.data, data_root=args.data_root, num_examples=args.num_examples, model="lenet300", bs=100, ens=0)
-    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, seed=args.seed, root=args.root, device=args.device)
+    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, seed=args.seed, root=args.run_dir, device=args.device)
     if args.method == "det":
         shared |= dict(net_cfg="vanilla")
     else:

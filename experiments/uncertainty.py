@@ -69,7 +69,7 @@ def entropy(log_probs):
 
 
 def rotate(image, angles):
-    """An image (1, H, W) turned by each angle, degrees: (angles, 1, H, W)."""
+    """An image (1, H, W) turned counter-clockwise by each angle, degrees: (angles, 1, H, W)."""
     turn = torch.deg2rad(torch.tensor([float(a) for a in angles], device=image.device))
     zero = torch.zeros_like(turn)
     theta = torch.stack([torch.stack([turn.cos(), -turn.sin(), zero], 1), torch.stack([turn.sin(), turn.cos(), zero], 1)], 1)

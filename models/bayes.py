@@ -107,7 +107,7 @@ class BayesLinear(BayesLayer):
         return F.linear(x, weight, bias)
 
 
-# --net_cfg: what a net is built of. Fully connected layers are point estimates, as in the deep weight prior's paper, but in the last.
+# --net_cfg: what a net is built of. Fully connected layers are point estimates, as in the deep weight prior's paper, but with bayes-all.
 LAYERS = {
     "vanilla": {},
     "vanilla-do": dict(dropout=0.5),

@@ -103,13 +103,14 @@ class Student(nn.Module):
 
 
 class Dropout(nn.Module):
-    """N(0, 1) for weights under dropout of a fixed rate: the slides' L2 penalty.
+    """N(0, 1) for weights under binary dropout of rate p: the slides' L2 penalty.
 
-    Binary dropout's q(w) = p delta(0) + (1 - p) delta(mean / (1 - p)) has mean `mean` and variance alpha mean^2, alpha = p / (1 - p);
-    so has the Gaussian posterior of `--alpha`."""
+    Binary dropout's q(w) = p delta(0) + (1 - p) delta(mean / (1 - p)) has mean `mean` and variance alpha mean^2, alpha = p / (1 - p).
+    The Gaussian of `--alpha` has the same moments and takes its place; that Gaussian's own KL has a term -log |mean| more, which
+    `sn` with `--alpha` keeps."""
 
     def kl(self, q):
-        """Up to a constant (the entropy of a discrete q, or of a fixed rate): 0.5 E_q |w|^2 = 0.5 (1 + alpha) |mean|^2."""
+        """Of the binary q, up to its constant entropy: 0.5 E_q |w|^2 = 0.5 (1 + alpha) |mean|^2 = 0.5 |mean|^2 / (1 - p)."""
         return 0.5 * (q.loc.square() + q.variance).sum()
 
 

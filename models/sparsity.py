@@ -5,8 +5,9 @@ size of its mean (Kharitonov et al. 2018, appendix A). What is left is an ordina
 """
 
 import torch
+from torch import nn
 
-from .bayes import BayesLayer
+from .bayes import BayesLayer, bayes_layers
 
 # --prune: what is compared with the threshold, and the threshold of the paper that uses it (log alpha = 3; 0.01)
 CRITERIA = {"snr": (lambda q: (q.loc / q.scale).square(), 0.05), "mean": (lambda q: q.loc.abs(), 1e-2)}
@@ -16,15 +17,19 @@ CRITERIA = {"snr": (lambda q: (q.loc / q.scale).square(), 0.05), "mean": (lambda
 def prune(net, criterion, threshold):
     """Set the means below the threshold to zero; the net then predicts in mode "det".
 
-    Returns {layer: (weights kept, weights)}.  Raises ValueError for a net without Bayesian layers."""
-    score, counts = CRITERIA[criterion][0], {}
+    Returns {layer: (weights kept, weights)}, of layers that are not Bayesian all.  Raises ValueError for a net without Bayesian
+    layers."""
+    layers = bayes_layers(net)
+    if not layers:
+        raise ValueError("only a net with Bayesian layers can be pruned: use --net_cfg bayes or bayes-all")
+    score, counts, parts = CRITERIA[criterion][0], {}, {part for layer in layers for part in layer.children()}
     for name, layer in net.named_modules():
         if isinstance(layer, BayesLayer):
             keep = score(layer.posterior()) >= threshold
             layer.mean.weight.mul_(keep)
             counts[name] = int(keep.sum()), keep.numel()
-    if not counts:
-        raise ValueError("only a net with Bayesian layers can be pruned: use --net_cfg bayes or bayes-all")
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)) and layer not in parts:
+            counts[name] = layer.weight.numel(), layer.weight.numel()
     return counts
 
 

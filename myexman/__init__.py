@@ -3,6 +3,17 @@
 from .checkpoint import load_checkpoint, save_checkpoint, save_state
 from .index import Index
 from .logger import Logger
-from .parser import ExParser, Parser, at_least, commit_name
+from .parser import ExParser, Parser, at_least, commit_name, positive
 
-__all__ = ["ExParser", "Index", "Logger", "Parser", "at_least", "commit_name", "load_checkpoint", "save_checkpoint", "save_state"]
+__all__ = [
+    "ExParser",
+    "Index",
+    "Logger",
+    "Parser",
+    "at_least",
+    "commit_name",
+    "load_checkpoint",
+    "positive",
+    "save_checkpoint",
+    "save_state",
+]

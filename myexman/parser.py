@@ -6,6 +6,7 @@
 """
 
 import argparse
+import math
 import os
 import platform
 import subprocess
@@ -19,13 +20,15 @@ import yaml
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy")
 NOT_PARAMS = ("tmp", "config", "resume", "run_dir")
+PLACES = ("root", "device", "data_root", "data_dir", "out")  # may be others when a run is resumed
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows an option's default, if it has one."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, [], False) else super()._get_help_string(action)
+        none = action.default is None or action.default is False or action.default == []
+        return action.help if none else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,16 +42,24 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_least(low, number=int):
-    """An argparse type: a number that is not below `low`."""
+    """An argparse type: a finite number that is not below `low`."""
 
     def parse(text):
         value = number(text)
-        if not value >= low:
-            raise argparse.ArgumentTypeError(f"{text} is below {low}")
+        if not low <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {low} up")
         return value
 
     parse.__name__ = number.__name__  # argparse's word for it in "invalid int value"
     return parse
+
+
+def positive(text):
+    """An argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 class ExParser(Parser):
@@ -56,17 +67,17 @@ class ExParser(Parser):
 
     The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
-    that run's params.yaml and stays in its folder; resumable=False is for scripts without checkpoints. Nothing is created before
-    parse_args()."""
+    that run's params.yaml and stays in its folder; of its options only `resume_with` and PLACES may then change, and params.yaml
+    follows. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args()."""
 
-    def __init__(self, *args, resumable=True, **kwargs):
+    def __init__(self, *args, resume_with=None, **kwargs):
         super().__init__(*args, **kwargs)
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
         group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
-        self.resumable = resumable
-        if resumable:
+        self.resume_with = resume_with
+        if resume_with is not None:
             group.add_argument("--resume", metavar="RUN", help="go on with a stopped run, in its folder, from its last checkpoint")
 
     def parse_args(self, args=None, namespace=None):
@@ -75,15 +86,23 @@ class ExParser(Parser):
         sources.add_argument("--config")
         sources.add_argument("--resume")
         found = sources.parse_known_args(typed)[0]
-        resume = found.resume if self.resumable else None
+        resume = found.resume if self.resume_with is not None else None
         config = Path(resume) / "params.yaml" if resume else found.config
-        args = super().parse_args([*(self.read_config(config) if config else []), *typed], namespace)
+        words = self.read_config(config) if config else []
+        args = super().parse_args([*words, *typed], namespace)
+        meta = provenance(self.prog, typed)
         if resume:
+            former = super().parse_args(words)
+            for name in vars(args).keys() - {*NOT_PARAMS, *PLACES, *self.resume_with}:
+                if getattr(args, name) != getattr(former, name):
+                    self.error(f"--resume goes on with --{name} {getattr(former, name)}; another is another run")
             args.run_dir = Path(resume)
-            return args
-        args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
+            first = yaml.safe_load(config.read_text()).get("meta", {})
+            meta = first | dict(resumed=[*first.get("resumed", []), meta])
+        else:
+            args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
         params = {k: v for k, v in vars(args).items() if k not in NOT_PARAMS}
-        write_yaml(args.run_dir / "params.yaml", {**params, "meta": provenance(self.prog, typed)})
+        write_yaml(args.run_dir / "params.yaml", {**params, "meta": meta})
         return args
 
     def read_config(self, path):

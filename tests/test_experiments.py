@@ -123,7 +123,15 @@ def test_a_turned_image():
     turned = uncertainty.rotate(image, [0, 90, 180])
     torch.testing.assert_close(turned[0], image, atol=1e-4, rtol=0)
     torch.testing.assert_close(turned[2], image.flip(1, 2), atol=1e-4, rtol=0)
-    assert any(torch.allclose(turned[1], image.rot90(k, (1, 2)), atol=1e-4) for k in (1, 3))
+    torch.testing.assert_close(turned[1], image.rot90(1, (1, 2)), atol=1e-4, rtol=0)  # counter-clockwise
+
+
+def test_entropy_and_reliability_by_hand():
+    log_probs = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.92, 0.08], [0.96, 0.04]]).clamp_min(1e-30).log()
+    torch.testing.assert_close(uncertainty.entropy(log_probs)[:2], torch.tensor([math.log(2), 0.0]))
+    bins = list(uncertainty.reliability(log_probs, torch.tensor([0, 0, 1, 0])))
+    assert [b[0] for b in bins] == [5, 9] and bins[0][2:] == (1.0, 0.25)
+    assert bins[1][1:] == pytest.approx((0.96, 2 / 3, 0.75))
 
 
 def test_the_report_has_every_number_of_the_paper(tmp_path):

@@ -13,7 +13,7 @@ from myexman.parser import make_run
 
 
 def parser():
-    p = ExParser(prog="script.py")
+    p = ExParser(prog="script.py", resume_with=("lr",))
     p.add_argument("--lr", type=float, default=0.1)
     p.add_argument("--offset", type=float, default=-10.0)
     p.add_argument("--hid_dim", type=int, nargs="+", default=[1, 2])
@@ -55,6 +55,19 @@ def test_bad_config_is_an_error(tmp_path, capsys, text, message):
     with pytest.raises(SystemExit) as e:
         parser().parse_args(["--config", str(tmp_path / "params.yaml")])
     assert e.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_resuming_keeps_the_options_but_a_few_and_says_so(tmp_path, capsys):
+    first = parser().parse_args(["--root", str(tmp_path), "--hid_dim", "5", "--fast"])
+    again = parser().parse_args(["--resume", str(first.run_dir), "--lr", "7"])
+    assert (again.run_dir, again.hid_dim, again.fast, again.lr) == (first.run_dir, [5], True, 7)
+    parser().parse_args(["--resume", str(first.run_dir)])
+    params = yaml.safe_load((first.run_dir / "params.yaml").read_text())
+    assert params["lr"] == 7 and params["meta"]["argv"][2] == "--hid_dim" and len(params["meta"]["resumed"]) == 2
+    with pytest.raises(SystemExit) as e:
+        parser().parse_args(["--resume", str(first.run_dir), "--hid_dim", "6"])
+    assert e.value.code == 2 and "--resume goes on with --hid_dim [5]" in capsys.readouterr().err
+    assert yaml.safe_load((first.run_dir / "params.yaml").read_text()) == params
 
 
 def test_tmp_runs_stay_out_of_the_index(tmp_path):

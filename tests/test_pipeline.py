@@ -117,6 +117,12 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--prior_list", "gamma", "--gamma_a", "0.5"], "needs a > 0.5"),
         (train_bnn.main, [*good, "--net_cfg", "vanilla", "--prune", "snr"], "--prune needs Bayesian layers"),
         (train_bnn.main, [*good, "--threshold", "1"], "give --prune too"),
+        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--alpha", "1"], "--alpha needs Bayesian layers"),
+        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--kl_scale", "0"], "--kl_scale needs Bayesian layers"),
+        (train_bnn.main, [*good, "--alpha", "0"], "0 is not a number above 0"),
+        (train_bnn.main, [*good, "--alpha", "1", "--prune", "snr"], "take mean"),
+        (train_bnn.main, [*good, "--prior_list", "dropout"], "give --alpha"),
+        (train_bnn.main, [*good, "--lr", "nan"], "nan is not a number from 0 up"),
         (train_bnn.main, ["--data", digits, "--model", "lenet300"], "lenet300 has none: take bayes-all"),
         (features.main, ["--scale", "1/0"], "a share such as 1/4"),
         (features.main, ["--resume", tmp_path], "unrecognized arguments"),
@@ -131,7 +137,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, ["--resume", tmp_path], "params.yaml"),
         (prune_kernels.main, [tmp_path / "gone", "--out", tmp_path / "k"], "no weight file"),
         (train_vae_prior.main, ["--data_dir", tmp_path], "no kernel file"),
-        (train_bnn.main, [*good, "--kl_kernels", "-1"], "-1 is below 0"),
+        (train_bnn.main, [*good, "--kl_kernels", "-1"], "-1 is not a number from 0 up"),
         (train_bnn.main, [*good, "--device", "abacus"], "--device"),
         (train_bnn.main, ["--conf", "params.yaml"], "unrecognized arguments"),
         (train_bnn.main, [*good, "--l2", "1"], "leave it out with --net_cfg bayes"),
@@ -140,7 +146,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         assert message in refuse(capsys, main, argv), argv
     run = train_bnn.main([str(a) for a in good])
     capsys.readouterr()
-    assert "cannot resume" in refuse(capsys, train_bnn.main, ["--resume", run, "--hid_dim", 4, 4])
+    assert "--resume goes on with --hid_dim [3, 4]" in refuse(capsys, train_bnn.main, ["--resume", run, "--hid_dim", 4, 4])
     for file, argv, message in (
         (run / "checkpoint.torch", ["--resume", run], "cannot resume"),
         (Path(priors[1]) / "vae_params.torch", good, "is damaged"),

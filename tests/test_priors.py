@@ -108,10 +108,21 @@ def test_student_is_the_marginal_of_the_gamma_hyperprior():
     assert abs(Student(a, b).kl(q).item() / n - expected) < 0.01
 
 
-def test_dropout_is_an_l2_penalty():
-    layer = BayesLinear(7, 5)
-    layer.fix_rate(0.25)
-    torch.testing.assert_close(Dropout().kl(layer.posterior()), 0.5 * 1.25 * layer.mean.weight.square().sum())
+def test_student_with_a_and_b_near_0_is_log_uniform():
+    """Up to the constant of an improper prior: the difference between two posteriors, by Monte Carlo and by quadrature."""
+    n = 400_000
+    kls = [Student(1e-8, 1e-8).kl(Normal(torch.ones(n), torch.full((n,), alpha**0.5))) / n for alpha in (0.05, 2.0)]
+    assert abs((kls[0] - kls[1]).item() - (exact_log_uniform_kl(0.05) - exact_log_uniform_kl(2.0))) < 0.01
+
+
+def test_dropout_is_the_cross_entropy_of_binary_dropout_and_a_standard_normal():
+    """Weights that are dropped at rate p and scaled by 1 / (1 - p): -E log N(w; 0, 1) less its constant."""
+    p, layer = 0.3, BayesLinear(4, 3)
+    layer.fix_rate(p / (1 - p))
+    w = torch.nn.functional.dropout(layer.mean.weight.expand(100_000, -1, -1), p)
+    expected = -Normal(0.0, 1.0).log_prob(w).mean(0).sum() - 12 * 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(Dropout().kl(layer.posterior()), expected, rtol=0.02, atol=0)
+    torch.testing.assert_close(layer.posterior().variance, w.var(0), rtol=0.05, atol=1e-4)
 
 
 def test_a_fixed_rate_makes_ard_and_sparse_vd_constant():
@@ -139,6 +150,11 @@ def test_sparse_priors_are_finite_at_the_ends(prior):
     kl = prior.kl(Normal(loc, scale))
     kl.backward()
     assert kl.isfinite() and loc.grad.isfinite().all() and scale.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("prior", [LogUniform(), ARD()])
+def test_a_weight_of_mean_0_costs_nothing(prior):
+    assert prior.kl(Normal(torch.zeros(3), torch.tensor([1e-3, 1.0, 1e3]))) < 1e-6
 
 
 class LinearGaussian(VAE):

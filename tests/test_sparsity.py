@@ -1,8 +1,10 @@
 """Pruning by the posterior, the files of pruned nets, and the nets that are pruned."""
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import train_bnn
 from models import build_net
@@ -38,6 +40,13 @@ def test_compression_counts_all_layers():
     assert compression({"a": (0, 10)}) == float("inf")
 
 
+def test_layers_that_are_not_bayesian_count_as_kept():
+    net = build_net("fconv", "bayes", (3, 4), X, Y)
+    counts = prune(net, "mean", 1e9)
+    assert counts == {"features.conv1": (0, 147), "features.conv2": (0, 300), "classifier": (360, 360)}
+    assert compression(counts) == 807 / 360
+
+
 def test_a_pruned_net_predicts_the_same_when_reloaded(net, tmp_path):
     prune(net, "mean", 1.0)
     bnn_mode(net, "det")
@@ -51,6 +60,17 @@ def test_a_pruned_net_predicts_the_same_when_reloaded(net, tmp_path):
 def test_lenets_have_the_literatures_number_of_weights(model, weights):
     net = build_net(model, "bayes-all", None, X, Y)
     assert sum(layer.mean.weight.numel() for layer in bayes_layers(net)) == weights
+
+
+def test_the_vgg_like_net():
+    """Blocks of 2, 2, 3, 3 and 3 convolutions, each normalised and rectified; dropout between convolutions, none before a pooling."""
+    net = build_net("vgg", "vanilla-do", None, torch.rand(10, 3, 32, 32), Y[:10])
+    assert sum(p.numel() for p in net.parameters()) == 14_991_946
+    kinds = [type(m) for m in net.features]
+    step = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    assert kinds == [k for depth in (2, 2, 3, 3, 3) for k in [*[*step, nn.Dropout] * (depth - 1), *step, nn.MaxPool2d]]
+    rates = [m.p for m in net.modules() if isinstance(m, nn.Dropout)]
+    assert rates == pytest.approx([0.3] + [0.4] * 7 + [0.5] * 2)
 
 
 def test_batch_norm_does_not_look_at_the_test_batch():
@@ -67,15 +87,44 @@ def test_a_sparse_run_from_the_command_line(digits):
     options = (
         "--model lenet300 --net_cfg bayes-all --hid_dim 6 5 --bs 20 --epochs 4 --eval_freq 4 --ens 2 --prior_list gamma loguniform ard"
     )
-    more = "--logvarinit_std 0.2 --max_logsigma -4 --kl_scale 0.5 --kl_anneal_epochs 2 --decrease_from 2 --prune mean"
+    more = "--logvarinit -7 --logvarinit_std 0.2 --max_logsigma -4 --kl_scale 0.5 --kl_anneal_epochs 2 --decrease_from 2 --prune mean"
     run = train_bnn.main(["--data", str(digits), *options.split(), *more.split()])
     state = load_weights(run / "model.torch")
-    assert max(w.max() for name, w in state.items() if name.endswith("var.weight")) <= -8
+    assert max(w.max() for name, w in state.items() if name.endswith("var.weight")) == -8
+    adam = torch.load(run / "checkpoint.torch", weights_only=True)["opt"]["param_groups"][0]
+    assert adam["lr"] == 0.5e-3  # one of two falling epochs is left
     report = yaml.safe_load((run / "pruning.yaml").read_text())
-    plain, _, test = load_run(run, pruned=True)
+    net, _, test = load_run(run)
+    assert abs(1 - evaluate(net, test)["mean_acc"] - report["error_before"]) < 1e-6
+    plain = load_run(run, pruned=True)[0]
     assert abs(1 - evaluate(plain, test)["mean_acc"] - report["error"]) < 1e-6
     nonzero = {name: int((w != 0).sum()) for name, w in plain.state_dict().items() if name.endswith("weight")}
     assert nonzero == {f"{layer}.weight": kept for layer, (kept, _) in report["kept"].items()}
+
+
+def test_a_run_of_a_fixed_rate_and_its_pruned_net(digits):
+    """Gaussian dropout; resumed to be pruned, so hard that nothing is left."""
+    words = "--model lenet300 --net_cfg bayes-all --hid_dim 20 20 --bs 10 --lr 0.01 --epochs 8 --ens 0 --prior_list dropout --alpha 0.1"
+    run = train_bnn.main(["--data", str(digits), *words.split()])
+    net, train, test = load_run(run)
+    for layer in bayes_layers(net):
+        torch.testing.assert_close(layer.scale(), 0.1**0.5 * layer.mean.weight.abs())
+    train_bnn.main(["--resume", str(run), "--prune", "mean", "--threshold", "9"])
+    plain = load_run(run, pruned=True)[0]
+    assert predict(plain, train.x).std(0).max() < 1e-6  # the biases alone are left
+    report = yaml.safe_load((run / "pruning.yaml").read_text())
+    assert report["error_before"] == 1 - evaluate(net, test)["mean_acc"] < 0.3
+    assert report["error"] == 1 - evaluate(plain, test)["mean_acc"] > 0.6
+    (run / "params.yaml").write_text("data: elsewhere")
+    with pytest.raises(ValueError, match=r"not a run of train_bnn\.py"):
+        load_run(run)
+
+
+def test_a_batch_of_one_image_is_refused(tmp_path):
+    x, y = np.zeros((9, 32, 32, 3), np.uint8), np.arange(9) % 3
+    np.savez(tmp_path / "tiny.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(ValueError, match="--bs 8 leaves one of 9 images over"):
+        train_bnn.main(["--data", str(tmp_path / "tiny.npz"), "--model", "vgg", "--hid_dim", *"22222", "--bs", "8"])
 
 
 def test_a_run_can_begin_where_another_ended(digits):

@@ -25,6 +25,9 @@ def test_minibatch_elbo_weights_the_data_by_n_over_b():
     torch.testing.assert_close(torch.stack([loss for loss, _ in parts]).mean(), full)
     torch.testing.assert_close(parts[0][0], 3 * F.cross_entropy(net(x[:4]), y[:4], reduction="sum") + kl)
     torch.testing.assert_close(parts[0][1]["kl"], kl)
+    half, report = negative_elbo(net, layers, priors, 12, x, y, weight=0.5)
+    torch.testing.assert_close(half, full - 0.5 * kl)
+    torch.testing.assert_close(report["kl"], kl)
 
 
 def test_minibatches_cover_the_set_once():
