@@ -88,7 +88,8 @@ class ExParser(Parser):
         found = sources.parse_known_args(typed)[0]
         resume = found.resume if self.resume_with is not None else None
         config = Path(resume) / "params.yaml" if resume else found.config
-        words = self.read_config(config) if config else []
+        elsewhere = {name for name in PLACES if any(word.split("=")[0] == f"--{name}" for word in typed)}
+        words = self.read_config(config, elsewhere) if config else []
         args = super().parse_args([*words, *typed], namespace)
         meta = provenance(self.prog, typed)
         if resume:
@@ -105,8 +106,9 @@ class ExParser(Parser):
         write_yaml(args.run_dir / "params.yaml", {**params, "meta": meta})
         return args
 
-    def read_config(self, path):
-        """The options in a params.yaml as command-line words; `meta` (facts about that run) is left out."""
+    def read_config(self, path, without=()):
+        """The options in a params.yaml as command-line words; `meta` (facts about that run) is left out, and a device or folder that
+        the command line replaces and that this machine may not have."""
         try:
             values = yaml.safe_load(Path(path).read_text())
         except (OSError, yaml.YAMLError) as e:
@@ -118,7 +120,7 @@ class ExParser(Parser):
         if unknown:
             self.error(f"{path}: unknown argument {', '.join(unknown)}")
         words = []
-        for name in options.keys() & values.keys():
+        for name in (options.keys() & values.keys()) - set(without):
             option, value = options[name].option_strings[-1], values[name]
             if isinstance(value, list):
                 words += [option, *map(str, value)] if value else []

@@ -70,6 +70,16 @@ def test_resuming_keeps_the_options_but_a_few_and_says_so(tmp_path, capsys):
     assert yaml.safe_load((first.run_dir / "params.yaml").read_text()) == params
 
 
+def test_a_run_goes_on_where_its_device_is_missing(tmp_path):
+    def with_devices(*names):
+        p = parser()
+        p.add_argument("--device", choices=names, default=names[0])
+        return p
+
+    run = with_devices("cuda", "cpu").parse_args(["--root", str(tmp_path)]).run_dir
+    assert with_devices("cpu").parse_args(["--resume", str(run), "--device=cpu"]).device == "cpu"
+
+
 def test_tmp_runs_stay_out_of_the_index(tmp_path):
     parser().parse_args(["--root", str(tmp_path), "--tmp"])
     assert Index(tmp_path).info() == [] and len(list((tmp_path / "tmp").iterdir())) == 1
