@@ -296,6 +296,12 @@ def mean_std(values, digits=3):
     return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
 
 
+def ensemble_wins(nll, ece):
+    """'NLL and ECE', or what of them is lower on average for the ensemble.  nll, ece: each a pair (mean network, ensemble) of arrays."""
+    better = [name for name, (mean, ensemble) in (("NLL", nll), ("ECE", ece)) if ensemble.mean() < mean.mean()]
+    return " and ".join(better) or "neither"
+
+
 def curve(axis, rows, method, metric, position=float):
     """Mean of a method's metric against x with the range over seeds, in the method's colour; x is drawn at position(x)."""
     label, colour = METHODS[method]

@@ -18,7 +18,7 @@ from myexman.logger import read_rows
 from utils import run_cli
 
 from . import ablations, continual, fig2, fig3, fig4, random_labels, sparsification, tune, uncertainty
-from .grid import FIGURES, HERE, METHODS, RESULTS, markdown, mean_std, select
+from .grid import FIGURES, HERE, METHODS, RESULTS, ensemble_wins, markdown, mean_std, select
 
 
 class Section(NamedTuple):
@@ -148,9 +148,8 @@ def ensembles(rows):
         for method in fig2.CHOICES:
             pairs = [[select(rows, method=method, x=n, metric=m) for m in (f"mean_{metric}", metric)] for metric in ("nll", "ece")]
             if len(select(rows, method=method, x=n, metric="one_acc")):
-                better = [metric for metric, (mean, ens) in zip(("NLL", "ECE"), pairs) if ens.mean() < mean.mean()]
                 cells = [mean_std(v) for pair in pairs for v in pair]
-                lines.append([n, METHODS[method][0], *cells, " and ".join(better) or "neither"])
+                lines.append([n, METHODS[method][0], *cells, ensemble_wins(*pairs)])
     return markdown("n | method | NLL, mean net | NLL, ensemble | ECE, mean net | ECE, ensemble | ensemble better in", lines)
 
 

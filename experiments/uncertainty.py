@@ -20,11 +20,25 @@ from models.bayes import bnn_mode, is_stochastic
 from utils import ensemble_average, load_run, mc_ensemble, metrics, new_figure, predict, run_cli, save_figure
 
 from .fig2 import net_options
-from .grid import METHODS, Job, command_line, curve, drive, driver_parser, last_row, markdown, mean_std, method_options, select, shipped
+from .grid import (
+    METHODS,
+    Job,
+    command_line,
+    curve,
+    drive,
+    driver_parser,
+    ensemble_wins,
+    last_row,
+    markdown,
+    mean_std,
+    method_options,
+    select,
+    shipped,
+)
 
 CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "det")
 MEMBERS = (1, 2, 5, 10, 20)
-BINS = 10  # of the reliability diagram
+BINS, SHOWN = 10, 1e-3  # of the reliability diagram, and the share of the images that a bin must have to be drawn
 ENTROPIES = np.linspace(0, np.log(10), 24)  # edges of the histogram's bins, nats
 ANGLES = range(0, 181, 15)
 DIGIT = 3  # the class whose first test image is turned
@@ -124,15 +138,19 @@ def table(rows):
     """Mean network against ensembles, calibration and AUROC, as Markdown."""
     lines = []
     for method in CHOICES:
-        mean_nll, mean_ece = (select(rows, method=method, metric=metric) for metric in ("mean_nll", "mean_ece"))
-        if len(mean_nll):
-            nll = ", ".join(mean_std(select(rows, method=method, metric="members_nll", x=k)) for k in (1, 10, 20))
-            ece = ", ".join(mean_std(select(rows, method=method, metric="members_ece", x=k)) for k in (10, 20))
-            brier = mean_std(select(rows, method=method, metric="members_brier", x=20))
-            auroc = mean_std(select(rows, method=method, metric="auroc"))
-            lines.append([METHODS[method][0], mean_std(mean_nll), nll, mean_std(mean_ece), ece, brier, auroc, len(mean_nll)])
-    columns = "method | NLL of the mean net, nats | of 1, 10, 20 members | ECE of the mean net | of 10, 20 | Brier of 20 | AUROC | splits"
-    return markdown(columns, lines)
+        values = {metric: select(rows, method=method, metric=metric) for metric in ("mean_nll", "mean_ece", "auroc", "one_nll")}
+        if len(values["mean_nll"]):
+            nll, ece, brier = (
+                {k: select(rows, method=method, metric=f"members_{metric}", x=k) for k in MEMBERS} for metric in ("nll", "ece", "brier")
+            )
+            pairs = (values["mean_nll"], nll[10]), (values["mean_ece"], ece[10])
+            wins = ensemble_wins(*pairs) if len(values["one_nll"]) else "–"
+            cells = [", ".join(mean_std(part) for part in pair) for pair in pairs]
+            cells += [mean_std(nll[20]), mean_std(ece[20]), mean_std(brier[20]), mean_std(values["auroc"])]
+            lines.append([METHODS[method][0], *cells, wins, len(values["auroc"])])
+    return markdown(
+        "method | NLL: mean net, 10 members | ECE | NLL of 20 | ECE | Brier | AUROC | 10 better than the mean net in | splits", lines
+    )
 
 
 def points(rows, method, metric):
@@ -148,7 +166,9 @@ def plot(rows, file):
     for method in shown:
         curve(nll, rows, method, "members_nll")
         curve(acc, rows, method, "members_acc")
-        calibration.plot(points(rows, method, "bin_confidence")[1], points(rows, method, "bin_accuracy")[1], "o-", color=METHODS[method][1])
+        confidence, accuracy, share = (np.array(points(rows, method, f"bin_{metric}")[1]) for metric in ("confidence", "accuracy", "share"))
+        full = share >= SHOWN
+        calibration.plot(confidence[full], accuracy[full], "o-", color=METHODS[method][1])
     nll.set(xlabel="ensemble members", ylabel="test NLL, nats per image", xscale="log")
     acc.set(xlabel="ensemble members", ylabel="test accuracy", xscale="log")
     for axis in (nll, acc):
