@@ -1,4 +1,4 @@
-"""The deterministic net's L2 penalty, chosen on validation images (the last sixth of the training set): `det-l2` of Fig. 2.
+"""The deterministic net's L2 penalty, chosen on validation images (every sixth training image): `det-l2` of Fig. 2.
 
 python -m experiments.tune --data_root DATA_ROOT --workers 2
 """
