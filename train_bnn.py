@@ -17,7 +17,7 @@ from tqdm import trange
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, bayes_layers, conv_layers, init_posterior
 from models.sparsity import CRITERIA
-from myexman import ExParser, Logger, at_least, load_checkpoint, positive, save_checkpoint, save_state
+from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -45,7 +45,7 @@ ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll",
 
 
 def parse_args(argv=None):
-    resume_with = ("epochs", "eval_freq", "ens", "prune", "threshold")
+    resume_with = ("epochs", "eval_freq", "prune", "threshold")
     parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_bnn.py", resume_with=resume_with)
     add = parser.add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
@@ -115,7 +115,7 @@ def main(argv=None):
             loss = loss + N * args.l2 * sum_of_squares(net.features)
         return loss, report
 
-    start = load_checkpoint(args.run_dir, args.device, net=net, priors=priors, opt=opt) if args.resume else 0
+    start = resume(args, args.epochs, net=net, priors=priors, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, echo=ECHO, resume_at=start)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")

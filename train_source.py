@@ -14,8 +14,8 @@ from tqdm import trange
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
-from myexman import ExParser, Logger, at_least, load_checkpoint, save_checkpoint, save_state
-from utils import add_common_flags, evaluate, linear_lr, load_data, run_cli, seed_everything, sum_of_squares, train_epoch
+from myexman import ExParser, Logger, at_least, resume, save_checkpoint, save_state
+from utils import add_common_flags, check_batches, evaluate, linear_lr, load_data, run_cli, seed_everything, sum_of_squares, train_epoch
 
 
 def parse_args(argv=None):
@@ -36,6 +36,7 @@ def main(argv=None):
     train, test = load_data(args)
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
+    check_batches(net, len(train.y), args.bs)
     for conv in conv_layers(net).values():
         fill(conv, Xavier(conv.weight.shape))  # a third of torch's default for the 7x7 layer: less noise for L2 to wash out
     opt = torch.optim.Adam(net.parameters(), fused=True)
@@ -46,7 +47,7 @@ def main(argv=None):
         l2 = sum_of_squares(net.features)
         return nll + args.l2 * l2, dict(nll=nll, l2=l2)
 
-    start = load_checkpoint(args.run_dir, args.device, net=net, opt=opt) if args.resume else 0
+    start = resume(args, args.epochs, net=net, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")

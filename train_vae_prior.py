@@ -16,7 +16,7 @@ from tqdm import trange
 
 from models.densities import GaussianKernels
 from models.vae import CODERS, VAE
-from myexman import ExParser, Logger, at_least, commit_name, load_checkpoint, save_checkpoint, save_state
+from myexman import ExParser, Logger, at_least, commit_name, resume, save_checkpoint, save_state
 from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
@@ -110,7 +110,7 @@ def main(argv=None):
         vae.share_variance(train.var().item())
     opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], fused=True)
 
-    start = load_checkpoint(args.run_dir, args.device, vae=vae, opt=opt) if args.resume else 0
+    start = resume(args, args.num_epochs, vae=vae, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)
     if not args.resume:
         save_state(vae.state_dict(), args.run_dir / "vae_params.torch")

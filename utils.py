@@ -1,5 +1,6 @@
 """What the scripts share: flags, seeds, schedules, the epoch function, prediction, metrics, and loading of saved things."""
 
+import copy
 import os
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -118,8 +119,13 @@ def check(args, net, layers, n):
         raise ValueError("--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean")
     if args.alpha is None and "dropout" in (args.prior_list or []):
         raise ValueError("the prior dropout is for a fixed noise: give --alpha")
-    if n > args.bs and n % args.bs == 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules()):
-        raise ValueError(f"--bs {args.bs} leaves one of {n} images over, of which no batch statistics can be taken: choose another")
+    check_batches(net, n, args.bs)
+
+
+def check_batches(net, n, bs):
+    """Raise ValueError if a net with batch normalisation would get a minibatch of one of n images."""
+    if (bs == 1 or n % bs == 1) and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules()):
+        raise ValueError(f"--bs {bs} makes a minibatch of one of {n} images, of which no statistics can be taken: choose another")
 
 
 def load_data(args):
@@ -277,6 +283,7 @@ def announce_cost(net, layers, priors, batch):
     on a CPU; name the way out."""
     if not any(isinstance(p, DeepWeightPrior) for p in priors):
         return
+    priors = copy.deepcopy(priors)  # so that no turn of --kl_memory is taken
     data = 3 * count_flops(lambda: net(batch))
     kl = 3 * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
     hint = "; --kl_kernels 256 estimates the KL without bias from 256 kernels of each layer" if kl > 2 * data else ""
@@ -349,9 +356,10 @@ def load_run(run_dir, pruned=False, device=None):
     ValueError."""
     run_dir = Path(run_dir)
     params = yaml.safe_load((run_dir / "params.yaml").read_text())
-    if "prior_list" not in params:
-        raise ValueError(f"{run_dir} is not a run of train_bnn.py: its params.yaml has no prior_list")
-    args = Namespace(**dict(alpha=None, random_labels=False, permute=None) | params | dict(device=device or default_device()))
+    if (params.get("meta") or {}).get("script") != "train_bnn.py":
+        raise ValueError(f"{run_dir / 'params.yaml'} is not of a run of train_bnn.py")
+    younger = dict(alpha=None, validate=False, random_labels=False, permute=None)  # options that old runs do not have
+    args = Namespace(**younger | params | dict(device=device or default_device()))
     train, test = load_data(args)
     net = build_net(args.model, "vanilla" if pruned else args.net_cfg, args.hid_dim, *train).to(args.device)
     if args.alpha is not None and not pruned:

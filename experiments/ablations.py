@@ -37,7 +37,7 @@ def parse_args(argv=None):
 
 def settings(args):
     """{panel: what its rows say of how they were made}."""
-    return {args.panel: f"reduced: {args.epochs} epochs"}
+    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs"}
 
 
 def jobs(args):

@@ -47,7 +47,7 @@ from utils import (
     usable_device,
 )
 
-from .grid import FIGURES, RESULTS, device_name, write_rows
+from .grid import FIGURES, RESULTS, device_name, markdown, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
 
@@ -432,16 +432,16 @@ def kept_rows(file, shared):
 
 def table(rows):
     """Markdown."""
-    lines = ["| case | ours, ms | reference, ms | ratio | aimed at | GFLOP/s | of GEMM | peak MB |", "|---|---|---|---|---|---|---|---|"]
 
     def cell(value, digits=0, scale=1):
         return "" if value in (None, "") else f"{scale * value:.{digits}f}"
 
+    lines = []
     for r in rows:
         times = [cell(r[c], 1, 1000) for c in ("seconds", "reference_seconds")]
         ratio = [cell(r[c], 1) for c in ("ratio", "target")]
-        lines.append("| " + " | ".join([r["case"], *times, *ratio, cell(r["gflops"]), cell(r["gemm_share"], 2), cell(r["peak_mb"])]) + " |")
-    return "\n".join(lines)
+        lines.append([r["case"], *times, *ratio, cell(r["gflops"]), cell(r["gemm_share"], 2), cell(r["peak_mb"])])
+    return markdown("case | ours, ms | reference, ms | ratio | aimed at | GFLOP/s | of GEMM | peak MB", lines)
 
 
 def plot(rows, file):

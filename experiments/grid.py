@@ -84,7 +84,7 @@ def every_row(run_dir):
 
 class Job(NamedTuple):
     """One run of a script: where its numbers belong, the command line that makes them, and what takes them from the run's folder.
-    The driver's name and setting are the same for many; drive() adds them."""
+    run_grid() adds the figure and the setting, which all jobs of a driver and panel share."""
 
     panel: str
     method: str
@@ -184,12 +184,11 @@ def drive(args, name, jobs, settings, parse_args):
     settings, of whatever panels have run, and where to draw them: the shipped figure if the settings are the driver's own, else one
     of a trial, under the runs."""
     results, figures = places(args.quick)
-    if not args.quick and settings(args) != settings(parse_args([])):
+    setting, file = settings(args), results / f"{name}.csv"
+    if not args.quick and setting != settings(parse_args([])):
         figures = places(quick=True)[1].with_name("trials")
-    file = results / f"{name}.csv"
-    named = [] if args.plot_only else [job._replace(figure=name, setting=settings(args)[job.panel]) for job in jobs]
-    rows = run_grid(named, file, args.workers, args.time_limit)
-    rows = [r for r in rows if settings(args).get(r["panel"]) == r["setting"]]
+    rows = run_grid([] if args.plot_only else jobs, file, setting, args.workers, args.time_limit)
+    rows = [r for r in rows if setting.get(r["panel"]) == r["setting"]]
     if not rows:
         raise FileNotFoundError(f"nothing to draw: no results in this setting in {file}")
     return rows, figures / f"{name}.png"
@@ -200,12 +199,14 @@ def panel_file(file, panel):
     return file.with_stem(f"{file.stem}_{panel}") if panel == "cifar10" else file
 
 
-def run_grid(jobs, file, workers=1, time_limit=None):
+def run_grid(jobs, file, setting, workers=1, time_limit=None):
     """Run the jobs that have no rows in `file` yet and append their rows, each job's at once; returns all rows of the file.
 
+    file: its name is the rows' figure.  setting: {panel: what the rows say of how they were made}.
     workers: processes side by side, one thread each; 1 runs in this process with all threads.
     time_limit: seconds after which no further job is started.  A job's error is raised when those beside it have ended."""
     file, commit = Path(file), commit_name()
+    jobs = [job._replace(figure=file.stem, setting=setting[job.panel]) for job in jobs]
     done = finished_keys(file)
     todo = [job for job in jobs if job.key not in done]
     deadline = time.time() + (float("inf") if time_limit is None else time_limit)
@@ -285,8 +286,8 @@ def paper_value(figure, panel, method, x):
 
 def markdown(columns, rows):
     """A Markdown table: the columns' names, "n | accuracy", and rows, each a list of cells."""
-    lines = [columns.split(" | "), ["---"] * len(columns.split(" | ")), *rows]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+    names = columns.split(" | ")
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in [names, ["---"] * len(names), *rows])
 
 
 def mean_std(values, digits=3):
@@ -297,8 +298,10 @@ def mean_std(values, digits=3):
 
 
 def ensemble_wins(nll, ece):
-    """'NLL and ECE', or what of them is lower on average for the ensemble.  nll, ece: each a pair (mean network, ensemble) of arrays."""
-    better = [name for name, (mean, ensemble) in (("NLL", nll), ("ECE", ece)) if ensemble.mean() < mean.mean()]
+    """'NLL and ECE', or what of them is lower on average for the ensemble, to three digits, as in the tables.
+
+    nll, ece: each a pair (mean network, ensemble) of arrays."""
+    better = [name for name, (mean, ensemble) in (("NLL", nll), ("ECE", ece)) if round(ensemble.mean(), 3) < round(mean.mean(), 3)]
     return " and ".join(better) or "neither"
 
 

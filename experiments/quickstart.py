@@ -58,7 +58,7 @@ def jobs(args, vaes):
     for split in range(args.splits):
         for method in CORE:
             argv = command_line(data_split_seed=split, **shared, **method_options(method, vaes))
-            yield Job("glyph-digits", method, "50", split, argv, figure="quickstart", setting=f"{args.bnn_epochs} steps")
+            yield Job("glyph-digits", method, "50", split, argv)
 
 
 def report(rows, out):
@@ -92,10 +92,11 @@ def main(argv=None):
     args = parse_args(argv)
     began = time.time()
     out = Path(args.root) / "quickstart"
-    (out / "results.csv").unlink(missing_ok=True)
+    results = out / "quickstart.csv"
+    results.unlink(missing_ok=True)
     vaes = learn_priors(args, out)
     print("\n4. Bayesian CNNs on 50 digits")
-    report(run_grid(list(jobs(args, vaes)), out / "results.csv"), out)
+    report(run_grid(jobs(args, vaes), results, {"glyph-digits": f"{args.bnn_epochs} steps"}), out)
     print(f"{time.time() - began:.0f} s in all")
 
 

@@ -114,8 +114,9 @@ def parameters():
 
 
 def parameter_tables(published):
-    counts, known = parameters(), {row["method"]: int(row["value"]) for row in published}
-    lines = [[name, value, counts[name], f"{counts[name] - value:+d}"] for name, value in known.items()]
+    counts = parameters()
+    known = ((row["method"], int(row["value"])) for row in published)
+    lines = [[name, value, counts[name], f"{counts[name] - value:+d}"] for name, value in known]
     return markdown("part | paper | ours | difference", lines)
 
 

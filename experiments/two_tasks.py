@@ -42,7 +42,7 @@ def main(argv=None):
     if args.method == "posterior":
         shared |= dict(prior_list=f"posterior:{first}")
     second = train_bnn.main(command_line(**shared, start_from=first, permute=1))
-    old, new = (load_run(run)[0] for run in (first, second))
+    old, new = (load_run(run, device=args.device)[0] for run in (first, second))
     _, test = load_dataset(args.data, args.data_root)
     test = test.to(args.device)
     tests = {"first": test, "second": permute_pixels(test, 1)}

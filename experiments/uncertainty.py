@@ -38,7 +38,8 @@ from .grid import (
 
 CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "det")
 MEMBERS = (1, 2, 5, 10, 20)
-BINS, SHOWN = 10, 1e-3  # of the reliability diagram, and the share of the images that a bin must have to be drawn
+BINS = 10  # of the reliability diagram
+SHOWN = 1e-3  # share of the images that a bin must have to be drawn
 ENTROPIES = np.linspace(0, np.log(10), 24)  # edges of the histogram's bins, nats
 ANGLES = range(0, 181, 15)
 DIGIT = 3  # the class whose first test image is turned
@@ -138,19 +139,19 @@ def table(rows):
     """Mean network against ensembles, calibration and AUROC, as Markdown."""
     lines = []
     for method in CHOICES:
-        values = {metric: select(rows, method=method, metric=metric) for metric in ("mean_nll", "mean_ece", "auroc", "one_nll")}
-        if len(values["mean_nll"]):
-            nll, ece, brier = (
-                {k: select(rows, method=method, metric=f"members_{metric}", x=k) for k in MEMBERS} for metric in ("nll", "ece", "brier")
+        own = [r for r in rows if r["method"] == method]
+        if own:
+            nll, ece = (
+                [select(own, metric=f"mean_{metric}"), *(select(own, metric=f"members_{metric}", x=k) for k in (10, 20))]
+                for metric in ("nll", "ece")
             )
-            pairs = (values["mean_nll"], nll[10]), (values["mean_ece"], ece[10])
-            wins = ensemble_wins(*pairs) if len(values["one_nll"]) else "–"
-            cells = [", ".join(mean_std(part) for part in pair) for pair in pairs]
-            cells += [mean_std(nll[20]), mean_std(ece[20]), mean_std(brier[20]), mean_std(values["auroc"])]
-            lines.append([METHODS[method][0], *cells, wins, len(values["auroc"])])
-    return markdown(
-        "method | NLL: mean net, 10 members | ECE | NLL of 20 | ECE | Brier | AUROC | 10 better than the mean net in | splits", lines
-    )
+            brier, auroc = select(own, metric="members_brier", x=20), select(own, metric="auroc")
+            is_random = any(r["metric"] == "one_nll" for r in own)
+            wins = ensemble_wins(nll[:2], ece[:2]) if is_random else "–"
+            series = (", ".join(map(mean_std, values)) for values in (nll, ece))
+            lines.append([METHODS[method][0], *series, mean_std(brier), mean_std(auroc), wins, len(auroc)])
+    columns = "method | NLL: mean net, 10, 20 members | ECE: mean net, 10, 20 | Brier of 20 | AUROC of 20 | 10 better than the mean net in"
+    return markdown(f"{columns} | splits", lines)
 
 
 def points(rows, method, metric):

@@ -167,7 +167,7 @@ class DeepWeightPrior(nn.Module):
         self.vae.decoder.requires_grad_(False)
         self.vae.encoder.requires_grad_(train_reverse)
         self.dwp_samples, self.kl_kernels, self.kl_chunk, self.kl_memory = dwp_samples, kl_kernels, kl_chunk, kl_memory
-        self.memory, self.waiting = None, ()  # last gradients, and kernels still to be drawn in this turn
+        self.memory, self.waiting = None, torch.empty(0, dtype=torch.long)  # last gradients, and kernels still to be drawn in this turn
 
     def get_extra_state(self):
         """What a checkpoint holds beside the coders, so that a resumed run goes on exactly."""
@@ -192,8 +192,10 @@ class DeepWeightPrior(nn.Module):
             if self.kl_memory:
                 if self.memory is None:
                     self.memory = torch.zeros_like(mean), torch.zeros_like(scale)
-                if len(self.waiting) < m:
-                    self.waiting = torch.randperm(n, device=mean.device)
+                if len(self.waiting) < m:  # those left of a turn come before the next, and in it last
+                    left, order = self.waiting.to(mean.device), torch.randperm(n, device=mean.device)
+                    early = torch.isin(order, left)
+                    self.waiting = torch.cat([left, order[~early], order[early]])
                 chosen, self.waiting = self.waiting[:m], self.waiting[m:]
                 mean, scale = Remembered.apply(mean, scale, chosen, m / n, self.memory)
             else:
@@ -219,7 +221,7 @@ class Remembered(torch.autograd.Function):
 
     An unbiased estimate from m of n kernels pushes each kernel rarely and n / m times as hard, of which Adam, dividing by the root mean
     square, makes sqrt(n / m) times less than of an even push. Remembered gradients (stochastic average gradient, Le Roux et al.
-    2012) are even, and out of date by at most n / m steps: the full sum's effect at a subsample's price.
+    2012) are even, and out of date by less than 2 n / m steps: the full sum's effect at a subsample's price.
     share: m / n.  memory: the two gradients, updated in the backward pass."""
 
     @staticmethod

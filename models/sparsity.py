@@ -17,18 +17,17 @@ CRITERIA = {"snr": (lambda q: (q.loc / q.scale).square(), 0.05), "mean": (lambda
 def prune(net, criterion, threshold):
     """Set the means below the threshold to zero; the net then predicts in mode "det".
 
-    Returns {layer: (weights kept, weights)}, of layers that are not Bayesian all.  Raises ValueError for a net without Bayesian
-    layers."""
-    layers = bayes_layers(net)
-    if not layers:
+    Returns {layer: (weights kept, weights)}; a layer that is not Bayesian counts as kept.  Raises ValueError for a net without
+    Bayesian layers."""
+    if not bayes_layers(net):
         raise ValueError("only a net with Bayesian layers can be pruned: use --net_cfg bayes or bayes-all")
-    score, counts, parts = CRITERIA[criterion][0], {}, {part for layer in layers for part in layer.children()}
+    score, counts = CRITERIA[criterion][0], {}
     for name, layer in net.named_modules():
         if isinstance(layer, BayesLayer):
             keep = score(layer.posterior()) >= threshold
             layer.mean.weight.mul_(keep)
             counts[name] = int(keep.sum()), keep.numel()
-        elif isinstance(layer, (nn.Conv2d, nn.Linear)) and layer not in parts:
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)) and not name.endswith((".mean", ".var")):
             counts[name] = layer.weight.numel(), layer.weight.numel()
     return counts
 

@@ -6,9 +6,10 @@ from torch import nn
 class VGGLike(nn.Module):
     """Thirteen 3x3 convolutions in five blocks, batch-normalised, and two linear layers; x: (B, 3, 32, 32) -> logits (B, classes).
 
-    The torch.ch CIFAR-10 net (Zagoruyko 2015). Its dropout is 0.3 in the first block and 0.4 in the others, but before a pooling,
-    and 0.5 around the hidden linear layer: `dropout` is the last, and scales all. Its pictures were in YUV, normalised and flipped;
-    ours are as they are.  hid_dim: filters of the five blocks' convolutions, which are 2, 2, 3, 3 and 3."""
+    The torch.ch CIFAR-10 net (Zagoruyko 2015): dropout 0.3 between the first block's convolutions, 0.4 between the others', none
+    before a pooling, and 0.5 around the hidden linear layer. `dropout` is the rate of the last; the others are 0.6 and 0.8 of it. Its
+    pictures were in YUV, normalised and flipped; ours are as they are.  hid_dim: filters of the five blocks' convolutions, which are
+    2, 2, 3, 3 and 3."""
 
     in_channels, image_size, default_hid_dim = 3, 32, (64, 128, 256, 512, 512)
 

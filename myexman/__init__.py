@@ -1,6 +1,6 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
-from .checkpoint import load_checkpoint, save_checkpoint, save_state
+from .checkpoint import load_checkpoint, resume, save_checkpoint, save_state
 from .index import Index
 from .logger import Logger
 from .parser import ExParser, Parser, at_least, commit_name, positive
@@ -14,6 +14,7 @@ __all__ = [
     "commit_name",
     "load_checkpoint",
     "positive",
+    "resume",
     "save_checkpoint",
     "save_state",
 ]

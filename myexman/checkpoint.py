@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import torch
+import yaml
+
+from .parser import write_params
 
 
 def save_state(state, file):
@@ -32,6 +35,18 @@ def save_checkpoint(run_dir, epoch, **objects):
     """Write <run_dir>/checkpoint.torch: the epoch, each object's state_dict(), and the random state."""
     rng = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
     save_state(dict(epoch=epoch, rng=rng, **{k: o.state_dict() for k, o in objects.items()}), Path(run_dir) / "checkpoint.torch")
+
+
+def resume(args, epochs, **objects):
+    """Restore the objects of the run args.run_dir and note in its params.yaml how it goes on; returns the number of epochs done.
+
+    args: of ExParser, with --resume.  Raises what load_checkpoint does, and ValueError if more epochs than `epochs` are done."""
+    done = load_checkpoint(args.run_dir, args.device, **objects)
+    if done > epochs:
+        raise ValueError(f"{done} epochs of {args.run_dir} are done; {epochs} are fewer")
+    meta = yaml.safe_load((args.run_dir / "params.yaml").read_text()).get("meta") or {}
+    write_params(args, meta | dict(resumed=[*meta.get("resumed", []), args.again]))
+    return done
 
 
 def load_checkpoint(run_dir, device, **objects):

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy")
-NOT_PARAMS = ("tmp", "config", "resume", "run_dir")
+NOT_PARAMS = ("tmp", "config", "resume", "run_dir", "again")
 PLACES = ("root", "device", "data_root", "data_dir", "out")  # may be others when a run is resumed
 
 
@@ -41,25 +41,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
-def at_least(low, number=int):
-    """An argparse type: a finite number that is not below `low`."""
+def checked(number, fits, what):
+    """An argparse type: a number that fits."""
 
     def parse(text):
         value = number(text)
-        if not low <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {low} up")
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {what}")
         return value
 
     parse.__name__ = number.__name__  # argparse's word for it in "invalid int value"
     return parse
 
 
-def positive(text):
-    """An argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+def at_least(low, number=int):
+    """An argparse type: a finite number that is not below `low`."""
+    return checked(number, lambda value: low <= value < math.inf, f"a number from {low} up")
+
+
+positive = checked(float, lambda value: 0 < value < math.inf, "a number above 0")  # finite, too
 
 
 class ExParser(Parser):
@@ -67,8 +67,8 @@ class ExParser(Parser):
 
     The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
-    that run's params.yaml and stays in its folder; of its options only `resume_with` and PLACES may then change, and params.yaml
-    follows. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args()."""
+    that run's params.yaml and stays in its folder; of its options only `resume_with` and PLACES may then change, which `resume()`
+    writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args()."""
 
     def __init__(self, *args, resume_with=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -78,7 +78,9 @@ class ExParser(Parser):
         group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
         self.resume_with = resume_with
         if resume_with is not None:
-            group.add_argument("--resume", metavar="RUN", help="go on with a stopped run, in its folder, from its last checkpoint")
+            may = ", ".join(f"--{name}" for name in resume_with)
+            what = f"go on with a stopped run, in its folder, from its last checkpoint; {may}, folders and device may be others"
+            group.add_argument("--resume", metavar="RUN", help=what)
 
     def parse_args(self, args=None, namespace=None):
         typed = list(sys.argv[1:] if args is None else args)
@@ -91,19 +93,15 @@ class ExParser(Parser):
         elsewhere = {name for name in PLACES if any(word.split("=")[0] == f"--{name}" for word in typed)}
         words = self.read_config(config, elsewhere) if config else []
         args = super().parse_args([*words, *typed], namespace)
-        meta = provenance(self.prog, typed)
         if resume:
-            former = super().parse_args(words)
-            for name in vars(args).keys() - {*NOT_PARAMS, *PLACES, *self.resume_with}:
+            former = super().parse_args([*words, *(f"--{name}={getattr(args, name)}" for name in elsewhere)])
+            for name in sorted(vars(args).keys() - {*NOT_PARAMS, *PLACES, *self.resume_with}):
                 if getattr(args, name) != getattr(former, name):
                     self.error(f"--resume goes on with --{name} {getattr(former, name)}; another is another run")
-            args.run_dir = Path(resume)
-            first = yaml.safe_load(config.read_text()).get("meta", {})
-            meta = first | dict(resumed=[*first.get("resumed", []), meta])
+            args.run_dir, args.again = Path(resume), provenance(self.prog, typed)
         else:
             args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
-        params = {k: v for k, v in vars(args).items() if k not in NOT_PARAMS}
-        write_yaml(args.run_dir / "params.yaml", {**params, "meta": meta})
+            write_params(args, provenance(self.prog, typed))
         return args
 
     def read_config(self, path, without=()):
@@ -192,6 +190,12 @@ def commit_name():
     """The short hash of the code's commit, with a + if tracked files, results of experiments aside, differ from it."""
     state = git_state()
     return f"{state['commit']}{'+' if state['dirty'] else ''}"
+
+
+def write_params(args, meta):
+    """Write a run's params.yaml from its parsed arguments and facts about it."""
+    params = {k: v for k, v in vars(args).items() if k not in NOT_PARAMS}
+    write_yaml(args.run_dir / "params.yaml", {**params, "meta": meta})
 
 
 def write_yaml(file, values):

@@ -167,9 +167,9 @@ def test_side_by_side_workers_keep_what_finished_when_one_fails(digits, tmp_path
     options = command_line(data=digits, hid_dim=(2, 2), epochs=1, eval_freq=1, ens=0)
     jobs = [Job("p", "m", "x", seed, [*options, *more]) for seed, more in ((0, []), (1, ["--num_examples", "1"]), (2, []))]
     with pytest.raises(ValueError, match="smaller than the number of classes"):
-        run_grid(jobs[:2], tmp_path / "f.csv", workers=2)
+        run_grid(jobs[:2], tmp_path / "f.csv", {"p": ""}, workers=2)
     assert {row["seed"] for row in read_rows(tmp_path / "f.csv")} == {0}
-    assert {row["seed"] for row in run_grid(jobs[::2], tmp_path / "f.csv", time_limit=0)} == {0}
+    assert {row["seed"] for row in run_grid(jobs[::2], tmp_path / "f.csv", {"p": ""}, time_limit=0)} == {0}
 
 
 def test_tuned_l2_is_the_best_on_validation_images(tmp_path, monkeypatch):

@@ -6,14 +6,15 @@ import pytest
 import torch
 import yaml
 
-from myexman import ExParser, Index, Logger, load_checkpoint, save_checkpoint, save_state
+from myexman import ExParser, Index, Logger, load_checkpoint, resume, save_checkpoint, save_state
 from myexman.__main__ import main as list_runs
 from myexman.logger import read_rows
 from myexman.parser import make_run
 
 
-def parser():
+def parser(*devices):
     p = ExParser(prog="script.py", resume_with=("lr",))
+    p.add_argument("--device", choices=devices or ["cpu"], default="cpu")
     p.add_argument("--lr", type=float, default=0.1)
     p.add_argument("--offset", type=float, default=-10.0)
     p.add_argument("--hid_dim", type=int, nargs="+", default=[1, 2])
@@ -61,7 +62,10 @@ def test_resuming_keeps_the_options_but_a_few_and_says_so(tmp_path, capsys):
     first = parser().parse_args(["--root", str(tmp_path), "--hid_dim", "5", "--fast"])
     again = parser().parse_args(["--resume", str(first.run_dir), "--lr", "7"])
     assert (again.run_dir, again.hid_dim, again.fast, again.lr) == (first.run_dir, [5], True, 7)
-    parser().parse_args(["--resume", str(first.run_dir)])
+    save_checkpoint(first.run_dir, 3)
+    with pytest.raises(ValueError, match=r"3 epochs of .* are done; 2 are fewer"):
+        resume(again, 2)
+    assert [resume(again, epochs) for epochs in (3, 4)] == [3, 3]
     params = yaml.safe_load((first.run_dir / "params.yaml").read_text())
     assert params["lr"] == 7 and params["meta"]["argv"][2] == "--hid_dim" and len(params["meta"]["resumed"]) == 2
     with pytest.raises(SystemExit) as e:
@@ -71,13 +75,12 @@ def test_resuming_keeps_the_options_but_a_few_and_says_so(tmp_path, capsys):
 
 
 def test_a_run_goes_on_where_its_device_is_missing(tmp_path):
-    def with_devices(*names):
-        p = parser()
-        p.add_argument("--device", choices=names, default=names[0])
-        return p
-
-    run = with_devices("cuda", "cpu").parse_args(["--root", str(tmp_path)]).run_dir
-    assert with_devices("cpu").parse_args(["--resume", str(run), "--device=cpu"]).device == "cpu"
+    there, here = parser("cpu", "cuda"), parser()
+    for p in (there, here):
+        p.add_argument("--data_dir", required=True)
+    run = there.parse_args(["--root", str(tmp_path), "--device", "cuda", "--data_dir", "there"]).run_dir
+    args = here.parse_args(["--resume", str(run), "--device=cpu", "--data_dir", "here"])
+    assert (args.device, args.data_dir, args.run_dir) == ("cpu", "here", run)
 
 
 def test_tmp_runs_stay_out_of_the_index(tmp_path):

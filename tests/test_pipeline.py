@@ -146,7 +146,14 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         assert message in refuse(capsys, main, argv), argv
     run = train_bnn.main([str(a) for a in good])
     capsys.readouterr()
-    assert "--resume goes on with --hid_dim [3, 4]" in refuse(capsys, train_bnn.main, ["--resume", run, "--hid_dim", 4, 4])
+    before = (run / "params.yaml").read_bytes()
+    for words, message in (
+        (["--hid_dim", 4, 4], "--resume goes on with --hid_dim [3, 4]"),
+        (["--epochs", 2], "4 epochs of"),
+        (["--threshold", 1], "give --prune too"),
+    ):
+        assert message in refuse(capsys, train_bnn.main, ["--resume", run, *words])
+    assert (run / "params.yaml").read_bytes() == before
     for file, argv, message in (
         (run / "checkpoint.torch", ["--resume", run], "cannot resume"),
         (Path(priors[1]) / "vae_params.torch", good, "is damaged"),

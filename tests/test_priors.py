@@ -303,3 +303,20 @@ def test_remembered_gradients_become_those_of_the_full_sum():
     for _ in range(2):  # 24 kernels take turns, 8 at a time
         (grad,) = torch.autograd.grad(prior.kl(Normal(mean, scale)), mean)
     torch.testing.assert_close(grad, mean.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_every_kernel_has_its_turn():
+    """9 of 24 kernels at a time: after 8 steps each has come up three times, though turns do not end with steps."""
+
+    class Seen(Quadratic):
+        def log_prob(self, w):
+            self.seen = w[:, 0, 0, 0].detach().round().long()
+            return super().log_prob(w)
+
+    q = Normal(torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 3, 3), torch.full((6, 4, 3, 3), 1e-3))  # kernel i is i everywhere
+    prior, counts = DeepWeightPrior(Seen(), kl_kernels=9, kl_memory=True, train_reverse=False), torch.zeros(24)
+    for _ in range(8):
+        prior.kl(q)
+        counts[prior.vae.seen] += 1
+        assert len(prior.vae.seen.unique()) == 9
+    assert counts.tolist() == [3] * 24

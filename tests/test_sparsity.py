@@ -116,14 +116,14 @@ def test_a_run_of_a_fixed_rate_and_its_pruned_net(digits):
     assert report["error_before"] == 1 - evaluate(net, test)["mean_acc"] < 0.3
     assert report["error"] == 1 - evaluate(plain, test)["mean_acc"] > 0.6
     (run / "params.yaml").write_text("data: elsewhere")
-    with pytest.raises(ValueError, match=r"not a run of train_bnn\.py"):
+    with pytest.raises(ValueError, match=r"not of a run of train_bnn\.py"):
         load_run(run)
 
 
 def test_a_batch_of_one_image_is_refused(tmp_path):
     x, y = np.zeros((9, 32, 32, 3), np.uint8), np.arange(9) % 3
     np.savez(tmp_path / "tiny.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    with pytest.raises(ValueError, match="--bs 8 leaves one of 9 images over"):
+    with pytest.raises(ValueError, match="--bs 8 makes a minibatch of one of 9 images"):
         train_bnn.main(["--data", str(tmp_path / "tiny.npz"), "--model", "vgg", "--hid_dim", *"22222", "--bs", "8"])
 
 
