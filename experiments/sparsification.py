@@ -116,7 +116,7 @@ def plot(rows, file):
                 axis.plot(points[0], 100 * points[1], "o", color=METHODS[method][1], label=METHODS[method][0])
         for row in (r for r in own if r["metric"] == "compression" and r["x"] != ""):
             (error,) = select(own, metric="error", **{c: row[c] for c in ("method", "x", "seed")})
-            axis.annotate(f" a = {row['x']}", (row["value"], 100 * error), fontsize=7)
+            axis.annotate(f"  a = {row['x']}", (row["value"], 100 * error), fontsize=7, rotation=-40, rotation_mode="anchor", va="center")
         for method, marker in (("original", "*"), ("pruning", "x"), ("dns", "d"), ("sws", "s"), ("loguniform", "^"), ("ard", "v")):
             for (source, error), (_, times) in zip(published(net, method, "error"), published(net, method, "compression")):
                 label = f"{PAPER_NAMES.get(method, method)}, {'slides' if source.startswith('slides') else 'paper'}"
