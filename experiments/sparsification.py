@@ -121,6 +121,7 @@ def plot(rows, file):
             for (source, error), (_, times) in zip(published(net, method, "error"), published(net, method, "compression")):
                 label = f"{PAPER_NAMES.get(method, method)}, {'slides' if source.startswith('slides') else 'paper'}"
                 axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=label)
+        axis.margins(y=0.15)
         axis.set(xscale="log", xlabel="compression: weights by weights kept", ylabel="test error, %")
         axis.set_title(f"{NETS[net].title}; {own[0]['setting']}", fontsize=9)
         axis.legend(frameon=False, fontsize=7)
