@@ -151,7 +151,8 @@ def plot(rows, panel, file):
     for axes in (left, right):
         axes.set_xticks(sizes, map(str, sizes))
         axes.minorticks_off()
-        axes.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=7, ncols=2, loc="lower right")
+    right.legend(frameon=False, fontsize=8)
     save_figure(figure, file)
 
 

@@ -40,7 +40,7 @@ METHODS = {
     "loguniform": ("log-uniform", "#E69F00"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
-    "det-l2": ("deterministic, tuned L2", "#44AA99"),
+    "det-l2": ("deterministic, tuned L2", "#AA4499"),
     "do": ("MC dropout", "#56B4E9"),
     "ard": ("ARD", "#332288"),
     "gamma": ("ARD, Gamma hyperprior", "#DDCC77"),
