@@ -88,8 +88,9 @@ def add_prior_flags(parser):
     add(
         "--kl_chunk", type=at_least(0), default=0, help="kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
     )
-    add("--kl_scale", type=at_least(0, float), default=1.0, help="factor of the KL term")
-    add("--kl_anneal_epochs", type=at_least(0), default=0, help="epochs in which that factor rises from 0 (Kharitonov et al.: 20)")
+    add("--kl_scale", type=at_least(0, float), default=BAYESIAN["kl_scale"], help="factor of the KL term")
+    rise = "epochs in which that factor rises from 0 (Kharitonov et al.: 20)"
+    add("--kl_anneal_epochs", type=at_least(0), default=BAYESIAN["kl_anneal_epochs"], help=rise)
 
 
 def prior_name(word):
