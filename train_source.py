@@ -14,7 +14,8 @@ from tqdm import trange
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
-from myexman import ExParser, Logger, at_least, resume, save_checkpoint, save_state
+from models.sparsity import drop_dead, narrow, readers
+from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
 from utils import add_common_flags, check_batches, evaluate, linear_lr, load_data, run_cli, seed_everything, sum_of_squares, train_epoch
 
 
@@ -24,6 +25,7 @@ def parse_args(argv=None):
     parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
     parser.add_argument("--l2", type=at_least(0, float), default=1e-3, help="weight of the convolutions' sum of squares (paper: 0.001)")
+    parser.add_argument("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
     parser.add_argument("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
     parser.add_argument("--bf16", action="store_true", help="forward pass in bfloat16: about twice as fast where the hardware has it")
     add_common_flags(parser, epochs=20, bs=256)
@@ -38,8 +40,11 @@ def main(argv=None):
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
     check_batches(net, len(train.y), args.bs)
     for conv in conv_layers(net).values():
-        fill(conv, Xavier(conv.weight.shape))  # a third of torch's default for the 7x7 layer: less noise for L2 to wash out
+        fill(conv, Xavier(conv.weight.shape))
     opt = torch.optim.Adam(net.parameters(), fused=True)
+    if args.drop_dead:
+        readers(net)  # refuses a net that cannot lose filters
+        net.register_load_state_dict_pre_hook(narrow)  # a resumed net loads what had been left of it
 
     def objective(x, y):
         with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
@@ -55,11 +60,14 @@ def main(argv=None):
     for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr)
         train_stats = train_epoch(train, args.bs, opt, objective, epoch)
+        if args.drop_dead:
+            drop_dead(net, opt, args.drop_dead)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
             log.row(
                 epoch=epoch + 1,
                 **{f"train_{k}": v for k, v in train_stats.items()},
                 **evaluate(net, test, ens=0),
+                **{f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in conv_layers(net).items()},
                 seconds=time.time() - began,
             )
             save_state(net.state_dict(), args.run_dir / "model.torch")

@@ -1,5 +1,7 @@
 """Networks by the name used on the command line."""
 
+from torch import nn
+
 from .bayes import LAYERS
 from .cifarnet import CIFARNet
 from .lenet import FConvMNIST, LeNet5, LeNet300
@@ -20,7 +22,11 @@ def build_net(model, net_cfg, hid_dim, x, y):
         raise ValueError(
             f"{model} takes images of shape {(arch.in_channels, arch.image_size, arch.image_size)}, the data set has {tuple(x.shape[1:])}"
         )
-    return arch(hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg])
+    net = arch(hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg])
+    for name, weight in net.classifier.named_parameters():
+        if name.endswith("weight") and "var." not in name and weight.ndim == 2:
+            nn.init.xavier_normal_(weight)  # as in the original code; with few images it matters
+    return net
 
 
 __all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "VGGLike", "build_net"]

@@ -6,14 +6,14 @@ import torch
 
 
 class Xavier:
-    """Glorot & Bengio's uniform distribution for a weight of shape (C_out, C_in, k, k)."""
+    """Glorot & Bengio's normal distribution for a weight of shape (C_out, C_in, k, k), as in the original code."""
 
     def __init__(self, shape):
         self.k = shape[-1]
-        self.bound = math.sqrt(6 / ((shape[0] + shape[1]) * self.k**2))
+        self.std = math.sqrt(2 / ((shape[0] + shape[1]) * self.k**2))
 
     def sample(self, n):
-        return torch.empty(n, 1, self.k, self.k).uniform_(-self.bound, self.bound)
+        return self.std * torch.randn(n, 1, self.k, self.k)
 
 
 class LearnedKernels:

@@ -1,8 +1,10 @@
-"""Pruning of a trained Bayesian net by its posterior, and files of pruned nets.
+"""Pruning: of a trained Bayesian net by its posterior, with files of pruned nets, and of the dead filters of a net in training.
 
 A weight is dropped by its signal-to-noise ratio mean^2 / sigma^2 (Molchanov et al. 2017; the slides' final algorithm) or by the
 size of its mean (Kharitonov et al. 2018, appendix A). What is left is an ordinary net with the posterior's means for weights.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -48,3 +50,57 @@ def sparse_state(net):
 def dense_state(state):
     """The state dict that a plain net loads, from one with sparse tensors."""
     return {name: value.to_dense() if value.is_sparse else value for name, value in state.items()}
+
+
+def readers(net):
+    """[(convolution, the layer that reads its channels)] of a plain chain of layers, from input to output.
+
+    Raises ValueError for a net with batch normalisation, which gives a channel of zeros a value again."""
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()):
+        raise ValueError("filters cannot leave a net with batch normalisation")
+    layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    return [(layer, reader) for layer, reader in pairwise(layers) if isinstance(layer, nn.Conv2d)]
+
+
+def keep_filters(conv, reader, alive, opt=None):
+    """Cut a convolution down to the filters `alive`, a bool tensor (C_out,), and its reader down to their channels.
+
+    Parameters stay the same objects, so that an optimiser goes on with them; no graph over them may be alive. opt: an optimiser, whose
+    state is cut alike."""
+    inputs = alive.repeat_interleave(reader.weight.shape[1] // len(alive))  # a linear reader sees every pixel of a channel
+    for p, dim, keep in ((conv.weight, 0, alive), (conv.bias, 0, alive), (reader.weight, 1, inputs)):
+        state = opt.state.get(p, {}) if opt else {}
+        like_p = {name: t for name, t in state.items() if t.shape == p.shape}
+        state |= {name: select(t, dim, keep) for name, t in like_p.items()}
+        p.data, p.grad = select(p.data, dim, keep), None
+    conv.out_channels = int(alive.sum())
+    width = "in_channels" if isinstance(reader, nn.Conv2d) else "in_features"
+    setattr(reader, width, reader.weight.shape[1])
+
+
+def select(t, dim, keep):
+    """The slices `keep` of a tensor along one dimension, in the memory format that it has."""
+    format = torch.channels_last if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return t.index_select(dim, keep.nonzero().squeeze(1)).contiguous(memory_format=format)
+
+
+@torch.no_grad()
+def drop_dead(net, opt, norm):
+    """Take the filters whose weights, with their bias, have an L2 norm below `norm` out of a net in training, from input to output.
+
+    Where these are exactly zero the net's function stays as it was.  Raises ValueError if a layer has no other."""
+    for conv, reader in readers(net):
+        alive = (conv.weight.square().sum((1, 2, 3)) + conv.bias.square()).sqrt() >= norm
+        if not alive.any():
+            raise ValueError(f"all filters of a layer have died (norm below {norm:g}): a smaller --l2 leaves some")
+        if not alive.all():
+            keep_filters(conv, reader, alive, opt)
+
+
+@torch.no_grad()
+def narrow(net, state, *_):
+    """Cut a net's convolutions down to the widths in a state dict, which may then be loaded; a pre-hook of load_state_dict."""
+    names = {m: name for name, m in net.named_modules()}
+    for conv, reader in readers(net):
+        width = len(state[f"{names[conv]}.weight"])
+        keep_filters(conv, reader, torch.arange(conv.out_channels, device=conv.weight.device) < width)

@@ -59,14 +59,16 @@ def test_the_pipeline(digits, tmp_path):
     assert "ens_acc" not in read_rows(plain / "logs.csv")[0]
 
 
-@pytest.mark.parametrize("script", ["bnn", "source", "vae"])
+@pytest.mark.parametrize("script", ["bnn", "source", "source, dead filters", "vae"])
 def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, digits, priors, tmp_path, monkeypatch):
     np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
     np.save(tmp_path / "test.npy", np.ones((2, 1, 7, 7)))
     bnn = [*BNN, "--vae_list", *priors, "--prior_list", "vae", "sn", "--kl_kernels", "2", "--kl_memory", "--bs", "16"]
+    source = ["--data", digits, "--epochs", 4, "--eval_freq", 2, "--bs", 16, "--hid_dim"]
     module, words, weights = {
         "bnn": (train_bnn, ["--data", digits, *bnn], "model.torch"),
-        "source": (train_source, ["--data", digits, "--hid_dim", 3, 4, "--epochs", 4, "--eval_freq", 2, "--bs", 16], "model.torch"),
+        "source": (train_source, [*source, 3, 4], "model.torch"),
+        "source, dead filters": (train_source, [*source, 40, 4, "--drop_dead", 0.2, "--l2", 0.1], "model.torch"),
         "vae": (train_vae_prior, ["--data_dir", tmp_path, "--num_epochs", 4, "--eval_freq", 2, "--bs", 8], "vae_params.torch"),
     }[script]
     argv = [str(word) for word in words]
@@ -91,6 +93,8 @@ def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, dig
     assert module.main(["--resume", str(run)]) == run
     resumed, rows = load_weights(run / weights), read_rows(run / "logs.csv")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole) and [row["epoch"] for row in rows] == [2, 4]
+    if "dead" in script:  # some filters had left before the kill, others leave after it
+        assert 40 > rows[0]["conv1_filters"] > rows[1]["conv1_filters"] == len(resumed["features.conv1.weight"])
 
 
 def refuse(capsys, main, argv):

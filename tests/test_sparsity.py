@@ -1,5 +1,7 @@
 """Pruning by the posterior, the files of pruned nets, and the nets that are pruned."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,8 @@ from torch import nn
 
 import train_bnn
 from models import build_net
-from models.bayes import bayes_layers, bnn_mode
-from models.sparsity import compression, dense_state, prune, sparse_state
+from models.bayes import bayes_layers, bnn_mode, conv_layers
+from models.sparsity import compression, dense_state, drop_dead, prune, sparse_state
 from myexman.checkpoint import save_state
 from utils import evaluate, load_run, load_weights, predict
 
@@ -141,3 +143,43 @@ def test_a_run_can_begin_where_another_ended(digits):
     second = train_bnn.main([*options, "--prior_list", f"posterior:{first}", "--start_from", str(first), "--lr", "0", "--permute", "1"])
     old, new = (load_weights(run / "model.torch") for run in (first, second))
     assert all(torch.equal(old[k], new[k]) for k in old)
+
+
+@pytest.mark.parametrize("model, shape, widths", [("fconv", (1, 28, 28), (6, 9)), ("cifarnet", (3, 32, 32), (5, 6, 7))])
+def test_filters_of_zeros_leave_a_net_and_its_optimiser_without_a_trace(model, shape, widths):
+    x, y = torch.rand(8, *shape), torch.arange(8)
+    net = build_net(model, "vanilla", widths, x, y).to(memory_format=torch.channels_last)
+    opt = torch.optim.Adam(net.parameters(), lr=0.01, fused=True)
+
+    def step(net, opt):
+        opt.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        opt.step()
+
+    step(net, opt)
+    with torch.no_grad():
+        for conv in conv_layers(net).values():
+            for p in (conv.weight, conv.bias):
+                p[[0, 3]] = 0
+        opt.state[net.features.conv2.weight]["exp_avg"][1] += 1  # a filter that stays has a state of its own
+    twin = copy.deepcopy(net)
+    other = torch.optim.Adam(twin.parameters(), lr=0.01, fused=True)
+    other.load_state_dict(copy.deepcopy(opt.state_dict()))
+    with torch.no_grad():
+        before = net(x)
+        drop_dead(net, opt, 1e-6)
+        torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
+    assert [conv.out_channels for conv in conv_layers(net).values()] == [w - 2 for w in widths]
+    for a, b in ((net, opt), (twin, other)):
+        step(a, b)
+    alive = [i for i in range(widths[1]) if i not in (0, 3)]
+    inputs = [i for i in range(widths[0]) if i not in (0, 3)]
+    torch.testing.assert_close(net.features.conv2.weight, twin.features.conv2.weight[alive][:, inputs], rtol=1e-3, atol=1e-4)
+
+
+def test_a_net_without_a_living_filter_and_one_with_batch_normalisation_are_refused():
+    net = build_net("fconv", "vanilla", (3, 4), torch.zeros(1, 1, 28, 28), torch.tensor([9]))
+    with pytest.raises(ValueError, match="all filters of a layer have died"):
+        drop_dead(net, None, 1e6)
+    with pytest.raises(ValueError, match="batch normalisation"):
+        drop_dead(build_net("vgg", "vanilla", (2, 2, 2, 2, 2), torch.zeros(1, 3, 32, 32), torch.tensor([9])), None, 0.1)
