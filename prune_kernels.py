@@ -5,8 +5,12 @@
 L2 leaves most kernels of a source net near zero, where they say nothing about structure and make a density hard to fit
 (paper, section 3.3). Each convolution gets a folder <out>/conv{k}x{k} with train.npy and test.npy, float32 (n, 1, k, k), a
 histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what.
+
+What is kept must be alike in norm. Kernels of widely spread norms are a scale mixture, whose density is highest at zero; a prior
+fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough (models/screen.py measures the harm).
 """
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +23,8 @@ from utils import load_weights, new_figure, one_per_layer, run_cli, save_figure
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
-SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr")  # what pruning.yaml says of the source runs
+WIDE = 1.7  # a spread of norms above which priors of 5x5 kernels collapsed; the published 5x5 kernels have 1.66, their 7x7 ones 3.2
+SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead")  # what pruning.yaml says of the source runs
 
 
 def parse_args(argv=None):
@@ -35,6 +40,14 @@ def parse_args(argv=None):
     )
     cut.add_argument(
         "--keep", type=float, nargs="+", help="share of kernels kept, those of largest norm; one number or one per convolution"
+    )
+    parser.add_argument(
+        "--spread",
+        type=float,
+        nargs="+",
+        metavar="R",
+        help="raise the cut until the 90 %% quantile of the kept norms is at most R times the 10 %% quantile; one number or one per "
+        "convolution, inf for one that stays as it is",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
@@ -84,13 +97,26 @@ def threshold(norms, k, min_norm, keep):
     return PUBLISHED_CUT[k]
 
 
-def plot_norms(file, norms, cut, kept):
+def narrow_cut(norms, cut, spread):
+    """The lowest cut, from `cut` up, above which the norms' 90 % quantile is at most `spread` times the 10 % quantile."""
+    above = np.sort(norms[norms >= cut])
+    if not len(above):
+        return cut
+    first, rank = np.arange(len(above)), np.arange(len(above))
+    low, high = (np.interp(first + q * (len(above) - 1 - first), rank, above) for q in (0.1, 0.9))  # np.quantile of above[first:]
+    lowest = int(np.argmax(high <= spread * low))
+    return float(above[lowest]) if lowest else cut
+
+
+def plot_norms(file, norms, cut, kept, low, high):
     figure, axes = new_figure(5, 3)
     bins = np.geomspace(max(norms.min(), 1e-6), norms.max(), 80)
     axes.hist(norms, bins=bins, color="0.6")
-    axes.axvline(cut, color="C3")
+    axes.axvline(cut, color="C3", label="cut")
+    axes.axvspan(low, high, color="C0", alpha=0.2, label=f"10 % to 90 % of the kept: {high / low:.2f}x")
     axes.set(xscale="log", yscale="log", xlabel="L2 norm of a kernel", ylabel="kernels")
     axes.set_title(f"cut at {cut:.3g}: {kept} of {len(norms)} kept", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
     save_figure(figure, file)
 
 
@@ -102,11 +128,14 @@ def main(argv=None):
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
     min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm", repeat=True)
     keeps = one_per_layer(args.keep, None, len(layers), "--keep", repeat=True)
+    spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread", repeat=True)
+    if min(spreads) < 1:
+        raise ValueError("--spread is a ratio of quantiles, from 1 up")
     sources, rng = training_facts(args.runs), np.random.default_rng(args.seed)
-    for name, w, min_norm, keep in zip(layer_names(layers), layers, min_norms, keeps):
+    for name, w, min_norm, keep, spread in zip(layer_names(layers), layers, min_norms, keeps, spreads):
         w = w.numpy()
         norms = np.sqrt((w**2).sum((1, 2, 3)))
-        cut = threshold(norms, w.shape[-1], min_norm, keep)
+        cut = narrow_cut(norms, threshold(norms, w.shape[-1], min_norm, keep), spread)
         alive = rng.permutation(np.flatnonzero(norms >= cut))
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
@@ -116,11 +145,19 @@ def main(argv=None):
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "test.npy", w[chosen[:n_test]])
         np.save(folder / "train.npy", w[chosen[n_test:]])
-        plot_norms(folder / "norms.png", norms, cut, len(alive))
+        low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
+        plot_norms(folder / "norms.png", norms, cut, len(alive), low, high)
         facts = dict(nets=len(nets), kernels=len(w), min_norm=round(cut, 4), kept=len(alive), train=len(chosen) - n_test, test=n_test)
+        facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3))
         facts["source"] = sources
         (folder / "pruning.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
+        if high > WIDE * low:
+            print(
+                f"warning: {name}: the kept norms spread by {high / low:.1f} (90 % by 10 % quantile). A density of such kernels may peak "
+                f"at zero and draw all kernels there: see the drift test on the prior's card; --spread {WIDE} cuts higher",
+                file=sys.stderr,
+            )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from models import NETWORKS, build_net
-from models.bayes import LAYERS, bayes_layers, conv_layers, init_posterior
+from models.bayes import LAYERS, bayes_layers, conv_layers, init_posterior, set_rates
 from models.sparsity import CRITERIA
 from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
 from utils import (
@@ -34,6 +34,7 @@ from utils import (
     load_into,
     load_vaes,
     load_weights,
+    prior_names,
     prune_net,
     run_cli,
     seed_everything,
@@ -58,7 +59,7 @@ def parse_args(argv=None):
     )
     add_init_flags(parser)
     add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
-    add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior (paper: -10)")
+    add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior, under `vd` of its rate (paper: -10)")
     add("--logvarinit_std", type=at_least(0, float), default=0.0, help="its spread over weights (Kharitonov et al.: 0.2)")
     add("--max_logsigma", type=float, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
     add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
@@ -98,7 +99,8 @@ def main(argv=None):
     check(args, net, layers, N)
     vaes, filters = load_vaes(args, convs), load_filters(args, convs)
     initialize(args, convs, vaes, filters)
-    init_posterior(layers, args.logvarinit, args.logvarinit_std, args.alpha)
+    init_posterior(layers, args.logvarinit, args.logvarinit_std)
+    set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logvarinit)
     if args.start_from and not args.resume:
         load_into(net, load_weights(Path(args.start_from) / "model.torch"), args.start_from)
     priors = build_priors(args, net, layers, vaes, filters).to(args.device)

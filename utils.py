@@ -1,6 +1,5 @@
 """What the scripts share: flags, seeds, schedules, the epoch function, prediction, metrics, and loading of saved things."""
 
-import copy
 import os
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -14,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data import load_dataset, permute_pixels, random_labels
 from models import build_net
-from models.bayes import bayes_layers, bnn_mode, is_stochastic
-from models.initialization import INITS, LearnedKernels, Pretrained, Xavier, fill
+from models.bayes import bayes_layers, bnn_mode, is_stochastic, set_rates
+from models.initialization import INITS, DecoderMeans, LearnedKernels, Pretrained, Xavier, fill
 from models.priors import PRIORS, DeepWeightPrior
 from models.sparsity import compression, dense_state, prune, sparse_state
 from models.vae import VAE
@@ -116,6 +115,8 @@ def check(args, net, layers, n):
         raise ValueError("--kl_memory remembers the kernels that are not drawn: give --kl_kernels too")
     if args.alpha is not None and args.max_logsigma is not None:
         raise ValueError("--max_logsigma clips a free variance; with --alpha there is none")
+    if args.max_logsigma is not None and "vd" in (args.prior_list or []):
+        raise ValueError("--max_logsigma clips a free variance; under the prior vd it is alpha mean^2")
     if args.alpha is not None and args.prune == "snr":
         raise ValueError("--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean")
     if args.alpha is None and "dropout" in (args.prior_list or []):
@@ -284,10 +285,9 @@ def announce_cost(net, layers, priors, batch):
     on a CPU; name the way out."""
     if not any(isinstance(p, DeepWeightPrior) for p in priors):
         return
-    priors = copy.deepcopy(priors)  # so that no turn of --kl_memory is taken
     data = 3 * count_flops(lambda: net(batch))
     kl = 3 * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
-    hint = "; --kl_kernels 256 estimates the KL without bias from 256 kernels of each layer" if kl > 2 * data else ""
+    hint = "; --kl_kernels 256 --kl_memory does the same from 256 kernels of each layer" if kl > 2 * data else ""
     print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 
@@ -363,9 +363,8 @@ def load_run(run_dir, pruned=False, device=None):
     args = Namespace(**younger | params | dict(device=device or default_device()))
     train, test = load_data(args)
     net = build_net(args.model, "vanilla" if pruned else args.net_cfg, args.hid_dim, *train).to(args.device)
-    if args.alpha is not None and not pruned:
-        for layer in bayes_layers(net):
-            layer.fix_rate(args.alpha)
+    layers = bayes_layers(net)
+    set_rates(layers, prior_names(args.prior_list, layers), args.alpha)
     file = run_dir / ("pruned.torch" if pruned else "model.torch")
     load_into(net, dense_state(load_weights(file, args.device)), file)
     bnn_mode(net, "det")
@@ -404,13 +403,15 @@ def kernel_source(init, name, conv, vae=None, kernels=None, pretrained=None):
         return Xavier(conv.weight.shape)
     if init == "vae" and vae:
         return vae
+    if init == "vae-mean" and vae:
+        return DecoderMeans(vae)
     if init == "filters" and kernels is not None:
         return LearnedKernels(kernels)
     if init == "pretrained" and pretrained:
         state = {key.replace(".mean.", "."): w for key, w in load_weights(pretrained).items()}  # of a Bayesian net, the mean
         if f"{name}.weight" in state:
             return Pretrained(state[f"{name}.weight"])
-    flag = {"vae": "--vae_list", "filters": "--filters_list", "pretrained": "--pretrained"}[init]
+    flag = {"vae": "--vae_list", "vae-mean": "--vae_list", "filters": "--filters_list", "pretrained": "--pretrained"}[init]
     raise ValueError(f"--init_list says {init} for {name}, but {flag} gives nothing for it")
 
 
@@ -444,13 +445,18 @@ def former_posterior(run, place):
     state = load_weights(Path(run) / "model.torch")
     names = [f"{place}.{part}.weight" for part in ("mean", "var")]
     if not all(name in state for name in names):
-        raise ValueError(f"{run} has no posterior of {place}: it needs the same --model and --net_cfg, and no --alpha")
+        raise ValueError(f"{run} has no posterior of {place}: it needs the same --model and --net_cfg, and neither --alpha nor vd")
     return [state[name] for name in names]
+
+
+def prior_names(prior_list, layers):
+    """The entries of --prior_list, one per Bayesian layer; none for a net without."""
+    return one_per_layer(prior_list, "sn", len(layers), "--prior_list", repeat=True) if layers else []
 
 
 def build_priors(args, net, layers, vaes, filters):
     """One prior per Bayesian layer, in a ModuleList beside the net.  vaes, filters: of the convolutions, which come first."""
-    names = one_per_layer(args.prior_list, "sn", len(layers), "--prior_list", repeat=True) if layers else []
+    names = prior_names(args.prior_list, layers)
     places, none = {layer: place for place, layer in net.named_modules()}, [None] * (len(layers) - len(vaes))
     dwp = dict(
         dwp_samples=args.dwp_samples,

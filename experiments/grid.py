@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from myexman import Parser, commit_name
 from myexman.logger import read_rows
-from utils import default_data_root
+from utils import default_data_root, default_device
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -38,10 +38,12 @@ LOGGED = ("train_nll", "kl", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one
 METHODS = {
     "dwp": ("deep weight prior", "#0072B2"),
     "loguniform": ("log-uniform", "#E69F00"),
+    "vd": ("variational dropout", "#661100"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
-    "det-l2": ("deterministic, tuned L2", "#AA4499"),
+    "det-l2": ("deterministic, L2", "#AA4499"),
     "do": ("MC dropout", "#56B4E9"),
+    "de": ("deep ensemble of 5", "#44AA99"),
     "ard": ("ARD", "#332288"),
     "gamma": ("ARD, Gamma hyperprior", "#DDCC77"),
     "student": ("Student t", "#117733"),
@@ -50,7 +52,9 @@ METHODS = {
     "filters": ("learned filters", "#882255"),
     "xavier": ("Xavier", "#000000"),
 }
-CORE = ("dwp", "loguniform", "sn", "det")  # those of the paper's Fig. 2
+CORE = ("dwp", "loguniform", "vd", "sn", "det")  # those of the paper's Fig. 2, in which `vd` is called log-uniform
+
+DETERMINISTIC = ("det", "det-l2", "do", "de")
 
 # The shipped kernels ("conv") and priors ("vae") for each convolution of a net, from input to output.
 FCONV = ("fconv/{}7x7", "fconv/{}5x5")
@@ -65,13 +69,16 @@ def logged(row):
 
 
 def last_row(run_dir):
-    """The numbers of a run when it ended, and of its pruning: tidy rows, less what they share with the job's other rows."""
+    """The numbers of a run when it ended, of its pruning, and of the ensemble that it ends: tidy rows, less what they share with the
+    job's other rows."""
     row = read_rows(run_dir / "logs.csv")[-1]
     values = logged(row)
     if (run_dir / "pruning.yaml").exists():
         report = yaml.safe_load((run_dir / "pruning.yaml").read_text())
         values |= {name: report[name] for name in ("error", "error_before", "compression")}
         values |= {f"kept {layer}": kept / total for layer, (kept, total) in report["kept"].items()}
+    if (run_dir / "ensemble.yaml").exists():  # of a deep ensemble, whose last member this run is
+        values |= yaml.safe_load((run_dir / "ensemble.yaml").read_text())
     return [dict(metric=k, value=v, steps=row["step"]) for k, v in values.items()]
 
 
@@ -115,14 +122,30 @@ def shipped(kind, layers=FCONV):
     return [ROOT / "data" / layer.format(kind) for layer in layers]
 
 
-def method_options(method, vaes, kernels=None):
-    """train_bnn's options of a method: its net and priors, and the kernels it starts from, the VAE prior's for all (as in the paper)."""
-    options = dict(vae_list=vaes, init_list=["vae"] * len(vaes))
-    if method in ("det", "det-l2", "do"):
+def full_sum():
+    """train_bnn's options for the KL sum over all kernels, the paper's objective: on a CPU by 256 kernels of a layer in a step, with
+    the gradients of the others remembered, which experiments.ablations compares with the sum itself."""
+    return {} if default_device() == "cuda" else dict(kl_kernels=256, kl_memory=True)
+
+
+def method_options(method, vaes, kernels=None, start="vae"):
+    """train_bnn's options of a method: its net and priors, and the kernels it starts from.
+
+    start: one of models.initialization.INITS for all convolutions; in the paper the VAE prior's samples."""
+    options = dict(vae_list=vaes, init_list=[start] * len(vaes))
+    if method in DETERMINISTIC:
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if method.startswith("gauss"):
         options |= dict(filters_list=kernels)
+    if method == "dwp":
+        options |= full_sum()
     return options | dict(net_cfg="bayes", prior_list=["vae" if method == "dwp" else method] * len(vaes))
+
+
+def method_job(panel, method, x, seed, options):
+    """The Job of a method with train_bnn's options; a deep ensemble takes several runs."""
+    job = Job(panel, method, x, seed, command_line(**options))
+    return job._replace(script="experiments.deep_ensemble") if method == "de" else job
 
 
 def init_options(init, layers):
@@ -291,10 +314,10 @@ def markdown(columns, rows):
 
 
 def mean_std(values, digits=3):
-    """'0.827 ± 0.024' (standard deviation over runs); a dash if there is no value."""
+    """'0.827 ± 0.024' (standard deviation over runs, n - 1); a dash if there is no value."""
     if not len(values):
         return "–"
-    return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
+    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
 def ensemble_wins(nll, ece):

@@ -11,9 +11,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import yaml
 
+from models.screen import likeness
 from myexman import Parser
 from prune_kernels import read_kernels
 from utils import draw_kernels, load_vae, new_figure, run_cli, save_figure
@@ -26,13 +26,6 @@ def parse_args(argv=None):
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train_bnn.py or train_source.py")
     parser.add_argument("--out", type=Path, help="folder of the CSV file and the picture (default: results/ and figures/ here)")
     return parser.parse_args(argv)
-
-
-def likeness(kernels):
-    """Mean absolute cosine between different kernels (n, 1, k, k), in [0, 1]; of at most 1000 of them, evenly spaced."""
-    w = F.normalize(kernels[:: max(len(kernels) // 1000, 1)].flatten(1))
-    cosine = (w @ w.T).abs()
-    return float((cosine.sum() - cosine.trace()) / (len(w) * (len(w) - 1)))
 
 
 @torch.no_grad()

@@ -1,6 +1,9 @@
-"""How well the shipped priors model held-out kernels, beside Gaussians fitted to the same training kernels.
+"""The screen of the shipped priors: how well they model held-out kernels, and whether they make a net's kernels all alike.
 
-python -m experiments.priors               # writes results/priors.csv
+    python -m experiments.priors                        # writes results/priors.csv, draws figures/priors.png
+    python -m experiments.priors --published DIR        # with the authors' own priors and kernels as reference rows
+
+DIR holds the folders vae7x7, vae5x5, conv7x7 and conv5x5 of the original release. Without it their rows stay as they were.
 """
 
 from pathlib import Path
@@ -8,60 +11,83 @@ from pathlib import Path
 import torch
 import yaml
 
-from models.densities import GaussianKernels
+from models.screen import DRIFT_STEPS, QUANTITIES, screen
 from myexman import Parser, commit_name
-from train_vae_prior import evaluate
-from utils import load_kernels, load_vae, run_cli, seed_everything
+from myexman.logger import read_rows
+from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
 
-from .grid import RESULTS, ROOT, write_rows
+from .grid import FIGURES, RESULTS, ROOT, write_rows
 
 SETS = {  # prior: its kernels
     "fconv/vae7x7": "fconv/conv7x7",
-    "fconv/vae7x7_paper": "fconv/conv7x7",
     "fconv/vae5x5": "fconv/conv5x5",
     "cifar/vae7x7": "cifar/conv7x7",
     "cifar/vae5x5_1": "cifar/conv5x5_1",
     "cifar/vae5x5_2": "cifar/conv5x5_2",
 }
+PUBLISHED = {"published/vae7x7": "conv7x7", "published/vae5x5": "conv5x5"}
 
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where the folders of kernels and priors are")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
+    parser.add_argument("--priors", nargs="+", choices=list(SETS), default=list(SETS), help="which to screen; the others' rows stay")
+    parser.add_argument("--published", type=Path, help="folder of the authors' priors and kernels")
+    parser.add_argument("--out", type=Path, help="folder of the CSV file and the picture (default: results/ and figures/ here)")
     return parser.parse_args(argv)
 
 
-@torch.no_grad()
-def describe(train, test, vae):
-    """{quantity: number} of a set of kernels and its prior. Densities in nats per held-out kernel; norms are L2."""
-    std = vae.decoder(torch.randn(4096, vae.z_dim))[1].sqrt().flatten(1).mean(1)  # of one kernel's weights, on average
-    low, median, high = std.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
-    return dict(
-        train_kernels=len(train),
-        test_kernels=len(test),
-        mean_norm=train.flatten(1).norm(dim=1).mean().item(),
-        vae_elbo=evaluate(vae, test, n_samples=20)["elbo"],
-        independent_gaussian=GaussianKernels(train, full=False).log_prob(test).mean().item(),
-        full_gaussian=GaussianKernels(train).log_prob(test).mean().item(),
-        decoder_std_q05=low,
-        decoder_std_median=median,
-        decoder_std_q95=high,
-    )
+def load_split(folder):
+    """Training and held-out kernels; the published 5x5 set has no training kernels, and its held-out ones stand for them."""
+    test = load_kernels(folder / "test.npy")
+    return load_kernels(folder / "train.npy") if (folder / "train.npy").exists() else test, test
+
+
+def draw(rows, data_dir, file):
+    """For each of fconv's priors: kernels, samples, norms, and the drift test beside the published prior's."""
+    figure, axes = new_figure(13, 6.4, columns=4, rows=2, width_ratios=[1, 1, 1.1, 1.1])
+    for (prior, name), axis in zip(list(SETS.items())[:2], axes):
+        (kernels, _), vae = load_split(data_dir / name), load_vae(data_dir / prior)
+        shown = kernels[torch.randperm(len(kernels))[:100]]
+        draw_kernels(axis[:2], {f"kernels, {len(kernels)}": shown, "samples of the prior": vae.sample(100)})
+        with torch.no_grad():
+            groups = {"kernels": kernels, "samples": vae.sample(4096), "decoder means": vae.decoder(torch.randn(4096, vae.z_dim))[0]}
+        for label, w in groups.items():
+            axis[2].hist(w.flatten(1).norm(dim=1).numpy(), bins=60, histtype="step", density=True, label=label)
+        axis[2].set(xlabel="L2 norm", ylabel="density")
+        axis[2].legend(frameon=False, fontsize=8)
+        for other, style in ((prior, "o-"), (f"published/{prior.split('/')[1]}", "s--")):
+            values = {r["quantity"]: r["value"] for r in rows if r["prior"] == other}
+            if values:
+                colour = "0.6" if other.startswith("published") else "#0072B2"
+                axis[3].plot(DRIFT_STEPS, [values[f"likeness_{step}"] for step in DRIFT_STEPS], style, color=colour, label=other)
+        axis[3].set(xlabel="step under the KL term alone", ylabel="likeness of kernels", ylim=(0, 1))
+        axis[3].legend(frameon=False, fontsize=8)
+    save_figure(figure, file)
 
 
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(0)
-    rows = []
-    for prior, data in SETS.items():
-        train, test = (load_kernels(args.data_dir / data / f"{split}.npy") for split in ("train", "test"))
-        pruning = yaml.safe_load((args.data_dir / data / "pruning.yaml").read_text())
-        numbers = {"source_kernels": pruning["kernels"], "kept_kernels": pruning["kept"]}
-        numbers |= describe(train, test, load_vae(args.data_dir / prior))
+    results, figures = (args.out, args.out) if args.out else (RESULTS, FIGURES)
+    file = results / "priors.csv"
+    todo = {prior: (args.data_dir / prior, args.data_dir / SETS[prior]) for prior in args.priors}
+    if args.published:
+        todo |= {prior: (args.published / Path(prior).name, args.published / data) for prior, data in PUBLISHED.items()}
+    rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] in SETS | PUBLISHED and r["prior"] not in todo]
+    for prior, (folder, data) in todo.items():
+        train, test = load_split(data)
+        numbers = screen(load_vae(folder), train, test)
+        numbers |= {"train_kernels": len(train), "test_kernels": len(test)}
+        if (data / "pruning.yaml").exists():
+            pruning = yaml.safe_load((data / "pruning.yaml").read_text())
+            numbers |= {"nets": pruning["nets"], "source_kernels": pruning["kernels"], "kept_kernels": pruning["kept"]}
         rows += [dict(prior=prior, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
-    write_rows(rows, args.out / "priors.csv")
-    print("\n".join(f"{r['prior']:18}  {r['quantity']:22} {r['value']:10.3f}" for r in rows))
+        print(prior)
+        print("\n".join(f"{numbers[name]:12.3f}  {words}" for name, words in QUANTITIES.items()), flush=True)
+    write_rows(sorted(rows, key=lambda r: list(SETS | PUBLISHED).index(r["prior"])), file)
+    draw(rows, args.data_dir, figures / "priors.png")
+    print(f"wrote {file} and {figures / 'priors.png'}")
 
 
 if __name__ == "__main__":

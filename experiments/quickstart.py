@@ -47,14 +47,14 @@ def learn_priors(args, out):
 
     print("\n3. a VAE of the kernels of each convolution")
     for k, z, h, bs, epochs in ((7, 2, 32, 16, args.vae_epochs[0]), (5, 4, 64, 32, args.vae_epochs[1])):
-        coders = dict(kernel_dim=k, z_dim=z, hidden_dim=h, num_epochs=epochs, bs=bs, eval_freq=max(epochs // 4, 1))
+        coders = dict(kernel_dim=k, z_dim=z, hidden_dim=h, num_epochs=epochs, bs=bs, eval_freq=max(epochs // 4, 1), no_screen=True)
         train_vae_prior.main(command_line(data_dir=out / f"conv{k}x{k}", out=out / f"vae{k}x{k}", root=args.root, **coders))
     return [out / "vae7x7", out / "vae5x5"]
 
 
 def jobs(args, vaes):
     shared = dict(root=args.root, data="glyph-digits", data_root=args.data_root, num_examples=50, hid_dim=args.bnn_dim)
-    shared |= dict(epochs=args.bnn_epochs, eval_freq=max(args.bnn_epochs // 2, 1), kl_kernels=256)
+    shared |= dict(epochs=args.bnn_epochs, eval_freq=max(args.bnn_epochs // 2, 1))
     for split in range(args.splits):
         for method in CORE:
             argv = command_line(data_split_seed=split, **shared, **method_options(method, vaes))

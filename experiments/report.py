@@ -17,7 +17,7 @@ from myexman import Parser
 from myexman.logger import read_rows
 from utils import run_cli
 
-from . import ablations, continual, fig2, fig3, fig4, random_labels, sparsification, tune, uncertainty
+from . import ablations, continual, cuts, early_stopping, fair, fig2, fig3, fig4, random_labels, sparsification, tune, uncertainty
 from .grid import FIGURES, HERE, METHODS, RESULTS, ensemble_wins, markdown, mean_std, select
 
 
@@ -169,9 +169,12 @@ BEYOND = [
     (
         ablations,
         "The parts of the deep weight prior, at n = 50",
-        "What are the reverse model, the samples, the subsampled KL and the start worth?",
+        "What are the reverse model, the samples, the full KL sum and the start worth?",
     ),
-    (tune, "The deterministic net's L2", "Validation accuracy by L2; the best one is `det-l2` of Fig. 2."),
+    (cuts, "The norms of the kernels", "What does a prior do to kernels that no data holds back, and how good is the net under it?"),
+    (early_stopping, "Early stopping, n = 50", "Test accuracy and NLL on the paper's schedule."),
+    (fair, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
+    (tune, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),
     (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of the entropy)?"),
     (continual, "Continual learning", "MNIST, then MNIST with shuffled pixels (LeNet-300-100); accuracy of the mean network."),
 ]

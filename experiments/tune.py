@@ -1,51 +1,101 @@
-"""The deterministic net's L2 penalty, chosen on validation images (every sixth training image): `det-l2` of Fig. 2.
+"""Every method's start, steps, rate and L2, chosen from one small grid on validation images (every sixth training image), for
+experiments.fair.
 
-python -m experiments.tune --data_root DATA_ROOT --workers 2
+    python -m experiments.tune --data_root DATA_ROOT --workers 2
 """
+
+from typing import NamedTuple
 
 from utils import run_cli
 
-from .fig2 import L2, PANELS, net_options, validation_setting
-from .grid import Job, command_line, drive, driver_parser, markdown, mean_std, method_options, select, shipped
+from .fig2 import PANELS, net_options
+from .grid import METHODS, drive, driver_parser, markdown, mean_std, method_job, method_options, select, shipped
+
+SCHEDULES = ((600, 1e-3), (600, 3e-3), (1500, 1e-3))  # epochs and Adam's rate
+L2 = (1e-4, 1e-3, 1e-2)  # for det-l2, in place of the schedules
+TUNED = ("dwp", "loguniform", "vd", "sn", "det", "det-l2", "do", "gauss")  # a deep ensemble takes what is best for `det`
+
+
+class Recipe(NamedTuple):
+    """How a method is trained: where its kernels start, for how many epochs, at which rate, with which L2."""
+
+    start: str
+    epochs: int
+    lr: float
+    l2: float = 0.0
+
+    def __str__(self):
+        l2 = f", L2 {self.l2:g}" if self.l2 else ""
+        return f"{self.start} start, {self.epochs} epochs, rate {self.lr:g}{l2}"
+
+    def options(self, method, layers):
+        """train_bnn's options."""
+        l2 = dict(l2=self.l2) if self.l2 else {}
+        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start)
+        return own | dict(epochs=self.epochs, eval_freq=self.epochs, lr=self.lr) | l2
+
+
+def recipes(method):
+    """The candidates; without its start the deep weight prior is another method (see experiments.ablations), so it keeps that."""
+    starts = ("vae",) if method == "dwp" else ("vae", "xavier")
+    if method == "det-l2":
+        return [Recipe(start, *SCHEDULES[0], l2) for start in starts for l2 in L2]
+    return [Recipe(start, *schedule) for start in starts for schedule in SCHEDULES]
 
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those of Fig. 2)")
-    parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
+    parser.add_argument("--splits", type=int, default=2, help="split seeds 0, 1, …")
+    parser.add_argument("--methods", nargs="+", choices=TUNED, default=list(TUNED), help="what to tune")
+    parser.set_defaults(epochs=0)  # the recipes have their own
     return parser.parse_args(argv)
 
 
 def settings(args):
     """{panel: what its rows say of how they were made}."""
-    return dict.fromkeys(PANELS, validation_setting(args))
+    return dict.fromkeys(PANELS, "on validation images")
 
 
 def jobs(args):
     panel = PANELS[args.panel]
-    shared = net_options(args) | dict(validate=True, **method_options("det-l2", shipped("vae", panel.layers)))
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
-            for l2 in L2[:1] if args.quick else L2:
-                argv = command_line(num_examples=n, data_split_seed=split, l2=l2, **shared)
-                yield Job(args.panel, str(l2), str(n), split, argv)
+            for method in args.methods:
+                for recipe in recipes(method)[: 2 if args.quick else None]:
+                    recipe = recipe._replace(epochs=1) if args.quick else recipe
+                    options = net_options(args) | recipe.options(method, panel.layers)
+                    options |= dict(validate=True, num_examples=n, data_split_seed=split)
+                    yield method_job(args.panel, f"{method}, {recipe}", str(n), split, options)
+
+
+def best(rows, method, n):
+    """The Recipe of highest mean accuracy on validation images among tune's rows of one panel.  Raises ValueError if there is none."""
+    method = "det" if method == "de" else method
+    found = {recipe: select(rows, method=f"{method}, {recipe}", x=n, metric="acc") for recipe in recipes(method)}
+    found = {recipe: acc.mean() for recipe, acc in found.items() if len(acc)}
+    if not found:
+        raise ValueError(f"no validation runs of {method} at n = {n}: python -m experiments.tune --methods {method} --num_examples {n}")
+    return max(found, key=found.get)
 
 
 def table(rows):
     lines = []
     for n in sorted({r["x"] for r in rows}):
-        for l2 in sorted({r["method"] for r in rows}):
-            acc, nll = (select(rows, x=n, method=l2, metric=metric) for metric in ("acc", "nll"))
-            lines.append([n, f"{l2:g}", mean_std(acc), mean_std(nll), len(acc)])
-    return markdown("n | L2 | validation accuracy | NLL, nats | splits", lines)
+        for method in TUNED:
+            for recipe in recipes(method):
+                acc, nll = (select(rows, x=n, method=f"{method}, {recipe}", metric=metric) for metric in ("acc", "nll"))
+                if len(acc):
+                    mark = "**" if recipe == best(rows, method, n) else ""
+                    lines.append([n, METHODS[method][0], f"{mark}{recipe}{mark}", mean_std(acc), mean_std(nll), len(acc)])
+    return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
 
 
 def main(argv=None):
     args = parse_args(argv)
     if args.quick:
-        args.panel, args.splits, args.epochs = "glyph-digits", 1, 1
+        args.panel, args.splits, args.methods = "glyph-digits", 1, ["det"]
     rows, _ = drive(args, "tune", jobs(args), settings, parse_args)
     print(table([r for r in rows if r["panel"] == args.panel]))
 

@@ -57,13 +57,13 @@ def parse_args(argv=None):
 
 def settings(args):
     """{panel: what its rows say of how they were made}."""
-    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, KL on 256 kernels"}
+    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
 
 
 def jobs(args):
     strange = "glyph-letters" if args.quick else "not-mnist"
     load_dataset(strange, args.data_root)  # or its absence would show only after the first run
-    shared = net_options(args) | dict(num_examples=args.num_examples, kl_kernels=256)
+    shared = net_options(args) | dict(num_examples=args.num_examples)
     for split in range(args.splits):
         for method in args.methods:
             argv = command_line(**shared, **method_options(method, shipped("vae")), data_split_seed=split)

@@ -1,8 +1,8 @@
 """Bayesian layers: a fully factorised Gaussian posterior q(w) = N(mean, exp(var)) over the weights, biases point estimates.
 
 The parametrisation is additive (Molchanov et al. 2017): `mean.weight` and the log-variance `var.weight` are free parameters,
-under the names that published state dicts use; after `fix_rate(alpha)` the variance is alpha mean^2 instead. A layer runs in one
-of three modes, set for a whole net by `bnn_mode`:
+under the names that published state dicts use; after `fix_rate(alpha)` or `learn_rate()` the variance is alpha mean^2 instead. A layer
+runs in one of three modes, set for a whole net by `bnn_mode`:
 
     stoch    local reparametrisation (Kingma et al. 2015): every output activation gets its own noise; used in training
     sample   one weight sample w ~ q(w), shared by all inputs until the next call of bnn_mode; a member of an ensemble
@@ -28,18 +28,24 @@ class BayesLayer(nn.Module):
         super().__init__()
         self.mean, self.var = mean, var
         nn.init.constant_(var.weight, logvarinit)
-        self.mode, self.sampled, self.alpha = "stoch", None, None
+        self.mode, self.sampled, self.alpha, self.rate = "stoch", None, None, None
 
     def fix_rate(self, alpha):
         """From now on q(w) = N(mean, alpha mean^2): Gaussian dropout of a fixed rate (Kharitonov et al. 2018, eq. 2), with the
         first two moments of binary dropout of rate p at alpha = p / (1 - p)."""
         self.var, self.alpha = None, alpha
 
+    def learn_rate(self, logit=-10.0):
+        """From now on q(w) = N(mean, alpha mean^2) with alpha = sigmoid(rate) in (0, 1) for each weight, learned from `logit` on:
+        variational dropout (Kingma et al. 2015)."""
+        self.var, self.rate = None, nn.Parameter(torch.full_like(self.mean.weight, logit))
+
     def scale(self):
         """Standard deviation of q, with the weight's shape."""
-        if self.alpha is None:
+        if self.var is not None:
             return (0.5 * self.var.weight).exp()
-        return (self.alpha * self.mean.weight.square() + 1e-16).sqrt()  # the floor keeps the gradient finite at 0
+        alpha = self.alpha if self.rate is None else self.rate.sigmoid()
+        return (alpha * self.mean.weight.square() + 1e-16).sqrt()  # the floor keeps the gradient finite at 0
 
     def posterior(self):
         """q(w): Normal with the weight's shape."""
@@ -117,14 +123,21 @@ LAYERS = {
 
 
 @torch.no_grad()
-def init_posterior(layers, logvar, spread=0.0, alpha=None):
-    """Draw the log-variances of Bayesian layers from N(logvar, spread^2), or fix their rate at alpha."""
+def init_posterior(layers, logvar, spread=0.0):
+    """Draw the log-variances of Bayesian layers from N(logvar, spread^2)."""
     for layer in layers:
         layer.var.weight.fill_(logvar)
         if spread:
             layer.var.weight.add_(spread * torch.randn_like(layer.var.weight))
+
+
+def set_rates(layers, priors, alpha=None, logit=-10.0):
+    """Tie the variances to the means: at the fixed rate alpha, if there is one, or at a learned one where a layer's prior is `vd`."""
+    for layer, prior in zip(layers, priors):
         if alpha is not None:
             layer.fix_rate(alpha)
+        elif prior == "vd":
+            layer.learn_rate(logit)
 
 
 def bayes_layers(net):

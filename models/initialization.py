@@ -39,7 +39,17 @@ class Pretrained:
         return self.weight.reshape(n, 1, k, k)
 
 
-INITS = ("xavier", "filters", "vae", "pretrained")
+class DecoderMeans:
+    """Decoder means of codes z ~ p(z) of a kernel VAE: samples of the prior without its noise, which the original release starts from."""
+
+    def __init__(self, vae):
+        self.vae = vae
+
+    def sample(self, n):
+        return self.vae.decoder(torch.randn(n, self.vae.z_dim, device=next(self.vae.parameters()).device))[0]
+
+
+INITS = ("xavier", "filters", "vae", "vae-mean", "pretrained")
 
 
 @torch.no_grad()

@@ -49,6 +49,24 @@ class LogUniform(nn.Module):
         return (self.k1 * torch.sigmoid(self.k3 * snr - self.k2) + 0.5 * softplus(snr)).sum()
 
 
+class VariationalDropout(nn.Module):
+    """The log-uniform prior in the range alpha <= 1: variational dropout (Kingma, Salimans & Welling 2015), which the original release
+    calls `loguniform`. Its layers learn alpha by a sigmoid (BayesLayer.learn_rate), so that noise never exceeds a weight."""
+
+    c1, c2, c3 = 1.16145124, -1.50204118, 0.58629921
+
+    def kl(self, q):
+        """Approximation by Kingma et al. (appendix C), up to the constant of an improper prior, which here makes it 0 at alpha = 1:
+
+            KL ≈ -0.5 log alpha - c1 alpha - c2 alpha^2 - c3 alpha^3 + c1 + c2 + c3,    alpha = min(sigma^2 / mu^2, 1)
+
+        Within 0.01 nat per weight of the exact value."""
+        log_alpha = (-log_snr(q)).clamp_max(0)
+        alpha = log_alpha.exp()
+        kl = -0.5 * log_alpha + self.c1 * (1 - alpha) + self.c2 * (1 - alpha**2) + self.c3 * (1 - alpha**3)
+        return kl.sum()
+
+
 class ARD(nn.Module):
     """p(w_i) = N(0, 1 / tau_i) with the tau_i that maximise the bound: automatic relevance determination (Kharitonov et al. 2018)."""
 
@@ -188,52 +206,71 @@ class DeepWeightPrior(nn.Module):
         n = q.loc.numel() // k**2
         mean, scale = q.loc.view(n, 1, k, k), q.scale.view(n, 1, k, k)
         m = min(self.kl_kernels or n, n)
-        if m < n:
-            if self.kl_memory:
-                if self.memory is None:
-                    self.memory = torch.zeros_like(mean), torch.zeros_like(scale)
-                if len(self.waiting) < m:  # those left of a turn come before the next, and in it last
-                    left, order = self.waiting.to(mean.device), torch.randperm(n, device=mean.device)
-                    early = torch.isin(order, left)
-                    self.waiting = torch.cat([left, order[~early], order[early]])
-                chosen, self.waiting = self.waiting[:m], self.waiting[m:]
-                mean, scale = Remembered.apply(mean, scale, chosen, m / n, self.memory)
-            else:
-                chosen = torch.randperm(n, device=mean.device)[:m]
-                mean, scale = mean[chosen], scale[chosen]
+        if m == n:
+            total = self.cross_entropy(mean, scale)
+        elif self.kl_memory and torch.is_grad_enabled():  # without a gradient there is nothing to remember, and no turn is taken
+            total = Remembered.apply(self.cross_entropy, *self.next_turn(mean, scale, m), mean, scale, *self.psi())
+        else:
+            chosen = torch.randperm(n, device=mean.device)[:m]
+            total = n / m * self.cross_entropy(mean[chosen], scale[chosen])
+        return total - q.entropy().sum()
+
+    def psi(self):
+        """The parameters that are learned: the reverse model's, or none."""
+        return [p for p in self.vae.parameters() if p.requires_grad]
+
+    def cross_entropy(self, mean, scale):
+        """Sum over kernels of -E_q log p(w), where the VAE's lower bound stands for log p; estimated by dwp_samples draws."""
         total = 0.0
         for _ in range(self.dwp_samples):
-            w = torch.addcmul(mean, scale, torch.randn_like(mean))
-            total = total - self.sum_log_prob(w)
-        return total * (n / m / self.dwp_samples) - q.entropy().sum()
+            total = total - self.sum_log_prob(torch.addcmul(mean, scale, torch.randn_like(mean)))
+        return total / self.dwp_samples
 
     def sum_log_prob(self, w):
         """Sum over kernels of the VAE's lower bound on log p(w)."""
         size = self.kl_chunk or (512 if w.device.type == "cpu" else 16384)
         if not torch.is_grad_enabled():
             return sum(self.vae.log_prob(chunk).sum() for chunk in w.split(size))
-        psi = [p for p in self.vae.parameters() if p.requires_grad]
-        return ChunkedSum.apply(lambda chunk: self.vae.log_prob(chunk).sum(), size, w, *psi)
+        return ChunkedSum.apply(lambda chunk: self.vae.log_prob(chunk).sum(), size, w, *self.psi())
+
+    def next_turn(self, mean, scale, m):
+        """The memory, two tensors of the kernels' shape, and the kernels of this turn: all in the first, which fills the memory."""
+        n = len(mean)
+        if self.memory is None:
+            self.memory = torch.zeros_like(mean), torch.zeros_like(scale)
+            return self.memory, torch.arange(n, device=mean.device)
+        if len(self.waiting) < m:  # those left of a turn come before the next, and in it last
+            left, order = self.waiting.to(mean.device), torch.randperm(n, device=mean.device)
+            early = torch.isin(order, left)
+            self.waiting = torch.cat([left, order[~early], order[early]])
+        chosen, self.waiting = self.waiting[:m], self.waiting[m:]
+        return self.memory, chosen
 
 
 class Remembered(torch.autograd.Function):
-    """The chosen kernels' mean and scale; the gradient of the others is the one they had when they were last chosen.
+    """Unbiased estimate of f(mean, scale), a sum over n kernels, from the m chosen ones; a kernel that is not among them has the
+    gradient of its last turn.
 
-    An unbiased estimate from m of n kernels pushes each kernel rarely and n / m times as hard, of which Adam, dividing by the root mean
+    A plain estimate from m of n kernels pushes each kernel rarely and n / m times as hard, of which Adam, dividing by the root mean
     square, makes sqrt(n / m) times less than of an even push. Remembered gradients (stochastic average gradient, Le Roux et al.
     2012) are even, and out of date by less than 2 n / m steps: the full sum's effect at a subsample's price.
-    share: m / n.  memory: the two gradients, updated in the backward pass."""
+    The memory holds the gradients of f itself, whatever factor the sum gets afterwards; parameters of f have no memory."""
 
     @staticmethod
-    def forward(ctx, mean, scale, chosen, share, memory):
-        ctx.chosen, ctx.share, ctx.memory = chosen, share, memory
-        return mean[chosen], scale[chosen]
+    def forward(ctx, f, memory, chosen, mean, scale, *parameters):
+        with torch.enable_grad():
+            inputs = [t[chosen].detach().requires_grad_() for t in (mean, scale)]
+            value = f(*inputs)
+            grads = torch.autograd.grad(value, [*inputs, *parameters])
+        for table, grad in zip(memory, grads):
+            table[chosen] = grad
+        share = len(chosen) / len(mean)
+        ctx.save_for_backward(*(table.clone() for table in memory), *(grad / share for grad in grads[2:]))
+        return value.detach() / share
 
     @staticmethod
-    def backward(ctx, *grads):
-        for table, grad in zip(ctx.memory, grads):
-            table[ctx.chosen] = ctx.share * grad
-        return *(table.clone() for table in ctx.memory), None, None, None
+    def backward(ctx, weight):
+        return None, None, None, *(weight * grad for grad in ctx.saved_tensors)
 
 
 class ChunkedSum(torch.autograd.Function):
@@ -267,6 +304,7 @@ class ChunkedSum(torch.autograd.Function):
 PRIORS = {
     "sn": lambda **_: StandardNormal(),
     "loguniform": lambda **_: LogUniform(),
+    "vd": lambda **_: VariationalDropout(),
     "ard": lambda **_: ARD(),
     "gamma": lambda gamma, **_: GammaARD(*gamma),
     "student": lambda gamma, **_: Student(*gamma),

@@ -12,11 +12,16 @@ import pytest
 import torch
 
 import train_bnn
+import train_source
 from data.glyphs import GLYPHS, make_glyphs
 from experiments import (
     ablations,
     benchmark,
     continual,
+    cuts,
+    deep_ensemble,
+    early_stopping,
+    fair,
     fig2,
     fig3,
     fig4,
@@ -30,8 +35,11 @@ from experiments import (
     tune,
     uncertainty,
 )
-from experiments.grid import CORE, METHODS, Job, append_rows, command_line, run_grid
+from experiments.grid import CORE, METHODS, Job, append_rows, command_line, last_row, run_grid
+from models.screen import DRIFT_STEPS, QUANTITIES
 from myexman.logger import read_rows
+from train_vae_prior import evaluate
+from utils import load_run, load_vae, predict
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,13 +61,6 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
-def test_likeness_of_kernels():
-    w = torch.randn(1, 1, 7, 7)
-    assert abs(kernels.likeness(torch.cat([w, -2 * w, 0.5 * w])) - 1) < 1e-6
-    assert kernels.likeness(torch.eye(49).view(49, 1, 7, 7)) == 0
-    assert abs(kernels.likeness(torch.randn(1000, 1, 7, 7)) - (2 / (math.pi * 49)) ** 0.5) < 0.002  # E |cos| in 49 dimensions
-
-
 def test_kernels_of_a_run_are_drawn(digits, tmp_path):
     run = train_bnn.main(["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"])
     kernels.main([str(run), "--out", str(tmp_path / "out")])
@@ -68,21 +69,37 @@ def test_kernels_of_a_run_are_drawn(digits, tmp_path):
     assert (tmp_path / "out/kernels.png").exists()
 
 
-def test_the_cards_say_what_the_priors_do(tmp_path):
-    priors.main(["--out", str(tmp_path)])
-    numbers = {(row["prior"], row["quantity"]): row["value"] for row in read_rows(tmp_path / "priors.csv")}
-    for prior in priors.SETS:
-        card = (ROOT / f"data/{prior}/README.md").read_text()
-        for quantity, name in (("vae_elbo", "this VAE"), ("independent_gaussian", "independent"), ("full_gaussian", "full-covariance")):
-            written = float(next(line for line in card.splitlines() if line.startswith(f"| {name}")).split("|")[2])
-            assert abs(written - numbers[prior, quantity]) < 0.2
+def test_the_cards_say_what_the_priors_do():
+    """The bound by itself, and the rest as results/priors.csv has it, up to the noise of another run."""
+    rows = {(r["prior"], r["quantity"]): r["value"] for r in read_rows(ROOT / "experiments/results/priors.csv")}
+    for prior, kernels_of in list(priors.SETS.items())[:2]:
+        card = (ROOT / f"data/{prior}/README.md").read_text().splitlines()
+        written = {q: float(line.split("|")[2]) for q, words in QUANTITIES.items() for line in card if line.startswith(f"| {words} |")}
+        _, test = priors.load_split(ROOT / "data" / kernels_of)
+        assert abs(written["elbo"] - evaluate(load_vae(ROOT / "data" / prior), test, 20)["elbo"]) < 0.3
+        assert written.keys() == QUANTITIES.keys()
+        for quantity in ("independent_gaussian", "full_gaussian", "kernel_norm", "zero_is_denser", "likeness_600"):
+            assert abs(written[quantity] - rows[prior, quantity]) < 0.05
+
+
+def test_the_screen_is_written_and_drawn(tmp_path, monkeypatch):
+    """One shipped prior anew, the published ones' rows as they were."""
+    old = [dict(prior=prior, quantity=f"likeness_{step}", value=0.5, commit="c") for prior in priors.PUBLISHED for step in DRIFT_STEPS]
+    append_rows(old, tmp_path / "priors.csv", list(old[0]))
+    monkeypatch.setattr(priors, "screen", lambda vae, train, test: dict.fromkeys(QUANTITIES, 0.25))
+    priors.main(["--out", str(tmp_path), "--priors", "fconv/vae5x5"])
+    rows = read_rows(tmp_path / "priors.csv")
+    assert {r["prior"] for r in rows} == {"fconv/vae5x5", *priors.PUBLISHED} and all(r in rows for r in old)
+    assert (tmp_path / "priors.png").exists()
 
 
 DRIVERS = {  # and the methods of its smoke run
     fig3: {"dwp", "filters", "xavier"},
     fig4: {"dwp", "filters", "xavier"},
-    tune: {0},
-    ablations: {"as in Fig. 2", "reverse model frozen"},
+    tune: {"det, vae start, 1 epochs, rate 0.001", "det, vae start, 1 epochs, rate 0.003"},
+    fair: {"det, vae start, 1 epochs, rate 0.001", "de, vae start, 1 epochs, rate 0.001"},
+    early_stopping: {"sn", "det"},
+    ablations: {"as in Fig. 2", "every kernel in every step"},
     sparsification: {"loguniform", "ard", "gamma"},
     random_labels: {"do", "loguniform", "ard"},
     uncertainty: {"dwp", "det"},
@@ -151,7 +168,7 @@ def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
         [row | dict(seed=seed, value=value, setting=setting) for seed, (value, setting) in enumerate(values)], tmp_path / "fig2.csv"
     )
     report.main(["--out", str(tmp_path / "REPORT.md")])
-    assert "| mnist | deep weight prior | 50 | 0.8 | 0.800 ± 0.100 | +0.000 |" in (tmp_path / "REPORT.md").read_text()
+    assert "| mnist | deep weight prior | 50 | 0.8 | 0.800 ± 0.141 | +0.000 |" in (tmp_path / "REPORT.md").read_text()
 
 
 def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
@@ -172,16 +189,37 @@ def test_side_by_side_workers_keep_what_finished_when_one_fails(digits, tmp_path
     assert {row["seed"] for row in run_grid(jobs[::2], tmp_path / "f.csv", {"p": ""}, time_limit=0)} == {0}
 
 
-def test_tuned_l2_is_the_best_on_validation_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(fig2, "places", lambda quick: [tmp_path, tmp_path])
-    args = fig2.parse_args(["--methods", "det-l2"])
-    with pytest.raises(ValueError, match=r"experiments\.tune --panel mnist --num_examples 50"):
-        next(fig2.jobs(args))
-    row = dict(figure="tune", panel="mnist", x="50", metric="acc", steps=1, device="cpu", commit="c", seconds=1)
-    values = (("0", 0.7, "600"), ("0.01", 0.8, "600"), ("0.001", 0.9, "5"))
-    rows = [row | dict(method=l2, seed=0, value=v, setting=f"{epochs} epochs, on validation images") for l2, v, epochs in values]
-    append_rows(rows, tmp_path / "tune.csv")
-    assert next(fig2.jobs(args)).argv[-2:] == ["--l2", "0.01"]
+def test_the_best_recipe_is_that_of_the_highest_validation_accuracy():
+    """Over splits on average; of its own n; a deep ensemble's is the deterministic net's."""
+    low, high = tune.recipes("det")[:2]
+    row = dict(figure="tune", panel="mnist", metric="acc")
+    rows = [row | dict(method=f"det, {r}", x=n, value=v) for r, n, v in ((low, 50, 0.9), (low, 50, 0.6), (high, 50, 0.8), (low, 100, 1))]
+    assert tune.best(rows, "det", 50) == tune.best(rows, "de", 50) == high and tune.best(rows, "det", 100) == low
+    with pytest.raises(ValueError, match=r"experiments\.tune --methods sn --num_examples 50"):
+        tune.best(rows, "sn", 50)
+
+
+def test_a_deep_ensemble_averages_nets_of_other_seeds(digits, monkeypatch):
+    monkeypatch.setattr(deep_ensemble, "MEMBERS", 2)
+    run = deep_ensemble.main(["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "2", "--lr", "0.01"])
+    runs = sorted(run.parent.iterdir())
+    nets = [load_run(folder) for folder in runs]
+    probs = sum(predict(net, test.x).exp() for net, _, test in nets) / 2
+    expected = -probs.gather(1, nets[0][2].y[:, None]).log().mean()
+    values = {r["metric"]: r["value"] for r in last_row(run)}
+    assert len(runs) == 2 and abs(values["nll"] - expected) < 1e-5
+    assert values["mean_nll"] == read_rows(run / "logs.csv")[-1]["mean_nll"] != values["nll"]
+
+
+def test_cuts_in_miniature(digits, glyphs):
+    source = ["--data", str(digits), "--epochs", "1", "--eval_freq", "1", "--hid_dim", "6", "9"]
+    runs = [str(train_source.main([*source, "--seed", seed])) for seed in "01"]
+    cuts.main([*runs, "--quick", "--data_root", str(glyphs)])
+    folder = Path(os.environ["DWP_PATH"]) / "quick"
+    kept = {r["method"]: r["value"] for r in read_rows(folder / "cuts.csv") if r["metric"] == "kept"}
+    assert kept[2.5] > kept[1.5] > 0 and (folder / "cuts.png").exists()
+    with pytest.raises(ValueError, match="no source nets"):
+        cuts.main(["--quick"])
 
 
 def test_pictures_of_the_priors(tmp_path):

@@ -12,7 +12,18 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from models.bayes import BayesConv2d, BayesLinear
 from models.densities import GaussianKernels
-from models.priors import ARD, DeepWeightPrior, Dropout, FormerPosterior, GammaARD, GaussianPrior, LogUniform, StandardNormal, Student
+from models.priors import (
+    ARD,
+    DeepWeightPrior,
+    Dropout,
+    FormerPosterior,
+    GammaARD,
+    GaussianPrior,
+    LogUniform,
+    StandardNormal,
+    Student,
+    VariationalDropout,
+)
 from models.vae import VAE
 
 
@@ -46,6 +57,29 @@ def test_log_uniform_approximation_is_within_a_hundredth_of_a_nat(log_alpha):
     alpha = math.exp(log_alpha)
     q = Normal(torch.tensor([2.0]), torch.tensor([2.0 * math.sqrt(alpha)]))  # depends on alpha only
     assert abs(LogUniform().kl(q).item() - exact_log_uniform_kl(alpha)) < 0.01
+
+
+@pytest.mark.parametrize("log_alpha", range(-8, 1))
+def test_variational_dropout_is_the_log_uniform_kl_for_alpha_up_to_1(log_alpha):
+    """Against quadrature, both up to their value at alpha = 1; beyond, noise has no reward."""
+    alpha = math.exp(log_alpha)
+    kl = VariationalDropout().kl(Normal(torch.tensor([2.0]), torch.tensor([2.0 * math.sqrt(alpha)]))).item()
+    assert abs(kl - (exact_log_uniform_kl(alpha) - exact_log_uniform_kl(1.0))) < 0.04
+    assert VariationalDropout().kl(Normal(torch.tensor([0.1]), torch.tensor([0.5]))) == 0
+
+
+def test_a_learned_rate_is_gradually_learned_and_never_above_1():
+    layer = BayesLinear(7, 5)
+    layer.learn_rate(logit=-2.0)
+    assert "var.weight" not in layer.state_dict() and layer.rate.requires_grad
+    torch.testing.assert_close(layer.posterior().variance, torch.tensor(-2.0).sigmoid() * layer.mean.weight.square())
+    opt = torch.optim.Adam([layer.rate], lr=0.5)
+    for _ in range(60):
+        opt.zero_grad()
+        VariationalDropout().kl(layer.posterior()).backward()
+        opt.step()
+    alpha = (layer.scale() / layer.mean.weight).square()
+    assert alpha.min() > 0.9 and alpha.max() < 1 + 1e-5  # the prior alone wants all the noise there is
 
 
 def random_posterior(n=50):
@@ -293,16 +327,63 @@ class Quadratic(nn.Module):
         return -0.5 * w.flatten(1).square().sum(1)
 
 
-def test_remembered_gradients_become_those_of_the_full_sum():
-    """The gradient of KL(q || p) in the mean is the mean itself; before a kernel's first turn it is 0."""
+def remembering(kl_kernels=8):
+    """A posterior of 24 kernels, whose gradient of KL(q || p) in the mean is the mean itself, and a prior that remembers."""
     mean = torch.randn(6, 4, 3, 3, requires_grad=True)
-    scale = torch.full_like(mean, 1e-6)
-    prior = DeepWeightPrior(Quadratic(), kl_kernels=8, kl_memory=True, train_reverse=False)
-    (first,) = torch.autograd.grad(prior.kl(Normal(mean, scale)), mean)
-    assert int((first.flatten(2).abs().sum(2) > 0).sum()) == 8
-    for _ in range(2):  # 24 kernels take turns, 8 at a time
-        (grad,) = torch.autograd.grad(prior.kl(Normal(mean, scale)), mean)
+    q = Normal(mean, torch.full_like(mean, 1e-6))
+    return mean, q, DeepWeightPrior(Quadratic(), kl_kernels=kl_kernels, kl_memory=True, train_reverse=False)
+
+
+def moved(grad, mean):
+    """How many kernels have another gradient than the mean was when the memory was filled."""
+    return int(((grad - mean).abs().flatten(2).sum(2) > 1e-3).sum())
+
+
+def test_remembered_gradients_are_those_of_the_full_sum():
+    """All in the first step; after that those of the kernels whose turn it is are new, and after n / m steps all are."""
+    mean, q, prior = remembering()
+    (grad,) = torch.autograd.grad(prior.kl(q), mean)
     torch.testing.assert_close(grad, mean.detach(), atol=1e-4, rtol=1e-4)
+    old = mean.detach().clone()
+    with torch.no_grad():
+        mean.mul_(2)
+    for changed in (8, 16, 24):
+        (grad,) = torch.autograd.grad(prior.kl(q), mean)
+        assert moved(grad, old) == changed
+    torch.testing.assert_close(grad, mean.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_the_memory_knows_nothing_of_the_weight_that_the_kl_has():
+    """As under annealing: a gradient remembered at weight 0.1 acts with today's weight of 1."""
+    mean, q, prior = remembering()
+    for weight in (0.1, 1.0):
+        (grad,) = torch.autograd.grad(weight * prior.kl(q), mean)
+        torch.testing.assert_close(grad, weight * mean.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_two_remembering_terms_in_one_graph_and_one_without_gradient():
+    mean, q, prior = remembering()
+    prior.kl(q)
+    old = mean.detach().clone()
+    with torch.no_grad():
+        mean.mul_(2)
+        waiting, memory = prior.waiting.clone(), prior.memory[0].clone()
+        prior.kl(q)  # evaluation takes no turn
+    assert torch.equal(prior.waiting, waiting) and torch.equal(prior.memory[0], memory)
+    first, second = prior.kl(q), prior.kl(q)
+    assert [moved(torch.autograd.grad(kl, mean)[0], old) for kl in (second, first)] == [16, 8]  # each with the memory of its time
+
+
+def test_the_reverse_model_learns_from_a_remembering_prior_without_bias():
+    layer, prior = make_prior()
+    prior.kl_memory = True
+    psi = next(prior.vae.encoder.parameters())
+    grads = {}
+    for m in (0, 5):
+        prior.kl_kernels = m
+        grads[m] = torch.stack([torch.autograd.grad(prior.kl(layer.posterior()), psi)[0].flatten() for _ in range(150)])
+    error = (grads[5].var(0) / 150 + grads[0].var(0) / 150).sqrt()
+    assert ((grads[5].mean(0) - grads[0].mean(0)).abs() < 5 * error).all()
 
 
 def test_every_kernel_has_its_turn():
@@ -315,6 +396,7 @@ def test_every_kernel_has_its_turn():
 
     q = Normal(torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 3, 3), torch.full((6, 4, 3, 3), 1e-3))  # kernel i is i everywhere
     prior, counts = DeepWeightPrior(Seen(), kl_kernels=9, kl_memory=True, train_reverse=False), torch.zeros(24)
+    prior.kl(q)  # fills the memory
     for _ in range(8):
         prior.kl(q)
         counts[prior.vae.seen] += 1

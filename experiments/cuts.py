@@ -1,0 +1,91 @@
+"""Why a prior's kernels should be alike in norm: the same 5x5 kernels cut lower and higher, the drift test of each set's VAE, and the
+Bayesian net under it.
+
+    python -m experiments.cuts logs/source/runs/* --data_root DATA_ROOT
+
+The lower the cut, the wider the norms spread, and the more the density peaks at zero. Writes results/cuts.csv and figures/cuts.png.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import yaml
+
+from utils import new_figure, run_cli, save_figure
+
+from .cut import STEPS
+from .grid import Job, command_line, drive, driver_parser, last_row, markdown, mean_std, select
+
+SPREADS = (2.7, 2.2, 1.9, 1.66, 1.5)
+FACTS = ("min_norm", "kept", "zero_is_denser")
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="source nets")
+    parser.add_argument("--spread", type=float, nargs="+", default=SPREADS, help="what the norms' spread may be")
+    parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
+    return parser.parse_args(argv)
+
+
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return {"mnist": "reduced: n = 50, 600 epochs, full KL sum", "glyph-digits": "a smoke run"}
+
+
+def measure(run_dir):
+    """The net's numbers, the drift test's and those of the cut."""
+    found = yaml.safe_load((run_dir / "cut.yaml").read_text())
+    return last_row(run_dir) + [dict(metric=name, value=value, steps=STEPS[-1]) for name, value in found.items()]
+
+
+def jobs(args):
+    panel = "glyph-digits" if args.quick else "mnist"
+    quick = dict(num_epochs=1, hidden_dim=2, drifting=4, num_examples=20, hid_dim=(2, 3), epochs=1, data=panel) if args.quick else {}
+    for spread in args.spread:
+        for split in range(args.splits):
+            argv = command_line(spread=spread, data_root=args.data_root, data_split_seed=split, **quick)
+            yield Job(panel, str(spread), "50", split, [*args.runs, *argv], script="experiments.cut", measure=measure)
+
+
+def table(rows):
+    lines = []
+    for spread in sorted({r["method"] for r in rows}, reverse=True):
+        facts = [f"{select(rows, method=spread, metric=name).mean():.4g}" for name in FACTS]
+        values = [mean_std(select(rows, method=spread, metric=name)) for name in ("likeness 0", f"likeness {STEPS[-1]}", "acc", "nll")]
+        lines.append([spread, *facts, *values, len(select(rows, method=spread, metric="acc"))])
+    return markdown("spread | cut | kernels kept | w = 0 denser | likeness, 0 | likeness, 600 | accuracy | NLL, nats | splits", lines)
+
+
+def plot(rows, file):
+    figure, (left, right) = new_figure(10, 3.8, columns=2)
+    spreads = sorted({r["method"] for r in rows}, reverse=True)
+    colours = matplotlib.colormaps["viridis"]
+    for i, spread in enumerate(spreads):
+        colour = colours(i / max(len(spreads) - 1, 1) * 0.9)
+        likeness = [select(rows, method=spread, metric=f"likeness {step}").mean() for step in STEPS]
+        left.plot(STEPS, likeness, color=colour, label=f"spread {spread:g}")
+        accuracy = select(rows, method=spread, metric="acc")
+        right.plot([likeness[-1]] * len(accuracy), accuracy, "o", color=colour)
+        right.annotate(f" {spread:g}", (likeness[-1], accuracy.mean()))
+    left.set(xlabel="step under the KL term alone", ylabel="likeness of kernels", ylim=(0, 1))
+    left.legend(frameon=False, fontsize=8)
+    right.set(xlabel="likeness after 600 steps", ylabel="test accuracy, 50 digits", xlim=(0, 1))
+    save_figure(figure, file)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.quick:
+        args.spread = (2.5, 1.5)
+    if not args.runs and not args.plot_only:
+        raise ValueError("no source nets: python -m experiments.cuts logs/source/runs/*")
+    args.runs = [str(Path(run).resolve()) for run in args.runs]
+    rows, file = drive(args, "cuts", jobs(args), settings, parse_args)
+    print(table(rows))
+    plot(rows, file)
+    print(f"drew {file}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

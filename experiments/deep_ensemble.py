@@ -1,0 +1,35 @@
+"""A deep ensemble: deterministic nets that differ in their seed, whose predictions are averaged (Lakshminarayanan et al. 2017).
+
+    python -m experiments.deep_ensemble --data mnist --num_examples 50 --epochs 600
+
+Takes the options of train_bnn.py, sets --net_cfg vanilla and --seed, and trains five nets. ensemble.yaml in the last one's run folder
+has the ensemble's metrics.
+"""
+
+import sys
+
+import yaml
+
+import train_bnn
+from utils import ensemble_average, load_run, metrics, predict, run_cli
+
+from .grid import command_line
+
+MEMBERS = 5
+
+
+def main(argv=None):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    members = []
+    for seed in range(MEMBERS):
+        run_dir = train_bnn.main([*argv, *command_line(net_cfg="vanilla", seed=seed)])
+        net, _, test = load_run(run_dir)
+        members.append(predict(net, test.x))
+    results = metrics(ensemble_average(members), test.y)
+    (run_dir / "ensemble.yaml").write_text(yaml.safe_dump(results))
+    print("ensemble: " + ", ".join(f"{name} {value:.4g}" for name, value in results.items()))
+    return run_dir
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,73 @@
+"""What early stopping is worth: accuracy and NLL against the step on a schedule as long as the paper's, at n = 50.
+
+    python -m experiments.early_stopping --data_root DATA_ROOT --workers 2
+
+The rate falls linearly to 0 at the last step, so a point of the curve is not what a shorter schedule would end at (experiments.fig2).
+"""
+
+from utils import new_figure, run_cli, save_figure
+
+from .fig2 import PANELS, net_options
+from .grid import METHODS, curve, drive, driver_parser, every_row, markdown, method_job, method_options, select, shipped
+
+CHOICES = ("dwp", "sn", "det")
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
+    parser.add_argument("--split", type=int, default=0, help="which training set")
+    parser.add_argument("--epochs", type=int, default=10000, help="passes over the training set, as in the paper")
+    parser.add_argument("--eval_freq", type=int, default=500, help="epochs between evaluations")
+    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
+    parser.set_defaults(panel="mnist")
+    return parser.parse_args(argv)
+
+
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
+
+
+def jobs(args):
+    for method in args.methods:
+        options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers))
+        options |= dict(num_examples=args.num_examples, data_split_seed=args.split, eval_freq=args.eval_freq)
+        yield method_job(args.panel, method, str(args.epochs), args.split, options)._replace(measure=every_row)
+
+
+def table(rows):
+    """Accuracy and NLL at each step that was evaluated, as Markdown."""
+    present = [method for method in CHOICES if any(r["method"] == method for r in rows)]
+    lines = []
+    for step in sorted({r["x"] for r in rows}):
+        values = [select(rows, method=method, x=step, metric=metric) for method in present for metric in ("acc", "nll")]
+        lines.append([step, *(f"{v.mean():.3f}" if len(v) else "–" for v in values)])
+    heads = [f"{METHODS[method][0]}: {word}" for method in present for word in ("accuracy", "NLL")]
+    return markdown(" | ".join(["step", *heads]), lines)
+
+
+def plot(rows, file):
+    figure, (left, right) = new_figure(10, 3.8, columns=2)
+    for method in CHOICES:
+        curve(left, rows, method, "acc")
+        curve(right, rows, method, "nll")
+    left.set(xlabel="step", ylabel="test accuracy")
+    right.set(xlabel="step", ylabel="test NLL, nats per image")
+    left.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"MNIST, one split, {rows[0]['setting']}", fontsize=10)
+    save_figure(figure, file)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.quick:
+        args.panel, args.num_examples, args.epochs, args.eval_freq, args.methods = "glyph-digits", 20, 4, 2, ["sn", "det"]
+    rows, file = drive(args, "early_stopping", jobs(args), settings, parse_args)
+    print(table(rows))
+    plot(rows, file)
+    print(f"drew {file}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,66 @@
+"""Fig. 2's methods, each at its own best: start, steps, rate and L2 as experiments.tune chose them on validation images.
+
+    python -m experiments.fair --data_root DATA_ROOT --workers 2
+
+Beside the paper's methods stand MC dropout, a deep ensemble, and a Gaussian over kernels as a prior.
+"""
+
+from myexman.logger import read_rows
+from utils import run_cli
+
+from . import tune
+from .fig2 import PANELS, net_options
+from .grid import METHODS, drive, driver_parser, markdown, mean_std, method_job, places, select
+
+CHOICES = (*tune.TUNED, "de")
+
+
+def parse_args(argv=None):
+    parser = driver_parser(__doc__)
+    parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
+    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those of Fig. 2)")
+    parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, …")
+    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=list(CHOICES), help="what to run")
+    parser.set_defaults(epochs=0)  # the recipes have their own
+    return parser.parse_args(argv)
+
+
+def settings(args):
+    """{panel: what its rows say of how they were made}."""
+    return dict.fromkeys(PANELS, "each method's best on validation images")
+
+
+def jobs(args):
+    panel, file = PANELS[args.panel], places(args.quick)[0] / "tune.csv"
+    tuned = [r for r in (read_rows(file) if file.exists() else []) if r["panel"] == args.panel]
+    for n in args.num_examples or panel.num_examples:
+        for split in range(args.splits):
+            for method in args.methods:
+                recipe = tune.recipes(method)[0]._replace(epochs=1) if args.quick else tune.best(tuned, method, n)
+                options = net_options(args) | recipe.options(method, panel.layers) | dict(num_examples=n, data_split_seed=split)
+                job = method_job(args.panel, method, str(n), split, options)
+                yield job._replace(method=f"{method}, {recipe}")
+
+
+def table(rows):
+    """The methods by accuracy, best first, with mean ± standard deviation over splits, as Markdown."""
+    lines = []
+    for n in sorted({r["x"] for r in rows}):
+        found = {word: select(rows, x=n, method=word, metric="acc") for word in {r["method"] for r in rows if r["x"] == n}}
+        for word in sorted(found, key=lambda word: -found[word].mean()):
+            method, _, recipe = word.partition(", ")
+            others = [mean_std(select(rows, x=n, method=word, metric=metric)) for metric in ("nll", "ece", "brier")]
+            lines.append([n, METHODS[method][0], recipe, mean_std(found[word]), *others, len(found[word])])
+    return markdown("n | method | how | accuracy | NLL, nats | ECE | Brier | splits", lines)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.quick:
+        args.panel, args.splits, args.methods = "glyph-digits", 1, ["det", "de"]
+    rows, _ = drive(args, "fair", jobs(args), settings, parse_args)
+    print(table([r for r in rows if r["panel"] == args.panel]))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,128 @@
+"""A screen for priors over kernels: what tells one under which a net keeps its kernels apart from one that makes them all alike.
+
+A prior acts through its density's peaks. Fitted to kernels whose norms are widely spread, a density is highest at zero, where small
+kernels are alike; under the full KL sum Adam drives every kernel of a layer there. The measurements here find that before any net
+is trained.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Normal
+
+from .densities import GaussianKernels
+from .priors import DeepWeightPrior
+
+DRIFT_STEPS = (0, 150, 300, 600)  # when drift() looks; the last one is the length of its schedule
+
+
+def likeness(kernels):
+    """Mean absolute cosine between different kernels (n, 1, k, k), in [0, 1]; of at most 1000 of them, evenly spaced."""
+    w = F.normalize(kernels[:: max(len(kernels) // 1000, 1)].flatten(1))
+    cosine = (w @ w.T).abs()
+    return float((cosine.sum() - cosine.trace()) / (len(w) * (len(w) - 1)))
+
+
+def drift(prior, kernels, at=DRIFT_STEPS, lr=1e-3, log_var=-10.0):
+    """Where a prior takes kernels that no data holds back: Adam minimises its KL term alone, over the means and log-variances of
+    kernels (n, 1, k, k) and over the prior's own parameters, with a rate that falls linearly to 0 at the last step.
+
+    Returns {step: likeness of the means} for the steps in `at`, in increasing order."""
+    mean, log_var = nn.Parameter(kernels.clone()), nn.Parameter(torch.full_like(kernels, log_var))
+    opt = torch.optim.Adam([mean, log_var, *(p for p in prior.parameters() if p.requires_grad)], fused=True)
+    found = {}
+    for step in range(at[-1] + 1):
+        if step in at:
+            found[step] = likeness(mean.detach())
+        opt.param_groups[0]["lr"] = lr * (1 - step / at[-1])
+        opt.zero_grad()
+        prior.kl(Normal(mean, (0.5 * log_var).exp(), validate_args=False)).backward()
+        opt.step()
+    return found
+
+
+@torch.no_grad()
+def importance_bound(vae, w, n_samples=1000, chunk=2000):
+    """Importance-weighted lower bound on log p(w) (Burda et al. 2016), nats: (n, 1, k, k) -> (n,).
+
+    log 1/K sum_k p(w|z_k) p(z_k) / r(z_k|w),    z_k ~ r(z|w),  K = n_samples"""
+    bounds = []
+    for part in w.split(max(chunk // n_samples, 1)):
+        z_mean, z_var = (t.repeat_interleave(n_samples, 0) for t in vae.encoder(part))
+        z = torch.addcmul(z_mean, z_var.sqrt(), torch.randn_like(z_mean))
+        mean, var = vae.decoder(z)
+        log_weight = Normal(mean, var.sqrt()).log_prob(part.repeat_interleave(n_samples, 0)).flatten(1).sum(1)
+        log_weight += (Normal(0.0, 1.0).log_prob(z) - Normal(z_mean, z_var.sqrt()).log_prob(z)).sum(1)
+        bounds.append(torch.logsumexp(log_weight.view(len(part), n_samples), 1) - math.log(n_samples))
+    return torch.cat(bounds)
+
+
+@torch.no_grad()
+def zero_is_denser(vae, n=400, n_samples=25):
+    """Share of decoder means, of n codes z ~ p(z), at which the density is lower than at w = 0, both by the ELBO, which is what the KL
+    term of a Bayesian net sees."""
+
+    def elbo(w):
+        return torch.stack([vae.log_prob(w) for _ in range(n_samples)]).mean(0)
+
+    means = vae.decoder(torch.randn(n, vae.z_dim))[0]
+    return float((elbo(means) < elbo(torch.zeros_like(means)).mean()).float().mean())
+
+
+@torch.no_grad()
+def active_dimensions(vae, kernels):
+    """Latent dimensions whose mean moves with the kernel: variance of E_r[z] over kernels above 0.01 (Burda et al. 2016)."""
+    return int((vae.encoder(kernels)[0].var(0) > 0.01).sum())
+
+
+# What screen() finds, in the order and the words of a prior's card
+QUANTITIES = {
+    "elbo": "ELBO, nats per held-out kernel",
+    "importance_bound": "importance-weighted bound, K = 1000",
+    "independent_gaussian": "independent Gaussian, fitted to the same kernels (exact)",
+    "full_gaussian": "full-covariance Gaussian (exact)",
+    "active_dimensions": "latent dimensions in use",
+    "kernel_norm": "mean norm of the training kernels",
+    "kernel_norm_spread": "their spread: 90 % by 10 % quantile",
+    "sample_norm": "mean norm of samples",
+    "decoder_mean_norm": "mean norm of decoder means",
+    "decoder_std": "decoder's standard deviation, median",
+    "norm_noise_correlation": "correlation of a decoder mean's norm with that deviation",
+    "zero_is_denser": "share of decoder means at which w = 0 is denser",
+} | {f"likeness_{step}": f"drift test: likeness after {step} steps" for step in DRIFT_STEPS}
+
+
+def screen(vae, train, test, drifting=256, held_out=200):
+    """{name in QUANTITIES: number} of a kernel VAE and the kernels (n, 1, k, k) it was fitted to, on the CPU.
+
+    Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness, in [0, 1],
+    of `drifting` samples of the prior that drift() moved. Each of the two takes half a minute; 0 leaves it out."""
+
+    def norm(w):
+        return w.flatten(1).norm(dim=1)
+
+    with torch.no_grad():
+        elbo = torch.stack([vae.log_prob(test).mean() for _ in range(20)]).mean().item()
+        mean, var = vae.decoder(torch.randn(4096, vae.z_dim))
+        noise = var.flatten(1).mean(1).sqrt()  # root mean square over a kernel's weights
+    ten, ninety = norm(train).quantile(torch.tensor([0.1, 0.9])).tolist()
+    numbers = dict(
+        elbo=elbo,
+        independent_gaussian=GaussianKernels(train, full=False).log_prob(test).mean().item(),
+        full_gaussian=GaussianKernels(train).log_prob(test).mean().item(),
+        active_dimensions=active_dimensions(vae, test),
+        kernel_norm=norm(train).mean().item(),
+        kernel_norm_spread=ninety / ten,
+        sample_norm=norm(vae.sample(4096)).mean().item(),
+        decoder_mean_norm=norm(mean).mean().item(),
+        decoder_std=noise.median().item(),
+        norm_noise_correlation=torch.corrcoef(torch.stack([norm(mean), noise]))[0, 1].item(),
+        zero_is_denser=zero_is_denser(vae),
+    )
+    if held_out:
+        numbers["importance_bound"] = importance_bound(vae, test[:held_out]).mean().item()
+    if not drifting:
+        return numbers
+    return numbers | {f"likeness_{step}": x for step, x in drift(DeepWeightPrior(vae), vae.sample(drifting)).items()}

@@ -1,0 +1,81 @@
+"""The screen for priors: the drift test on densities whose peaks are known, and the bound that weighs samples."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+from models.screen import active_dimensions, drift, importance_bound, likeness, screen, zero_is_denser
+from models.vae import VAE
+from prune_kernels import narrow_cut
+from tests.test_priors import LinearGaussian
+
+
+class Peaks(nn.Module):
+    """A prior over 3x3 kernels: an even mixture of N(peak, 0.1^2 I), its KL by one sample."""
+
+    def __init__(self, peaks):
+        super().__init__()
+        self.peaks = peaks
+
+    def log_prob(self, w):
+        return Normal(self.peaks, 0.1).log_prob(w.flatten(1)[:, None]).sum(2).logsumexp(1)
+
+    def kl(self, q):
+        return -q.entropy().sum() - self.log_prob(q.rsample()).sum()
+
+
+@pytest.mark.parametrize("peaks, start_likeness, expected", [(1, 0.8, 1.0), (2, 0.55, 0.49)])
+def test_kernels_drift_to_the_peaks_of_their_prior(peaks, start_likeness, expected):
+    """64 noisy kernels: all become the one peak, or 32 each of two that are orthogonal, where 32 * 31 of 64 * 63 / 2 pairs agree."""
+    prior = Peaks(torch.eye(9)[:peaks])
+    start = prior.peaks.repeat(64 // peaks, 1) + 0.15 * torch.randn(64, 9)
+    found = drift(prior, start.view(64, 1, 3, 3), at=(0, 50, 400), lr=0.01)
+    assert list(found) == [0, 50, 400] and abs(found[0] - start_likeness) < 0.08
+    assert abs(found[400] - expected) < 0.02
+
+
+def test_the_likeness_of_copies_orthogonal_and_random_kernels():
+    w = torch.randn(1, 1, 7, 7)
+    assert abs(likeness(torch.cat([w, -2 * w, 0.5 * w])) - 1) < 1e-6
+    assert likeness(torch.eye(49).view(49, 1, 7, 7)) == 0
+    assert abs(likeness(torch.randn(1000, 1, 7, 7)) - (2 / (np.pi * 49)) ** 0.5) < 0.002  # E |cos| in 49 dimensions
+
+
+def test_the_importance_bound_lies_between_the_elbo_and_the_density():
+    """Of a linear-Gaussian decoder with a spoilt reverse model; with many samples it reaches the exact marginal."""
+    vae = LinearGaussian(shift=1.0, widen=1.5)
+    w = vae.marginal().sample((20,)).view(20, 1, 3, 3)
+    exact = vae.marginal().log_prob(w.flatten(1))
+    many_w = w.repeat(200, 1, 1, 1)
+    elbo, few, many = vae.log_prob(many_w), importance_bound(vae, many_w, 2), importance_bound(vae, w, 4000)
+    assert elbo.mean() + 0.05 < few.mean() < exact.mean() - 0.05
+    torch.testing.assert_close(many, exact, atol=0.15, rtol=0)
+
+
+def test_zero_is_denser_than_the_means_of_a_density_that_peaks_there():
+    centred, away = LinearGaussian(), LinearGaussian()
+    centred.b, away.b = torch.zeros(9), torch.full((9,), 3.0)
+    assert zero_is_denser(centred, n_samples=400) > 0.9 and zero_is_denser(away) == 0
+
+
+def test_the_screen_of_a_small_prior():
+    vae = VAE(5, 2, 4)
+    numbers = screen(vae, torch.randn(30, 1, 5, 5), torch.randn(10, 1, 5, 5), drifting=4)
+    assert all(np.isfinite(x) for x in numbers.values()) and numbers["elbo"] < numbers["importance_bound"]
+    nn.init.zeros_(vae.encoder.fc_mu.weight)
+    assert active_dimensions(vae, torch.randn(10, 1, 5, 5)) == 0
+
+
+@pytest.mark.parametrize("spread", [1.2, 1.66, 3.0])
+def test_the_cut_is_the_lowest_that_meets_the_spread(spread):
+    norms = np.random.default_rng(0).lognormal(sigma=0.7, size=500)
+    cut = narrow_cut(norms, 0.2, spread)
+
+    def ratio(low):
+        return np.divide(*np.quantile(norms[norms >= low], (0.9, 0.1)))
+
+    assert ratio(cut) <= spread
+    assert all(ratio(low) > spread for low in np.sort(norms[(norms >= 0.2) & (norms < cut)]))
+    assert narrow_cut(norms, 0.2, np.inf) == 0.2
