@@ -2,8 +2,9 @@
 
     python -m experiments.quickstart
 
-Source nets learn font-rendered letters; their kernels train two VAEs; Bayesian CNNs learn digits from 50 examples under three
-priors, beside a deterministic net, all from the same initial kernels. Prints a table, draws logs/quickstart/quickstart.png.
+Source nets learn font-rendered letters until L2 has left few filters; their kernels, cut to a narrow range of norms, train two VAEs;
+Bayesian CNNs learn digits from 50 examples under three priors, beside a deterministic net, all from the same initial kernels. Prints
+a table, draws logs/quickstart/quickstart.png.
 """
 
 import os
@@ -16,8 +17,9 @@ import train_vae_prior
 from myexman import Parser
 from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
 
-from .grid import CORE, METHODS, Job, command_line, method_options, run_grid, select
+from .grid import METHODS, command_line, mean_std, method_job, method_options, run_grid, select
 
+SHOWN = ("dwp", "sn", "loguniform", "det")
 METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 
 
@@ -26,24 +28,24 @@ def parse_args(argv=None):
     parser.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
     parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="where the embedded data are cached")
     parser.add_argument("--nets", type=int, default=4, help="source nets")
-    parser.add_argument("--source_epochs", type=int, default=4, help="passes over the letters")
-    parser.add_argument("--source_dim", type=int, nargs=2, default=[64, 64], help="filters of the source nets")
-    parser.add_argument("--vae_epochs", type=int, nargs=2, default=[800, 40], help="of the 7x7 and the 5x5 VAE")
+    parser.add_argument("--source_epochs", type=int, default=12, help="passes over the letters")
+    parser.add_argument("--source_dim", type=int, nargs=2, default=[32, 64], help="filters of the source nets")
+    parser.add_argument("--vae_epochs", type=int, nargs=2, default=[600, 60], help="of the 7x7 and the 5x5 VAE")
     parser.add_argument("--bnn_epochs", type=int, default=400, help="steps on 50 digits")
     parser.add_argument("--bnn_dim", type=int, nargs=2, default=[16, 64], help="filters of the Bayesian nets")
-    parser.add_argument("--splits", type=int, default=2, help="training sets of 50 digits")
+    parser.add_argument("--splits", type=int, default=3, help="training sets of 50 digits")
     return parser.parse_args(argv)
 
 
 def learn_priors(args, out):
     """Steps 1 to 3; returns the two prior folders."""
     print(f"\n1. {args.nets} source nets on glyph-letters")
-    shared = dict(data="glyph-letters", data_root=args.data_root, root=args.root, hid_dim=args.source_dim, bs=64, lr=0.004)
-    shared |= dict(epochs=args.source_epochs, eval_freq=args.source_epochs)
+    shared = dict(data="glyph-letters", data_root=args.data_root, root=args.root, hid_dim=args.source_dim, bs=32, lr=0.004)
+    shared |= dict(epochs=args.source_epochs, eval_freq=args.source_epochs, drop_dead=0.05)
     runs = [train_source.main(command_line(seed=seed, **shared)) for seed in range(args.nets)]
 
     print("\n2. their kernels")
-    prune_kernels.main([*map(str, runs), *command_line(out=out, keep=(0.5, 0.15))])
+    prune_kernels.main([*map(str, runs), *command_line(out=out, min_norm=(0.39, 0.05), spread=("inf", 1.66))])
 
     print("\n3. a VAE of the kernels of each convolution")
     for k, z, h, bs, epochs in ((7, 2, 32, 16, args.vae_epochs[0]), (5, 4, 64, 32, args.vae_epochs[1])):
@@ -56,18 +58,17 @@ def jobs(args, vaes):
     shared = dict(root=args.root, data="glyph-digits", data_root=args.data_root, num_examples=50, hid_dim=args.bnn_dim)
     shared |= dict(epochs=args.bnn_epochs, eval_freq=max(args.bnn_epochs // 2, 1))
     for split in range(args.splits):
-        for method in CORE:
-            argv = command_line(data_split_seed=split, **shared, **method_options(method, vaes))
-            yield Job("glyph-digits", method, "50", split, argv)
+        for method in SHOWN:
+            options = dict(data_split_seed=split, **shared, **method_options(method, vaes))
+            yield method_job("glyph-digits", method, "50", split, options)
 
 
 def report(rows, out):
     """The table, and the figure: learned kernels, samples of the prior, accuracy."""
     print(f"\n{'50 embedded digits':22}" + "".join(f"{name:>18}" for name in METRICS.values()))
-    for method in CORE:
-        label = METHODS[method][0]
-        values = [select(rows, method=method, metric=metric) for metric in METRICS]
-        print(f"{label:22}" + "".join(f"{v.mean():10.3f} ± {v.std():.3f}" for v in values))
+    for method in SHOWN:
+        values = (mean_std(select(rows, method=method, metric=metric)) for metric in METRICS)
+        print(f"{METHODS[method][0]:22}" + "".join(f"{v:>18}" for v in values))
     seed_everything(0)
     figure, axes = new_figure(12, 3.6, columns=3, width_ratios=[1, 1, 1.1])
     draw_kernels(
@@ -77,12 +78,12 @@ def report(rows, out):
             "samples of the prior": load_vae(out / "vae7x7").sample(100),
         },
     )
-    for i, method in enumerate(CORE):
+    for i, method in enumerate(SHOWN):
         values = select(rows, method=method, metric="acc")
         axes[2].barh(i, values.mean(), color=METHODS[method][1])
         axes[2].plot(values, [i] * len(values), "k.")
     axes[2].set(xlabel="test accuracy, 50 training digits (dots: splits)", xlim=(0, 1))
-    axes[2].set_yticks(range(len(CORE)), [METHODS[method][0] for method in CORE])
+    axes[2].set_yticks(range(len(SHOWN)), [METHODS[method][0] for method in SHOWN])
     axes[2].invert_yaxis()
     save_figure(figure, out / "quickstart.png")
     print(f"\ndrew {out / 'quickstart.png'}; python -m myexman lists the runs")

@@ -17,7 +17,7 @@ from myexman import Parser
 from myexman.logger import read_rows
 from utils import run_cli
 
-from . import ablations, continual, cuts, early_stopping, fair, fig2, fig3, fig4, random_labels, sparsification, tune, uncertainty
+from . import ablations, continual, cuts, early_stopping, fair, fig2, fig3, fig4, random_labels, sparsification, swaps, tune, uncertainty
 from .grid import FIGURES, HERE, METHODS, RESULTS, ensemble_wins, markdown, mean_std, select
 
 
@@ -172,6 +172,7 @@ BEYOND = [
         "What are the reverse model, the samples, the full KL sum and the start worth?",
     ),
     (cuts, "The norms of the kernels", "What does a prior do to kernels that no data holds back, and how good is the net under it?"),
+    (swaps, "Which priors", "Pairs of 7x7 and 5x5 priors at n = 50: nets under them, and nets that only start from them."),
     (early_stopping, "Early stopping, n = 50", "Test accuracy and NLL on the paper's schedule."),
     (fair, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
     (tune, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),

@@ -32,6 +32,7 @@ from experiments import (
     random_labels,
     report,
     sparsification,
+    swaps,
     tune,
     uncertainty,
 )
@@ -57,7 +58,7 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     tiny = "--nets 1 --source_epochs 1 --source_dim 6 6 --vae_epochs 1 1 --bnn_epochs 2 --bnn_dim 2 3 --splits 1"
     quickstart.main([*tiny.split(), "--root", str(tmp_path / "logs"), "--data_root", str(tmp_path)])
     out = capsys.readouterr().out
-    assert all(METHODS[method][0] in out for method in CORE)
+    assert all(METHODS[method][0] in out for method in quickstart.SHOWN)
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
@@ -197,6 +198,13 @@ def test_the_best_recipe_is_that_of_the_highest_validation_accuracy():
     assert tune.best(rows, "det", 50) == tune.best(rows, "de", 50) == high and tune.best(rows, "det", 100) == low
     with pytest.raises(ValueError, match=r"experiments\.tune --methods sn --num_examples 50"):
         tune.best(rows, "sn", 50)
+
+
+def test_swapped_priors_in_miniature(glyphs, priors):
+    swaps.main(["--quick", "--data_root", str(glyphs), "--vae7x7", priors[0], "--vae5x5", priors[1]])
+    rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/swaps.csv")
+    pair = " + ".join("/".join(Path(folder).parts[-2:]) for folder in priors)
+    assert {r["method"] for r in rows} == {f"dwp, {pair}", f"det, {pair}"}
 
 
 def test_a_deep_ensemble_averages_nets_of_other_seeds(digits, monkeypatch):
