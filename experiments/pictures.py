@@ -12,8 +12,7 @@ from utils import load_kernels, load_vae, plot_kernels, plot_latent, run_cli, se
 
 from .grid import FIGURES, shipped
 
-KERNELS, PRIOR = shipped("conv")[0], shipped("vae")[0]
-PLANE = PRIOR.with_name("vae7x7_paper")  # the prior with two latent dimensions
+STRONG = [folder.with_name(folder.name + "_strong") for folder in (shipped("conv")[0], shipped("vae")[0])]
 
 
 def parse_args(argv=None):
@@ -25,11 +24,12 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(0)
-    train, test = (load_kernels(KERNELS / f"{split}.npy") for split in ("train", "test"))
-    shown = train[torch.randperm(len(train))[:100]]
-    groups = {"learned 7x7 kernels": shown, "samples, shipped prior": load_vae(PRIOR).sample(100)}
-    plot_kernels(groups | {"samples, the paper's decoder": load_vae(PLANE).sample(100)}, args.out / "fig1.png")
-    plot_latent(load_vae(PLANE), torch.cat([train, test]), args.out / "fig5.png")
+    groups = {}
+    for kernels, prior, name in ((shipped("conv")[0], shipped("vae")[0], "shipped"), (*STRONG, "strong")):
+        train, test = (load_kernels(kernels / f"{split}.npy") for split in ("train", "test"))
+        groups |= {f"{name} 7x7 kernels": train[torch.randperm(len(train))[:100]], f"samples, {name} prior": load_vae(prior).sample(100)}
+    plot_kernels(groups, args.out / "fig1.png")
+    plot_latent(load_vae(prior), torch.cat([train, test]), args.out / "fig5.png")  # the strong kernels' prior has two latent dimensions
     print(f"drew {args.out / 'fig1.png'} and {args.out / 'fig5.png'}")
 
 

@@ -21,6 +21,7 @@ from .grid import FIGURES, RESULTS, ROOT, write_rows
 SETS = {  # prior: its kernels
     "fconv/vae7x7": "fconv/conv7x7",
     "fconv/vae5x5": "fconv/conv5x5",
+    "fconv/vae7x7_strong": "fconv/conv7x7_strong",
     "cifar/vae7x7": "cifar/conv7x7",
     "cifar/vae5x5_1": "cifar/conv5x5_1",
     "cifar/vae5x5_2": "cifar/conv5x5_2",
