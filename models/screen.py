@@ -118,7 +118,7 @@ def screen(vae, train, test, drifting=256, held_out=200):
         sample_norm=norm(vae.sample(4096)).mean().item(),
         decoder_mean_norm=norm(mean).mean().item(),
         decoder_std=noise.median().item(),
-        norm_noise_correlation=torch.corrcoef(torch.stack([norm(mean), noise]))[0, 1].item(),
+        norm_noise_correlation=torch.corrcoef(torch.stack([norm(mean), noise]))[0, 1].nan_to_num(0).item(),  # of one variance: 0
         zero_is_denser=zero_is_denser(vae),
     )
     if held_out:
