@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 
-from myexman import Parser, at_least
+from myexman import Parser, at_least, save_state
 from utils import load_weights, new_figure, one_per_layer, run_cli, save_figure
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
@@ -50,6 +50,7 @@ def parse_args(argv=None):
         "convolution, inf for one that stays as it is",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
+    parser.add_argument("--pool", metavar="FILE", help="write all kernels, uncut, as a state dict (float16) that can stand for the runs")
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the subset")
     return parser.parse_args(argv)
@@ -126,6 +127,8 @@ def main(argv=None):
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
+    if args.pool:
+        save_state({f"{name}.weight": w.half() for name, w in zip(layer_names(layers), layers)}, args.pool)
     min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm", repeat=True)
     keeps = one_per_layer(args.keep, None, len(layers), "--keep", repeat=True)
     spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread", repeat=True)

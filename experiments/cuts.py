@@ -1,7 +1,7 @@
 """Why a prior's kernels should be alike in norm: the same 5x5 kernels cut lower and higher, the drift test of each set's VAE, and the
 Bayesian net under it.
 
-    python -m experiments.cuts logs/source/runs/* --data_root DATA_ROOT
+    python -m experiments.cuts data/fconv/kernels.torch --data_root DATA_ROOT
 
 The lower the cut, the wider the norms spread, and the more the density peaks at zero. Writes results/cuts.csv and figures/cuts.png.
 """
@@ -22,7 +22,7 @@ FACTS = ("min_norm", "kept", "zero_is_denser")
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="source nets")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="source nets, or a pool of their kernels")
     parser.add_argument("--spread", type=float, nargs="+", default=SPREADS, help="what the norms' spread may be")
     parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
     return parser.parse_args(argv)
@@ -79,7 +79,7 @@ def main(argv=None):
     if args.quick:
         args.spread = (2.5, 1.5)
     if not args.runs and not args.plot_only:
-        raise ValueError("no source nets: python -m experiments.cuts logs/source/runs/*")
+        raise ValueError("no source nets: python -m experiments.cuts data/fconv/kernels.torch")
     args.runs = [str(Path(run).resolve()) for run in args.runs]
     rows, file = drive(args, "cuts", jobs(args), settings, parse_args)
     print(table(rows))

@@ -204,13 +204,17 @@ def test_pruning_by_norm(tmp_path):
     w *= torch.linspace(0.01, 1, 200).view(40, 5, 1, 1) / w.flatten(2).norm(dim=2)[..., None, None]
     state = {"conv2.mean.weight": w, "conv2.var.weight": w + 9, "conv3.weight": 2 * w, "fc.weight": torch.ones(3, 3)}
     torch.save(state, tmp_path / "net.torch")
-    prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "k"), "--max_kernels", "100"])
+    pool = str(tmp_path / "pool.torch")
+    prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "k"), "--max_kernels", "100", "--pool", pool])
     for name, factor in (("conv5x5_1", 1), ("conv5x5_2", 2)):
         facts = yaml.safe_load((tmp_path / "k" / name / "pruning.yaml").read_text())
         assert facts["kept"] == int((factor * w.flatten(2).norm(dim=2) >= 0.13).sum()) and facts["train"] == 80 and facts["test"] == 20
         kernels = np.concatenate([np.load(tmp_path / "k" / name / f"{split}.npy") for split in ("train", "test")])
         norms = np.linalg.norm(kernels.reshape(100, 25), axis=1)
         assert norms.min() >= 0.13 and norms.max() < factor * 1.01 and len(np.unique(norms)) == 100
+    prune_kernels.main([pool, "--out", str(tmp_path / "again"), "--max_kernels", "100"])  # the pool stands for the net
+    again = np.load(tmp_path / "again/conv5x5_2/train.npy")
+    assert np.allclose(again, np.load(tmp_path / "k/conv5x5_2/train.npy"), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
