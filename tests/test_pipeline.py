@@ -17,7 +17,7 @@ from experiments import features
 from models.densities import GaussianKernels
 from myexman import Parser
 from myexman.logger import read_rows
-from utils import load_kernels, load_vae, load_weights, run_cli
+from utils import load_kernels, load_run, load_vae, load_weights, predict, run_cli
 
 BNN = ["--num_examples", "30", "--hid_dim", "3", "4", "--epochs", "4", "--eval_freq", "2", "--ens", "2", "--init_list", "vae", "vae"]
 
@@ -191,6 +191,18 @@ def test_help_explains_every_flag(script, monkeypatch, capsys):
         script.parse_args(["--help"])
     assert e.value.code == 0 and len(seen) > 5 and all(action.help for action in seen)
     assert "(default: None)" not in capsys.readouterr().out
+
+
+def test_a_run_under_variational_dropout_is_resumed_and_loaded(digits, priors):
+    """From decoder means, which have no noise; the rates are in the state dict, and the net predicts as it did when it was saved."""
+    argv = ["--data", str(digits), *BNN[:-3], "--vae_list", *priors, "--init_list", "vae-mean", "vae-mean", "--prior_list", "vd"]
+    run = train_bnn.main(argv)
+    train_bnn.main(["--resume", str(run), "--epochs", "6"])
+    rates = load_weights(run / "model.torch")["features.conv1.rate"]
+    assert rates.shape == (3, 1, 7, 7) and (rates + 10).abs().max() > 0
+    net, _, test = load_run(run)
+    accuracy = (predict(net, test.x).argmax(1) == test.y).float().mean()
+    assert read_rows(run / "logs.csv")[-1]["mean_acc"] == pytest.approx(float(accuracy))
 
 
 def test_a_cpu_run_says_what_a_step_costs(digits, priors, capsys):
