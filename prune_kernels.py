@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import yaml
 
+from models.bayes import NOISE
 from myexman import Parser, at_least, save_state
 from utils import load_weights, new_figure, one_per_layer, run_cli, save_figure
 
@@ -60,9 +61,7 @@ def read_kernels(run):
     """{name of the convolution: its kernels (n, 1, k, k)} of a run folder or a file with a state dict, from input to output."""
     file = Path(run)
     state = load_weights(file / "model.torch" if file.is_dir() else file)
-    convs = {
-        name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(".var.weight")
-    }  # .var: a posterior's variance
+    convs = {name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(NOISE)}
     if not convs:
         raise ValueError(f"{file} holds no convolution")
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
@@ -114,7 +113,7 @@ def plot_norms(file, norms, cut, kept, low, high):
     bins = np.geomspace(max(norms.min(), 1e-6), norms.max(), 80)
     axes.hist(norms, bins=bins, color="0.6")
     axes.axvline(cut, color="C3", label="cut")
-    axes.axvspan(low, high, color="C0", alpha=0.2, label=f"10 % to 90 % of the kept: {high / low:.2f}x")
+    axes.axvspan(low, high, color="C0", alpha=0.2, label=f"10 % to 90 % of the kept: {low:.3g} to {high:.3g}")
     axes.set(xscale="log", yscale="log", xlabel="L2 norm of a kernel", ylabel="kernels")
     axes.set_title(f"cut at {cut:.3g}: {kept} of {len(norms)} kept", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
@@ -128,6 +127,7 @@ def main(argv=None):
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
     if args.pool:
+        Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
         save_state({f"{name}.weight": w.half() for name, w in zip(layer_names(layers), layers)}, args.pool)
     min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm", repeat=True)
     keeps = one_per_layer(args.keep, None, len(layers), "--keep", repeat=True)
@@ -143,7 +143,7 @@ def main(argv=None):
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
         if not 0 < n_test < len(chosen):
-            raise ValueError(f"{name}: {len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, too few to split; lower --min_norm")
+            raise ValueError(f"{name}: {len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, too few to split; cut lower")
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "test.npy", w[chosen[:n_test]])
@@ -157,8 +157,8 @@ def main(argv=None):
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
         if high > WIDE * low:
             print(
-                f"warning: {name}: the kept norms spread by {high / low:.1f} (90 % by 10 % quantile). A density of such kernels may peak "
-                f"at zero and draw all kernels there: see the drift test on the prior's card; --spread {WIDE} cuts higher",
+                f"warning: {name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
+                f"kernels may peak at zero and draw all kernels there: see the drift test on the prior's card; --spread {WIDE} cuts higher",
                 file=sys.stderr,
             )
 

@@ -84,14 +84,22 @@ def describe_source(pruning):
     return text
 
 
-def write_card(run_dir, args, train, test, vae):
+def write_card(run_dir, args, decrease_from, train, test, vae):
     """README.md of the prior folder: where the kernels come from, how well they are modelled, and whether the prior passes the screen.
 
     Returns what screen() does."""
     numbers = screen(vae, train, test, 0, 0) if args.no_screen else screen(vae, train, test)
     pruning = Path(args.data_dir) / "pruning.yaml"
     meta = yaml.safe_load((run_dir / "params.yaml").read_text())["meta"]
-    fields = dict(vars(args), k=args.kernel_dim, train=len(train), test=len(test), commit=commit_name(), machine=meta["machine"])
+    fields = dict(
+        vars(args),
+        decrease_from=decrease_from,
+        k=args.kernel_dim,
+        train=len(train),
+        test=len(test),
+        commit=commit_name(),
+        machine=meta["machine"],
+    )
     fields["source"] = describe_source(yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
@@ -102,8 +110,7 @@ def write_card(run_dir, args, train, test, vae):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.decrease_from is None:
-        args.decrease_from = args.num_epochs // 2
+    decrease_from = args.num_epochs // 2 if args.decrease_from is None else args.decrease_from
     seed_everything(args.seed)
     train, test = (load_kernels(Path(args.data_dir) / f"{split}.npy").to(args.device) for split in ("train", "test"))
     if train.shape[-1] != args.kernel_dim:
@@ -120,7 +127,7 @@ def main(argv=None):
         save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
     best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
     for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
-        linear_lr(opt, epoch, args.num_epochs, args.lr, args.decrease_from)
+        linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
         stats = train_epoch((train,), args.bs, opt, lambda w: negative_elbo(vae, w), epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs:
             held_out = evaluate(vae, test)
@@ -137,7 +144,7 @@ def main(argv=None):
     plot_kernels(groups, args.run_dir / "kernels.png")
     if args.z_dim == 2:
         plot_latent(vae, torch.cat([train, test]), args.run_dir / "latent.png")
-    numbers = write_card(args.run_dir, args, train.cpu(), test.cpu(), vae.cpu())
+    numbers = write_card(args.run_dir, args, decrease_from, train.cpu(), test.cpu(), vae.cpu())
     print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)

@@ -115,8 +115,10 @@ def check(args, net, layers, n):
         raise ValueError("--kl_memory remembers the kernels that are not drawn: give --kl_kernels too")
     if args.alpha is not None and args.max_logsigma is not None:
         raise ValueError("--max_logsigma clips a free variance; with --alpha there is none")
-    if args.max_logsigma is not None and "vd" in (args.prior_list or []):
-        raise ValueError("--max_logsigma clips a free variance; under the prior vd it is alpha mean^2")
+    if "vd" in (args.prior_list or []) and (args.max_logsigma is not None or args.logvarinit_std):
+        raise ValueError("--max_logsigma and --logvarinit_std are for a free variance; under the prior vd it is alpha mean^2")
+    if "vd" in (args.prior_list or []) and args.prune == "snr":
+        raise ValueError("--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean")
     if args.alpha is not None and args.prune == "snr":
         raise ValueError("--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean")
     if args.alpha is None and "dropout" in (args.prior_list or []):

@@ -1,6 +1,6 @@
 """One cut of the source nets' 5x5 kernels: the VAE of what is kept, its drift test, and the Bayesian net under that prior.
 
-    python -m experiments.cut logs/source/runs/* --spread 1.66 --data_root DATA_ROOT
+    python -m experiments.cut --runs data/fconv/kernels.torch --spread 1.66 --data_root DATA_ROOT
 
 experiments.cuts compares several.
 """
@@ -25,7 +25,7 @@ STEPS = tuple(range(0, 601, 50))  # of the drift test
 def parse_args(argv=None):
     parser = ExParser(description=__doc__.split("\n\n")[0], prog="cut.py")
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="source nets, as for prune_kernels.py")
+    add("--runs", nargs="+", metavar="RUN", required=True, help="source nets, or a pool of their kernels, as for prune_kernels.py")
     add("--spread", type=at_least(1, float), default=1.66, help="90 %% quantile of the kept norms by the 10 %% quantile, at most")
     add("--max_kernels", type=at_least(2), default=8000, help="kernels kept at most, so that all cuts train on as many")
     add("--num_epochs", type=at_least(1), default=100, help="of the VAE")
@@ -43,8 +43,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    where, kernels = dict(root=args.run_dir, device=args.device), args.run_dir / "kernels"
-    cut = dict(out=kernels, min_norm=(0, 0.05), spread=("inf", args.spread), max_kernels=args.max_kernels)
+    where, kernels = dict(root=args.run_dir, device=args.device, seed=args.seed), args.run_dir / "kernels"
+    cut = dict(out=kernels, min_norm=(0, 0.05), spread=("inf", args.spread), max_kernels=args.max_kernels, seed=args.seed)
     prune_kernels.main([*map(str, args.runs), *command_line(**cut)])
     coders = dict(
         kernel_dim=5, z_dim=4, hidden_dim=args.hidden_dim, bs=64, no_screen=True, num_epochs=args.num_epochs, eval_freq=args.num_epochs

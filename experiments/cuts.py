@@ -30,7 +30,7 @@ def parse_args(argv=None):
 
 def settings(args):
     """{panel: what its rows say of how they were made}."""
-    return {"mnist": "reduced: n = 50, 600 epochs, full KL sum", "glyph-digits": "a smoke run"}
+    return {"mnist": "reduced: n = 50, 600 epochs, full KL sum", "glyph-digits": "a smoke run"}  # of one set of source nets a file
 
 
 def measure(run_dir):
@@ -45,7 +45,7 @@ def jobs(args):
     for spread in args.spread:
         for split in range(args.splits):
             argv = command_line(spread=spread, data_root=args.data_root, data_split_seed=split, **quick)
-            yield Job(panel, str(spread), "50", split, [*args.runs, *argv], script="experiments.cut", measure=measure)
+            yield Job(panel, str(spread), "50", split, ["--runs", *args.runs, *argv], script="experiments.cut", measure=measure)
 
 
 def table(rows):

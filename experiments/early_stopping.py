@@ -5,6 +5,8 @@
 The rate falls linearly to 0 at the last step, so a point of the curve is not what a shorter schedule would end at (experiments.fig2).
 """
 
+import math
+
 from utils import new_figure, run_cli, save_figure
 
 from .fig2 import PANELS, net_options
@@ -33,7 +35,8 @@ def jobs(args):
     for method in args.methods:
         options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers))
         options |= dict(num_examples=args.num_examples, data_split_seed=args.split, eval_freq=args.eval_freq)
-        yield method_job(args.panel, method, str(args.epochs), args.split, options)._replace(measure=every_row)
+        last = args.epochs * math.ceil(args.num_examples / 256)  # the step of the last row
+        yield method_job(args.panel, method, str(last), args.split, options)._replace(measure=every_row)
 
 
 def table(rows):
@@ -55,7 +58,7 @@ def plot(rows, file):
     left.set(xlabel="step", ylabel="test accuracy")
     right.set(xlabel="step", ylabel="test NLL, nats per image")
     left.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"MNIST, one split, {rows[0]['setting']}", fontsize=10)
+    figure.suptitle(f"{rows[0]['panel']}, {rows[0]['setting']}", fontsize=10)
     save_figure(figure, file)
 
 

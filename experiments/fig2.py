@@ -97,6 +97,11 @@ def jobs(args):
                 yield method_job(args.panel, method, str(n), split, options | method_options(method, vaes, kernels))
 
 
+def published(method):
+    """The paper's name for a method of ours: what it calls log-uniform is variational dropout in its release."""
+    return {"vd": "loguniform", "loguniform": "sparse_vd"}.get(method, method)
+
+
 def table(rows, panel):
     """Accuracy, NLL, ECE and Brier score, mean ± standard deviation over splits, beside the paper's accuracy, as Markdown."""
     lines = []
@@ -105,7 +110,7 @@ def table(rows, panel):
             values = [select(rows, method=method, x=n, metric=metric) for metric in ("acc", "nll", "ece", "brier")]
             if len(values[0]):
                 acc, *others = map(mean_std, values)
-                paper = paper_value("fig2", panel, method, n) or "–"
+                paper = paper_value("fig2", panel, published(method), n) or "–"
                 lines.append([n, METHODS[method][0], acc, paper, *others, len(values[0])])
     return markdown("n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits", lines)
 
@@ -116,7 +121,7 @@ def plot(rows, panel, file):
         curve(left, rows, method, "acc")
         curve(right, rows, method, "nll")
         sizes = sorted({r["x"] for r in rows})
-        paper_curve(left, "fig2", panel, method, label=f"paper, {METHODS[method][0]}")
+        paper_curve(left, "fig2", panel, published(method), label=f"paper, {METHODS[method][0]}")
     counts = {len(select(rows, method=r["method"], x=r["x"], metric="acc")) for r in rows}
     splits = "–".join(map(str, sorted({min(counts), max(counts)})))
     figure.suptitle(
@@ -138,6 +143,8 @@ def main(argv=None):
         args.panel, args.splits, args.epochs = "glyph-digits", 1, 3
     rows, file = drive(args, "fig2", jobs(args), settings, parse_args)
     rows = [r for r in rows if r["panel"] == args.panel]
+    if not rows:
+        raise FileNotFoundError(f"nothing to draw: no runs of {args.panel}")
     print(table(rows, args.panel))
     file = panel_file(file, args.panel)
     plot(rows, args.panel, file)

@@ -66,6 +66,8 @@ def results(driver):
 def ours(published, rows):
     """Our rows that answer a published one."""
     panel, metric, method = published["panel"], "acc", OUR_NAMES.get(published["method"], published["method"])
+    if published["figure"] == "fig2":
+        method = next(own for own in fig2.CHOICES if fig2.published(own) == published["method"])
     where = dict(method=method)
     if published["figure"] == "fig4":
         panel = next((name for name, p in fig4.PANELS.items() if p.paper == panel), panel)
@@ -93,6 +95,8 @@ def side_by_side(published, rows):
     lines = []
     for row in published:
         own, name = ours(row, rows), METHODS.get(OUR_NAMES.get(row["method"], row["method"]), (row["method"],))[0]
+        if own and own[0]["method"] == "vd":
+            name += ", in the release variational dropout"
         values = np.array([r["value"] for r in own], dtype=float)
         if len(values):
             digits = 4 if row["panel"].endswith("error") else 1 if abs(row["value"]) > 1 else 3
@@ -213,7 +217,9 @@ def main(argv=None):
         rows = results(driver)
         if rows:
             setting = "; ".join(sorted({r["setting"] for r in rows}))
-            text += ["", f"## {title}", "", f"{question} `python -m experiments.{name_of(driver)}`; {setting}.", "", driver.table(rows)]
+            text += ["", f"## {title}", "", f"{question} `python -m experiments.{name_of(driver)}`; {setting}."]
+            for panel in sorted({r["panel"] for r in rows}):
+                text += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
             text += ["", *pictures(driver)]
     args.out.write_text("\n".join(text) + "\n")
     print(f"wrote {args.out}")

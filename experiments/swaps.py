@@ -60,6 +60,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.quick:
         args.panel, args.num_examples, args.epochs = "glyph-digits", 20, 1
+    if bool(args.vae7x7) != bool(args.vae5x5):
+        raise ValueError("give priors of both convolutions, --vae7x7 and --vae5x5, or none to see what has run")
     rows, _ = drive(args, "swaps", jobs(args), settings, parse_args)
     print(table(rows))
 

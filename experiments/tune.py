@@ -71,23 +71,26 @@ def jobs(args):
 
 
 def best(rows, method, n):
-    """The Recipe of highest mean accuracy on validation images among tune's rows of one panel.  Raises ValueError if there is none."""
+    """The Recipe of highest mean accuracy on validation images among tune's rows of one panel.
+
+    Raises ValueError unless all recipes ran, on as many splits."""
     method = "det" if method == "de" else method
     found = {recipe: select(rows, method=f"{method}, {recipe}", x=n, metric="acc") for recipe in recipes(method)}
-    found = {recipe: acc.mean() for recipe, acc in found.items() if len(acc)}
-    if not found:
-        raise ValueError(f"no validation runs of {method} at n = {n}: python -m experiments.tune --methods {method} --num_examples {n}")
-    return max(found, key=found.get)
+    if len({len(acc) for acc in found.values()}) > 1 or not all(len(acc) for acc in found.values()):
+        raise ValueError(f"validation runs of {method} at n = {n} are missing: python -m experiments.tune makes them")
+    return max(found, key=lambda recipe: found[recipe].mean())
 
 
 def table(rows):
     lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in TUNED:
+            accuracy = {recipe: select(rows, x=n, method=f"{method}, {recipe}", metric="acc") for recipe in recipes(method)}
+            best_mean = max((acc.mean() for acc in accuracy.values() if len(acc)), default=None)
             for recipe in recipes(method):
                 acc, nll = (select(rows, x=n, method=f"{method}, {recipe}", metric=metric) for metric in ("acc", "nll"))
                 if len(acc):
-                    mark = "**" if recipe == best(rows, method, n) else ""
+                    mark = "**" if acc.mean() == best_mean else ""
                     lines.append([n, METHODS[method][0], f"{mark}{recipe}{mark}", mean_std(acc), mean_std(nll), len(acc)])
     return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
 

@@ -16,6 +16,7 @@ from torch.distributions import Normal
 from torch.nn.utils import skip_init
 
 MODES = ("stoch", "sample", "det")
+NOISE = (".var.weight", ".rate")  # how the names of the posterior's noise parameters end; the others are those of the plain net
 
 
 class BayesLayer(nn.Module):

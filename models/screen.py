@@ -20,7 +20,7 @@ DRIFT_STEPS = (0, 150, 300, 600)  # when drift() looks; the last one is the leng
 
 def likeness(kernels):
     """Mean absolute cosine between different kernels (n, 1, k, k), in [0, 1]; of at most 1000 of them, evenly spaced."""
-    w = F.normalize(kernels[:: max(len(kernels) // 1000, 1)].flatten(1))
+    w = F.normalize(kernels[:: -(-len(kernels) // 1000)].flatten(1))
     cosine = (w @ w.T).abs()
     return float((cosine.sum() - cosine.trace()) / (len(w) * (len(w) - 1)))
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from .bayes import BayesLayer, bayes_layers
+from .bayes import NOISE, BayesLayer, bayes_layers
 
 # --prune: what is compared with the threshold, and the threshold of the paper that uses it (log alpha = 3; 0.01)
 CRITERIA = {"snr": (lambda q: (q.loc / q.scale).square(), 0.05), "mean": (lambda q: q.loc.abs(), 1e-2)}
@@ -42,7 +42,7 @@ def compression(counts):
 
 def sparse_state(net):
     """State dict of the plain net (--net_cfg vanilla) with the pruned means, weights as sparse tensors."""
-    state = {name.replace(".mean.", "."): value for name, value in net.state_dict().items() if not name.endswith(".var.weight")}
+    state = {name.replace(".mean.", "."): value for name, value in net.state_dict().items() if not name.endswith(NOISE)}
     bayes = {f"{name}.weight" for name, layer in net.named_modules() if isinstance(layer, BayesLayer)}
     return {name: value.to_sparse() if name in bayes else value for name, value in state.items()}
 
@@ -55,11 +55,14 @@ def dense_state(state):
 def readers(net):
     """[(convolution, the layer that reads its channels)] of a plain chain of layers, from input to output.
 
-    Raises ValueError for a net with batch normalisation, which gives a channel of zeros a value again."""
+    Raises ValueError for a net without convolutions, or with batch normalisation, which gives a channel of zeros a value again."""
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()):
         raise ValueError("filters cannot leave a net with batch normalisation")
     layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    return [(layer, reader) for layer, reader in pairwise(layers) if isinstance(layer, nn.Conv2d)]
+    found = [(layer, reader) for layer, reader in pairwise(layers) if isinstance(layer, nn.Conv2d)]
+    if not found:
+        raise ValueError("a net without convolutions has no filters that could leave it")
+    return found
 
 
 def keep_filters(conv, reader, alive, opt=None):

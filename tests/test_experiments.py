@@ -192,12 +192,14 @@ def test_side_by_side_workers_keep_what_finished_when_one_fails(digits, tmp_path
 
 def test_the_best_recipe_is_that_of_the_highest_validation_accuracy():
     """Over splits on average; of its own n; a deep ensemble's is the deterministic net's."""
-    low, high = tune.recipes("det")[:2]
-    row = dict(figure="tune", panel="mnist", metric="acc")
-    rows = [row | dict(method=f"det, {r}", x=n, value=v) for r, n, v in ((low, 50, 0.9), (low, 50, 0.6), (high, 50, 0.8), (low, 100, 1))]
-    assert tune.best(rows, "det", 50) == tune.best(rows, "de", 50) == high and tune.best(rows, "det", 100) == low
-    with pytest.raises(ValueError, match=r"experiments\.tune --methods sn --num_examples 50"):
-        tune.best(rows, "sn", 50)
+    candidates, row = tune.recipes("det"), dict(figure="tune", panel="mnist", metric="acc")
+    accuracy = {n: dict.fromkeys(candidates, (0.5, 0.5)) for n in (50, 100)}
+    accuracy[50] |= {candidates[0]: (0.9, 0.6), candidates[1]: (0.8, 0.8)}
+    accuracy[100] |= {candidates[0]: (0.9, 0.6)}
+    rows = [row | dict(method=f"det, {r}", x=n, value=v) for n in accuracy for r in candidates for v in accuracy[n][r]]
+    assert tune.best(rows, "det", 50) == tune.best(rows, "de", 50) == candidates[1] and tune.best(rows, "det", 100) == candidates[0]
+    with pytest.raises(ValueError, match="validation runs of det at n = 50 are missing"):
+        tune.best(rows[1:], "det", 50)
 
 
 def test_swapped_priors_in_miniature(glyphs, priors):
