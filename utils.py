@@ -285,11 +285,12 @@ def count_flops(compute):
 def announce_cost(net, layers, priors, batch):
     """Print what a step of train_bnn.py costs if it has a deep weight prior, whose sum over all kernels outweighs the data term
     on a CPU; name the way out."""
-    if not any(isinstance(p, DeepWeightPrior) for p in priors):
+    dwp = [p for p in priors if isinstance(p, DeepWeightPrior)]
+    if not dwp:
         return
     data = 3 * count_flops(lambda: net(batch))
     kl = 3 * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
-    hint = "; --kl_kernels 256 --kl_memory does the same from 256 kernels of each layer" if kl > 2 * data else ""
+    hint = "; --kl_kernels 256 --kl_memory does the same from 256 kernels of each layer" if kl > 2 * data and not dwp[0].kl_kernels else ""
     print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 
