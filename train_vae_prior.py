@@ -29,6 +29,7 @@ def parse_args(argv=None):
     parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
     parser.add_argument("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
     parser.add_argument("--var", choices=["train", "shared"], default="train", help="decoder's variance: one per weight (paper), or one")
+    parser.add_argument("--mirror", action="store_true", help="fit w and -w alike, so that the density's peaks come in pairs of both signs")
     parser.add_argument("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
     parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
     parser.add_argument("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate at the start")
@@ -46,6 +47,11 @@ def negative_elbo(vae, w):
     return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)
 
 
+def mirrored(w):
+    """Kernels w and -w, to which a VAE is fitted with --mirror: (n, 1, k, k) -> (2n, 1, k, k)."""
+    return torch.cat([w, -w])
+
+
 @torch.no_grad()
 def evaluate(vae, kernels, n_samples=1):
     """ELBO, log-likelihood and KL in nats per kernel, averaged over kernels and n_samples draws of z."""
@@ -55,9 +61,9 @@ def evaluate(vae, kernels, n_samples=1):
 
 CARD = """# Kernel VAE, {k}x{k}
 
-The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}; {num_epochs} epochs,
-batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights after the last epoch, not chosen on
-the held-out kernels.
+The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}{mirrored};
+{num_epochs} epochs, batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights after the last
+epoch, not chosen on the held-out kernels.
 
 Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
 
@@ -65,8 +71,9 @@ Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
 |---|---|
 {rows}
 
-The drift test: Adam minimises the KL term alone over 256 samples of the prior, with no data to hold them back; their likeness is
-the mean absolute cosine between two of them. A prior that makes them all alike (likeness near 1) ruins a net under the full KL sum.
+The drift test: Adam minimises the KL term alone over samples of the prior, with no data to hold them back, in a schedule of 600 steps
+and in one of 3000. Likeness is the mean absolute cosine between two of them, alignment the length of the mean of w / |w|. A prior that
+makes them all point one way (both near 1) ruins a net under the full KL sum.
 
 Made {date}, commit {commit}, on {machine}, by
 
@@ -102,6 +109,7 @@ def write_card(run_dir, args, decrease_from, train, test, vae):
     )
     fields["source"] = describe_source(yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
+    fields["mirrored"] = ", --mirror (fitted to w and -w alike)" if args.mirror else ""
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
     (run_dir / "README.md").write_text(CARD.format(**fields))
@@ -115,6 +123,8 @@ def main(argv=None):
     train, test = (load_kernels(Path(args.data_dir) / f"{split}.npy").to(args.device) for split in ("train", "test"))
     if train.shape[-1] != args.kernel_dim:
         raise ValueError(f"--kernel_dim {args.kernel_dim}, but {args.data_dir} holds {train.shape[-1]}x{train.shape[-1]} kernels")
+    if args.mirror:
+        train, test = mirrored(train), mirrored(test)
 
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim).to(args.device)
     if args.var == "shared":
@@ -138,9 +148,10 @@ def main(argv=None):
                 save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
             save_checkpoint(args.run_dir, epoch + 1, vae=vae, opt=opt)
 
+    shown = test[torch.randperm(len(test))[:100]]
     with torch.no_grad():
-        reconstructions = vae.decoder(vae.encoder(test[:100])[0])[0]
-    groups = {"held-out kernels": test[:100], "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)}
+        reconstructions = vae.decoder(vae.encoder(shown)[0])[0]
+    groups = {"held-out kernels": shown, "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)}
     plot_kernels(groups, args.run_dir / "kernels.png")
     if args.z_dim == 2:
         plot_latent(vae, torch.cat([train, test]), args.run_dir / "latent.png")

@@ -1,9 +1,11 @@
-"""Why a prior's kernels should be alike in norm: the same 5x5 kernels cut lower and higher, the drift test of each set's VAE, and the
-Bayesian net under it.
+"""Which kernels make a prior under which a net keeps its own: 5x5 kernels cut lower and higher, of narrow and of wide source nets; the
+drift test of each set's VAE, and the Bayesian net under it.
 
     python -m experiments.cuts data/fconv/kernels.torch --data_root DATA_ROOT
+    python -m experiments.cuts logs/wide/runs/* --nets "32/512 filters" --spread 1.5 --data_root DATA_ROOT
 
-The lower the cut, the wider the norms spread, and the more the density peaks at zero. Writes results/cuts.csv and figures/cuts.png.
+The lower the cut, the wider the norms spread, and the more the density peaks at zero; the fewer kernels a net has left, the more its
+densest ones have one sign. Writes results/cuts.csv and figures/cuts.png.
 """
 
 from pathlib import Path
@@ -17,12 +19,13 @@ from .cut import STEPS
 from .grid import Job, command_line, drive, driver_parser, last_row, markdown, mean_std, select
 
 SPREADS = (2.7, 2.2, 1.9, 1.66, 1.5)
-FACTS = ("min_norm", "kept", "zero_is_denser")
+FACTS = ("min_norm", "kept", "zero_is_denser", "likeness 0", f"likeness {STEPS[-1]}", f"alignment {STEPS[-1]}")
 
 
 def parse_args(argv=None):
     parser = driver_parser(__doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="source nets, or a pool of their kernels")
+    parser.add_argument("--nets", default="64/128 filters", help="what rows and figure call these source nets")
     parser.add_argument("--spread", type=float, nargs="+", default=SPREADS, help="what the norms' spread may be")
     parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
     return parser.parse_args(argv)
@@ -30,7 +33,7 @@ def parse_args(argv=None):
 
 def settings(args):
     """{panel: what its rows say of how they were made}."""
-    return {"mnist": "reduced: n = 50, 600 epochs, full KL sum", "glyph-digits": "a smoke run"}  # of one set of source nets a file
+    return {"mnist": "reduced: n = 50, 600 epochs, full KL sum", "glyph-digits": "a smoke run"}
 
 
 def measure(run_dir):
@@ -45,32 +48,38 @@ def jobs(args):
     for spread in args.spread:
         for split in range(args.splits):
             argv = command_line(spread=spread, data_root=args.data_root, data_split_seed=split, **quick)
-            yield Job(panel, str(spread), "50", split, ["--runs", *args.runs, *argv], script="experiments.cut", measure=measure)
+            yield Job(panel, args.nets, str(spread), split, ["--runs", *args.runs, *argv], script="experiments.cut", measure=measure)
+
+
+def sets(rows):
+    """The sets of kernels that have run: rows by (nets, spread), from the widest spread down."""
+    keys = sorted({(r["method"], float(r["x"])) for r in rows}, key=lambda key: (key[0], -key[1]))
+    return {key: [r for r in rows if (r["method"], float(r["x"])) == key] for key in keys}
 
 
 def table(rows):
     lines = []
-    for spread in sorted({r["method"] for r in rows}, reverse=True):
-        facts = [f"{select(rows, method=spread, metric=name).mean():.4g}" for name in FACTS]
-        values = [mean_std(select(rows, method=spread, metric=name)) for name in ("likeness 0", f"likeness {STEPS[-1]}", "acc", "nll")]
-        lines.append([spread, *facts, *values, len(select(rows, method=spread, metric="acc"))])
-    return markdown("spread | cut | kernels kept | w = 0 denser | likeness, 0 | likeness, 600 | accuracy | NLL, nats | splits", lines)
+    for (nets, spread), found in sets(rows).items():
+        facts = [f"{select(found, metric=name).mean():.4g}" for name in FACTS]
+        accuracy = select(found, metric="acc")
+        lines.append([nets, spread, *facts, mean_std(accuracy), mean_std(select(found, metric="nll")), len(accuracy)])
+    names = "source nets | spread | cut | kernels | w = 0 denser | likeness, 0 | 600 steps | alignment, 600 | accuracy | NLL, nats | splits"
+    return markdown(names, lines)
 
 
 def plot(rows, file):
     figure, (left, right) = new_figure(10, 3.8, columns=2)
-    spreads = sorted({r["method"] for r in rows}, reverse=True)
-    colours = matplotlib.colormaps["viridis"]
-    for i, spread in enumerate(spreads):
-        colour = colours(i / max(len(spreads) - 1, 1) * 0.9)
-        likeness = [select(rows, method=spread, metric=f"likeness {step}").mean() for step in STEPS]
-        left.plot(STEPS, likeness, color=colour, label=f"spread {spread:g}")
-        accuracy = select(rows, method=spread, metric="acc")
-        right.plot([likeness[-1]] * len(accuracy), accuracy, "o", color=colour)
-        right.annotate(f" {spread:g}", (likeness[-1], accuracy.mean()))
+    colours, found = matplotlib.colormaps["viridis"], sets(rows)
+    for i, ((nets, spread), own) in enumerate(found.items()):
+        colour = colours(i / max(len(found) - 1, 1) * 0.9)
+        likeness = [select(own, metric=f"likeness {step}").mean() for step in STEPS]
+        left.plot(STEPS, likeness, color=colour, label=f"{nets}, spread {spread:g}")
+        accuracy, aligned = select(own, metric="acc"), select(own, metric=f"alignment {STEPS[-1]}").mean()
+        right.plot([aligned] * len(accuracy), accuracy, "o", color=colour)
+        right.annotate(f" {nets}, {spread:g}", (aligned, accuracy.mean()), fontsize=8)
     left.set(xlabel="step under the KL term alone", ylabel="likeness of kernels", ylim=(0, 1))
     left.legend(frameon=False, fontsize=8)
-    right.set(xlabel="likeness after 600 steps", ylabel="test accuracy, 50 digits", xlim=(0, 1))
+    right.set(xlabel="alignment after 600 steps", ylabel="test accuracy, 50 digits", xlim=(0, 1))
     save_figure(figure, file)
 
 

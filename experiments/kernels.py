@@ -1,10 +1,10 @@
-"""How alike the kernels of a layer have become in training: a picture of trained runs' first layers, and a number per layer.
+"""How alike the kernels of a layer have become in training: a picture of trained runs' first layers, and two numbers per layer.
 
     python -m experiments.kernels logs/runs/000000-* logs/runs/000003-*
 
-The number is the mean absolute cosine between two kernels of a layer: about 0.1 for random 7x7 kernels, 1 where all are copies of
-one. For a layer under the deep weight prior also how certain the decoder is of its kernels. Writes results/kernels.csv and
-figures/kernels.png.
+Likeness is the mean absolute cosine between two kernels of a layer: about 0.1 for random 7x7 kernels, 1 where all are copies of one;
+alignment is the length of the mean of w / |w|: near 0 where signs balance. For a layer under the deep weight prior also how certain
+the decoder is of its kernels. Writes results/kernels.csv and figures/kernels.png.
 """
 
 from itertools import zip_longest
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from models.screen import likeness
+from models.screen import alignment, likeness
 from myexman import Parser
 from prune_kernels import read_kernels
 from utils import draw_kernels, load_vae, new_figure, run_cli, save_figure
@@ -50,10 +50,11 @@ def main(argv=None):
         params = yaml.safe_load((Path(run) / "params.yaml").read_text())
         facts, priors = describe(params), params.get("prior_list") or []
         for (name, kernels), prior, folder in zip_longest(read_kernels(run).items(), priors, params.get("vae_list") or []):
-            row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels))
+            row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels), alignment=alignment(kernels))
             row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())
             row["decoder_std"] = decoder_std(load_vae(folder), kernels) if prior == "vae" else ""
-            print("{priors:12} {epochs:6} {layer}: likeness {likeness:.2f}, norm {median_norm:.2f}".format(**row))
+            line = "{priors:12} {epochs:6} {layer}: likeness {likeness:.2f}, alignment {alignment:.2f}, norm {median_norm:.2f}"
+            print(line.format(**row))
             rows.append(row)
             title = "{priors}, {epochs} epochs\n{vaes}, run {run}".format(**facts, run=Path(run).name.split("-")[0])
             first_layers.setdefault(title, kernels)

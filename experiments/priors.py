@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from models.screen import DRIFT_STEPS, QUANTITIES, screen
+from models.screen import DRIFT_STEPS, LONG_DRIFT, QUANTITIES, screen
 from myexman import Parser, commit_name
 from myexman.logger import read_rows
+from train_vae_prior import mirrored
 from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
 
 from .grid import FIGURES, RESULTS, ROOT, write_rows
@@ -38,17 +39,22 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def load_split(folder):
-    """Training and held-out kernels; the published 5x5 set has no training kernels, and its held-out ones stand for them."""
+def load_split(folder, prior):
+    """Training and held-out kernels of a folder as the VAE in the folder `prior` was fitted to them: mirrored with its --mirror.
+
+    The published 5x5 set has no training kernels, and its held-out ones stand for them."""
     test = load_kernels(folder / "test.npy")
-    return load_kernels(folder / "train.npy") if (folder / "train.npy").exists() else test, test
+    train = load_kernels(folder / "train.npy") if (folder / "train.npy").exists() else test
+    if yaml.safe_load((prior / "params.yaml").read_text()).get("mirror"):
+        train, test = mirrored(train), mirrored(test)
+    return train, test
 
 
 def draw(rows, data_dir, file):
     """For each of fconv's priors: kernels, samples, norms, and the drift test beside the published prior's."""
     figure, axes = new_figure(13, 6.4, columns=4, rows=2, width_ratios=[1, 1, 1.1, 1.1])
     for (prior, name), axis in zip(list(SETS.items())[:2], axes):
-        (kernels, _), vae = load_split(data_dir / name), load_vae(data_dir / prior)
+        (kernels, _), vae = load_split(data_dir / name, data_dir / prior), load_vae(data_dir / prior)
         shown = kernels[torch.randperm(len(kernels))[:100]]
         draw_kernels(axis[:2], {f"kernels, {len(kernels)}": shown, "samples of the prior": vae.sample(100)})
         with torch.no_grad():
@@ -61,8 +67,12 @@ def draw(rows, data_dir, file):
             values = {r["quantity"]: r["value"] for r in rows if r["prior"] == other}
             if values:
                 colour = "0.6" if other.startswith("published") else "#0072B2"
-                axis[3].plot(DRIFT_STEPS, [values[f"likeness_{step}"] for step in DRIFT_STEPS], style, color=colour, label=other)
-        axis[3].set(xlabel="step under the KL term alone", ylabel="likeness of kernels", ylim=(0, 1))
+                steps = (*DRIFT_STEPS, LONG_DRIFT)
+                axis[3].plot(range(len(steps)), [values[f"likeness_{step}"] for step in steps], style, color=colour, label=other)
+                aligned = [values[f"alignment_{step}"] for step in steps]
+                axis[3].plot(range(len(steps)), aligned, style, color=colour, fillstyle="none", linewidth=0.8)
+        axis[3].set_xticks(range(len(DRIFT_STEPS) + 1), map(str, (*DRIFT_STEPS, LONG_DRIFT)))
+        axis[3].set(xlabel="step under the KL term alone", ylabel="likeness (full), alignment (open)", ylim=(0, 1))
         axis[3].legend(frameon=False, fontsize=8)
     save_figure(figure, file)
 
@@ -77,7 +87,7 @@ def main(argv=None):
         todo |= {prior: (args.published / Path(prior).name, args.published / data) for prior, data in PUBLISHED.items()}
     rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] in SETS | PUBLISHED and r["prior"] not in todo]
     for prior, (folder, data) in todo.items():
-        train, test = load_split(data)
+        train, test = load_split(data, folder)
         numbers = screen(load_vae(folder), train, test)
         numbers |= {"train_kernels": len(train), "test_kernels": len(test)}
         if (data / "pruning.yaml").exists():

@@ -1,8 +1,9 @@
 """A screen for priors over kernels: what tells one under which a net keeps its kernels apart from one that makes them all alike.
 
-A prior acts through its density's peaks. Fitted to kernels whose norms are widely spread, a density is highest at zero, where small
-kernels are alike; under the full KL sum Adam drives every kernel of a layer there. The measurements here find that before any net
-is trained.
+A prior acts through its density's peaks: under the full KL sum Adam drives every kernel of a layer to the nearest. Two faults ruin
+the layer. A density of kernels whose norms are widely spread has one peak, at zero. And one whose peaks all have the same sign makes
+the layer's sums over its channels saturate, which kernels as much alike, but of both signs, do not. The measurements here find both
+before any net is trained.
 """
 
 import math
@@ -16,6 +17,7 @@ from .densities import GaussianKernels
 from .priors import DeepWeightPrior
 
 DRIFT_STEPS = (0, 150, 300, 600)  # when drift() looks; the last one is the length of its schedule
+LONG_DRIFT = 3000  # a schedule that shows what comes to rest slowly
 
 
 def likeness(kernels):
@@ -25,17 +27,22 @@ def likeness(kernels):
     return float((cosine.sum() - cosine.trace()) / (len(w) * (len(w) - 1)))
 
 
+def alignment(kernels):
+    """Length of the mean of the unit kernels w / |w|, in [0, 1]: 1 if all kernels (n, 1, k, k) point one way, near 0 if signs balance."""
+    return float(F.normalize(kernels.flatten(1)).mean(0).norm())
+
+
 def drift(prior, kernels, at=DRIFT_STEPS, lr=1e-3, log_var=-10.0):
     """Where a prior takes kernels that no data holds back: Adam minimises its KL term alone, over the means and log-variances of
     kernels (n, 1, k, k) and over the prior's own parameters, with a rate that falls linearly to 0 at the last step.
 
-    Returns {step: likeness of the means} for the steps in `at`, in increasing order."""
+    Returns {step: the means then, (n, 1, k, k)} for the steps in `at`, in increasing order."""
     mean, log_var = nn.Parameter(kernels.clone()), nn.Parameter(torch.full_like(kernels, log_var))
     opt = torch.optim.Adam([mean, log_var, *(p for p in prior.parameters() if p.requires_grad)], fused=True)
     found = {}
     for step in range(at[-1] + 1):
         if step in at:
-            found[step] = likeness(mean.detach())
+            found[step] = mean.detach().clone()
         opt.param_groups[0]["lr"] = lr * (1 - step / at[-1])
         opt.zero_grad()
         prior.kl(Normal(mean, (0.5 * log_var).exp(), validate_args=False)).backward()
@@ -91,14 +98,19 @@ QUANTITIES = {
     "decoder_std": "decoder's standard deviation, median",
     "norm_noise_correlation": "correlation of a decoder mean's norm with that deviation",
     "zero_is_denser": "share of decoder means at which w = 0 is denser",
-} | {f"likeness_{step}": f"drift test: likeness after {step} steps" for step in DRIFT_STEPS}
+} | {
+    f"{measure}_{step}": f"drift test: {measure} after {step} steps"
+    for measure in ("likeness", "alignment")
+    for step in (*DRIFT_STEPS, LONG_DRIFT)
+}
 
 
-def screen(vae, train, test, drifting=256, held_out=200):
+def screen(vae, train, test, drifting=128, held_out=200):
     """{name in QUANTITIES: number} of a kernel VAE and the kernels (n, 1, k, k) it was fitted to, on the CPU.
 
-    Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness, in [0, 1],
-    of `drifting` samples of the prior that drift() moved. Each of the two takes half a minute; 0 leaves it out."""
+    Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness and
+    alignment, in [0, 1], of `drifting` samples of the prior that drift() moved, by a schedule of 600 steps and by one of 3000. The
+    bound takes half a minute, the drift two minutes; 0 leaves either out."""
 
     def norm(w):
         return w.flatten(1).norm(dim=1)
@@ -125,4 +137,6 @@ def screen(vae, train, test, drifting=256, held_out=200):
         numbers["importance_bound"] = importance_bound(vae, test[:held_out]).mean().item()
     if not drifting:
         return numbers
-    return numbers | {f"likeness_{step}": x for step, x in drift(DeepWeightPrior(vae), vae.sample(drifting)).items()}
+    start = vae.sample(drifting)
+    moved = drift(DeepWeightPrior(vae), start) | drift(DeepWeightPrior(vae), start, at=(LONG_DRIFT,))
+    return numbers | {f"{measure.__name__}_{step}": measure(w) for measure in (likeness, alignment) for step, w in moved.items()}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from models.screen import active_dimensions, drift, importance_bound, likeness, screen, zero_is_denser
+from models.screen import active_dimensions, alignment, drift, importance_bound, likeness, screen, zero_is_denser
 from models.vae import VAE
 from prune_kernels import narrow_cut
 from tests.test_priors import LinearGaussian
@@ -26,14 +26,22 @@ class Peaks(nn.Module):
         return -q.entropy().sum() - self.log_prob(q.rsample()).sum()
 
 
-@pytest.mark.parametrize("peaks, start_likeness, expected", [(1, 0.8, 1.0), (2, 0.55, 0.49)])
-def test_kernels_drift_to_the_peaks_of_their_prior(peaks, start_likeness, expected):
-    """64 noisy kernels: all become the one peak, or 32 each of two that are orthogonal, where 32 * 31 of 64 * 63 / 2 pairs agree."""
-    prior = Peaks(torch.eye(9)[:peaks])
-    start = prior.peaks.repeat(64 // peaks, 1) + 0.15 * torch.randn(64, 9)
-    found = drift(prior, start.view(64, 1, 3, 3), at=(0, 50, 400), lr=0.01)
-    assert list(found) == [0, 50, 400] and abs(found[0] - start_likeness) < 0.08
-    assert abs(found[400] - expected) < 0.02
+E = torch.eye(9)
+
+
+@pytest.mark.parametrize(
+    "peaks, start, like, aligned",
+    [(E[:1], 0.8, 1.0, 1.0), (E[:2], 0.55, 0.49, 0.5**0.5), (torch.stack([E[0], -E[0]]), 0.8, 1.0, 0.0)],
+    ids=["one", "two orthogonal", "one of both signs"],
+)
+def test_kernels_drift_to_the_peaks_of_their_prior(peaks, start, like, aligned):
+    """64 noisy kernels: all become the one peak, or 32 each of two that are orthogonal, where 32 * 31 of 64 * 63 / 2 pairs agree, or
+    32 each of two that cancel."""
+    prior = Peaks(peaks)
+    kernels = peaks.repeat(64 // len(peaks), 1) + 0.15 * torch.randn(64, 9)
+    found = drift(prior, kernels.view(64, 1, 3, 3), at=(0, 50, 400), lr=0.01)
+    assert list(found) == [0, 50, 400] and abs(likeness(found[0]) - start) < 0.08
+    assert abs(likeness(found[400]) - like) < 0.02 and abs(alignment(found[400]) - aligned) < 0.05
 
 
 def test_the_likeness_of_copies_orthogonal_and_random_kernels():
@@ -41,6 +49,12 @@ def test_the_likeness_of_copies_orthogonal_and_random_kernels():
     assert abs(likeness(torch.cat([w, -2 * w, 0.5 * w])) - 1) < 1e-6
     assert likeness(torch.eye(49).view(49, 1, 7, 7)) == 0
     assert abs(likeness(torch.randn(1000, 1, 7, 7)) - (2 / (np.pi * 49)) ** 0.5) < 0.002  # E |cos| in 49 dimensions
+
+
+def test_alignment_tells_signs_apart_where_likeness_does_not():
+    w = torch.randn(50, 1, 5, 5)
+    assert alignment(torch.cat([w, -w])) < 1e-6 < 1 - 1e-6 < alignment(w[:1] * torch.rand(20, 1, 1, 1))
+    assert abs(alignment(torch.randn(10000, 1, 5, 5))) < 0.03  # about 1 / sqrt(n)
 
 
 def test_the_importance_bound_lies_between_the_elbo_and_the_density():
