@@ -17,7 +17,7 @@ from tqdm import trange
 from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
 from myexman import ExParser, Logger, at_least, commit_name, resume, save_checkpoint, save_state
-from utils import add_run_flags, kl_weight, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
+from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
 
@@ -34,7 +34,6 @@ def parse_args(argv=None):
     parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
     parser.add_argument("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate at the start")
     parser.add_argument("--decrease_from", type=at_least(0), help="epoch from which it falls linearly to 0 (default: half of them)")
-    parser.add_argument("--kl_anneal_epochs", type=at_least(0), default=0, help="epochs in which the KL's weight rises from 0 to 1")
     parser.add_argument("--eval_freq", type=at_least(1), default=10, help="epochs between evaluations")
     parser.add_argument("--no_screen", action="store_true", help="leave the slow measurements off the card: importance bound, drift test")
     parser.add_argument("--out", help="copy the finished prior folder here, e.g. data/fconv/vae7x7")
@@ -42,12 +41,10 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def negative_elbo(vae, w, weight=1.0):
-    """The loss on kernels w (n, 1, k, k), eq. 4, and its parts, all means in nats per kernel.
-
-    weight: factor of the KL term in the loss; below 1 at first, it keeps latent dimensions from dying before the decoder needs them."""
+def negative_elbo(vae, w):
+    """The loss on kernels w (n, 1, k, k), eq. 4, and its parts, all means in nats per kernel."""
     loglik, kl = (t.mean() for t in vae.elbo_terms(w))
-    return weight * kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)
+    return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)
 
 
 def mirrored(w):
@@ -141,8 +138,7 @@ def main(argv=None):
     best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
     for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
-        weight = kl_weight(epoch, args.kl_anneal_epochs)
-        stats = train_epoch((train,), args.bs, opt, lambda w, weight=weight: negative_elbo(vae, w, weight), epoch)
+        stats = train_epoch((train,), args.bs, opt, lambda w: negative_elbo(vae, w), epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs:
             held_out = evaluate(vae, test)
             log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
