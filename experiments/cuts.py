@@ -60,7 +60,7 @@ def sets(rows):
 def table(rows):
     lines = []
     for (nets, spread), found in sets(rows).items():
-        facts = [f"{select(found, metric=name).mean():.4g}" for name in FACTS]
+        facts = [f"{values.mean():.4g}" if len(values) else "–" for values in (select(found, metric=name) for name in FACTS)]
         accuracy = select(found, metric="acc")
         lines.append([nets, spread, *facts, mean_std(accuracy), mean_std(select(found, metric="nll")), len(accuracy)])
     names = "source nets | spread | cut | kernels | w = 0 denser | likeness, 0 | 600 steps | alignment, 600 | accuracy | NLL, nats | splits"
@@ -74,12 +74,12 @@ def plot(rows, file):
         colour = colours(i / max(len(found) - 1, 1) * 0.9)
         likeness = [select(own, metric=f"likeness {step}").mean() for step in STEPS]
         left.plot(STEPS, likeness, color=colour, label=f"{nets}, spread {spread:g}")
-        accuracy, aligned = select(own, metric="acc"), select(own, metric=f"alignment {STEPS[-1]}").mean()
-        right.plot([aligned] * len(accuracy), accuracy, "o", color=colour)
-        right.annotate(f" {nets}, {spread:g}", (aligned, accuracy.mean()), fontsize=8)
+        accuracy = select(own, metric="acc")
+        right.plot([likeness[-1]] * len(accuracy), accuracy, "o", color=colour)
+        right.annotate(f" {nets}, {spread:g}", (likeness[-1], accuracy.mean()), fontsize=8)
     left.set(xlabel="step under the KL term alone", ylabel="likeness of kernels", ylim=(0, 1))
     left.legend(frameon=False, fontsize=8)
-    right.set(xlabel="alignment after 600 steps", ylabel="test accuracy, 50 digits", xlim=(0, 1))
+    right.set(xlabel="likeness after 600 steps", ylabel="test accuracy, 50 digits", xlim=(0, 1))
     save_figure(figure, file)
 
 
