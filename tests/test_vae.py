@@ -88,6 +88,20 @@ def test_shared_variance_is_one_number_that_is_learned(k):
     assert set(vae.state_dict()) == keys
 
 
+@pytest.mark.parametrize("k", [5, 7])
+def test_a_rescaled_vae_is_the_density_of_the_scaled_kernels(k):
+    """log p(cw) changes by -k^2 log c, the code of a kernel not at all."""
+    vae, w, c = VAE(k, 2, 4), 0.1 * torch.randn(30, 1, k, k), 0.3
+    torch.nn.init.constant_(list(vae.decoder.fc_var.modules())[-1].bias, -5.0)
+    torch.manual_seed(1)
+    log_lik, kl = vae.elbo_terms(w)
+    vae.rescale(c)
+    torch.manual_seed(1)
+    scaled_log_lik, scaled_kl = vae.elbo_terms(c * w)
+    torch.testing.assert_close(scaled_kl, kl)
+    torch.testing.assert_close(scaled_log_lik, log_lik - k**2 * math.log(c), rtol=0.02, atol=0.3)
+
+
 def test_log_prob_is_a_lower_bound():
     vae, w, n = VAE(5, 2, 4), 0.3 * torch.randn(1, 1, 5, 5), 20000
     with torch.no_grad():
