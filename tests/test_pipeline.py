@@ -37,11 +37,13 @@ def test_the_pipeline(digits, tmp_path):
     assert (tmp_path / "k/conv5x5/norms.png").exists()
 
     for k, z in ((7, 2), (5, 3)):
-        coders = f"--kernel_dim {k} --z_dim {z} --hidden_dim 4 --num_epochs 4 --eval_freq 2 --bs 4{' --no_screen' * (k == 7)}"
+        option = "--no_screen" if k == 7 else "--mirror"
+        coders = f"--kernel_dim {k} --z_dim {z} --hidden_dim 4 --num_epochs 4 --eval_freq 2 --bs 4 {option}"
         train_vae_prior.main([*coders.split(), "--data_dir", str(tmp_path / f"k/conv{k}x{k}"), "--out", str(tmp_path / f"vae{k}x{k}")])
     vaes = [str(tmp_path / "vae7x7"), str(tmp_path / "vae5x5")]
     assert {p.name for p in (tmp_path / "vae7x7").iterdir()} == set(train_vae_prior.ARTEFACTS)
-    assert "nats per held-out kernel" in (tmp_path / "vae5x5/README.md").read_text() and load_vae(vaes[1]).z_dim == 3
+    card = (tmp_path / "vae5x5/README.md").read_text()
+    assert "nats per held-out kernel" in card and "20 for training and 4 held out" in card and load_vae(vaes[1]).z_dim == 3
 
     for prior in ("vae", "loguniform", "sn"):
         run = train_bnn.main(["--data", str(digits), *BNN, "--vae_list", *vaes, "--prior_list", prior, prior])
