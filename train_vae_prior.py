@@ -19,7 +19,7 @@ from models.vae import CODERS, VAE
 from myexman import ExParser, Logger, at_least, commit_name, resume, save_checkpoint, save_state
 from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
-# Weights of this size suit a new VAE. One of 5x5 kernels of wide nets, three times smaller, let its latent dimensions die otherwise.
+# Root mean square of the weights that suit a new VAE; of weights three times smaller it could lose its latent dimensions.
 TYPICAL_WEIGHT = 0.1
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
 

@@ -4,8 +4,7 @@ drift test of each set's VAE, and the Bayesian net under it.
     python -m experiments.cuts data/fconv/kernels.torch --data_root DATA_ROOT
     python -m experiments.cuts logs/wide/runs/* --nets "32/512 filters" --spread 1.5 --data_root DATA_ROOT
 
-The lower the cut, the wider the norms spread, and the more the density peaks at zero; the fewer kernels a net has left, the more its
-densest ones have one sign. Writes results/cuts.csv and figures/cuts.png.
+The lower the cut, the wider the norms spread, and the more the density peaks at zero. Writes results/cuts.csv and figures/cuts.png.
 """
 
 from pathlib import Path
