@@ -75,7 +75,7 @@ def plot(rows, file):
         left.plot(STEPS, likeness, color=colour, label=f"{nets}, spread {spread:g}")
         accuracy = select(own, metric="acc")
         right.plot([likeness[-1]] * len(accuracy), accuracy, "o", color=colour)
-        right.annotate(f" {nets}, {spread:g}", (likeness[-1], accuracy.mean()), fontsize=8)
+        right.annotate(f"{nets}, {spread:g}  ", (likeness[-1], accuracy.mean()), fontsize=8, ha="right", va="center")
     left.set(xlabel="step under the KL term alone", ylabel="likeness of kernels", ylim=(0, 1))
     left.legend(frameon=False, fontsize=8)
     right.set(xlabel="likeness after 600 steps", ylabel="test accuracy, 50 digits", xlim=(0, 1))
