@@ -51,7 +51,9 @@ def parse_args(argv=None):
         "convolution, inf for one that stays as it is",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
-    parser.add_argument("--pool", metavar="FILE", help="write all kernels, uncut, as a state dict (float16) that can stand for the runs")
+    parser.add_argument(
+        "--pool", metavar="FILE", help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs"
+    )
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the subset")
     return parser.parse_args(argv)
@@ -126,19 +128,18 @@ def main(argv=None):
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
-    if args.pool:
-        Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
-        save_state({f"{name}.weight": w.half() for name, w in zip(layer_names(layers), layers)}, args.pool)
     min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm", repeat=True)
     keeps = one_per_layer(args.keep, None, len(layers), "--keep", repeat=True)
     spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread", repeat=True)
     if min(spreads) < 1:
         raise ValueError("--spread is a ratio of quantiles, from 1 up")
-    sources, rng = training_facts(args.runs), np.random.default_rng(args.seed)
+    sources, rng, pool = training_facts(args.runs), np.random.default_rng(args.seed), {}
     for name, w, min_norm, keep, spread in zip(layer_names(layers), layers, min_norms, keeps, spreads):
         w = w.numpy()
         norms = np.sqrt((w**2).sum((1, 2, 3)))
-        cut = narrow_cut(norms, threshold(norms, w.shape[-1], min_norm, keep), spread)
+        first = threshold(norms, w.shape[-1], min_norm, keep)
+        pool[f"{name}.weight"] = torch.from_numpy(w[norms >= first]).half()
+        cut = narrow_cut(norms, first, spread)
         alive = rng.permutation(np.flatnonzero(norms >= cut))
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
@@ -161,6 +162,9 @@ def main(argv=None):
                 f"kernels may peak at zero and draw all kernels there: see the drift test on the prior's card; --spread {WIDE} cuts higher",
                 file=sys.stderr,
             )
+    if args.pool:
+        Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
+        save_state(pool, args.pool)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from utils import add_common_flags, check_batches, evaluate, linear_lr, load_dat
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_source.py", resume_with=("epochs", "eval_freq"))
+    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_source.py", resume_with=("epochs", "eval_freq", "bs", "lr"))
     parser.add_argument("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
     parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")

@@ -19,7 +19,7 @@ from models.vae import CODERS, VAE
 from myexman import ExParser, Logger, at_least, commit_name, resume, save_checkpoint, save_state
 from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
-# Root mean square of the weights that suit a new VAE; of weights three times smaller it could lose its latent dimensions.
+# Of kernels whose weights have a smaller root mean square a new VAE is scaled down to them; else it could lose its latent dimensions.
 TYPICAL_WEIGHT = 0.1
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
 
@@ -129,7 +129,7 @@ def main(argv=None):
         train, test = mirrored(train), mirrored(test)
 
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim).to(args.device)
-    vae.rescale(train.std().item() / TYPICAL_WEIGHT)
+    vae.rescale(min(train.std().item() / TYPICAL_WEIGHT, 1))
     if args.var == "shared":
         vae.share_variance(train.var().item())
     opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], fused=True)

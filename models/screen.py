@@ -32,6 +32,13 @@ def alignment(kernels):
     return float(F.normalize(kernels.flatten(1)).mean(0).norm())
 
 
+def recurrence(kernels, n=400):
+    """How far nets learn the same kernels again and again: median cosine between a kernel and the nearest other, in [-1, 1], of n of the
+    kernels (m, 1, k, k), evenly spaced.  Nets trained to the end meet in the same few; it grows with n."""
+    w = F.normalize(kernels.flatten(1)[torch.linspace(0, len(kernels) - 1, min(n, len(kernels))).long()])
+    return float((w @ w.T).fill_diagonal_(-1).amax(1).median())
+
+
 def drift(prior, kernels, at=DRIFT_STEPS, lr=1e-3, log_var=-10.0):
     """Where a prior takes kernels that no data holds back: Adam minimises its KL term alone, over the means and log-variances of
     kernels (n, 1, k, k) and over the prior's own parameters, with a rate that falls linearly to 0 at the last step.
@@ -93,6 +100,7 @@ QUANTITIES = {
     "active_dimensions": "latent dimensions in use",
     "kernel_norm": "mean norm of the training kernels",
     "kernel_norm_spread": "their spread: 90 % by 10 % quantile",
+    "recurrence": "cosine between a kernel and the nearest other of 400, median",
     "sample_norm": "mean norm of samples",
     "decoder_mean_norm": "mean norm of decoder means",
     "decoder_std": "decoder's standard deviation, median",
@@ -127,6 +135,7 @@ def screen(vae, train, test, drifting=128, held_out=200):
         active_dimensions=active_dimensions(vae, test),
         kernel_norm=norm(train).mean().item(),
         kernel_norm_spread=ninety / ten,
+        recurrence=recurrence(train),
         sample_norm=norm(vae.sample(4096)).mean().item(),
         decoder_mean_norm=norm(mean).mean().item(),
         decoder_std=noise.median().item(),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from models.screen import active_dimensions, alignment, drift, importance_bound, likeness, screen, zero_is_denser
+from models.screen import active_dimensions, alignment, drift, importance_bound, likeness, recurrence, screen, zero_is_denser
 from models.vae import VAE
 from prune_kernels import narrow_cut
 from tests.test_priors import LinearGaussian
@@ -49,6 +49,13 @@ def test_the_likeness_of_copies_orthogonal_and_random_kernels():
     assert abs(likeness(torch.cat([w, -2 * w, 0.5 * w])) - 1) < 1e-6
     assert likeness(torch.eye(49).view(49, 1, 7, 7)) == 0
     assert abs(likeness(torch.randn(1000, 1, 7, 7)) - (2 / (np.pi * 49)) ** 0.5) < 0.002  # E |cos| in 49 dimensions
+
+
+def test_recurrence_finds_kernels_that_are_learned_again():
+    w = torch.randn(40, 1, 7, 7)
+    assert recurrence(torch.cat([w, 3 * w])) > 1 - 1e-6 > 0.6 > recurrence(w)
+    assert recurrence(torch.cat([w, -w])) < 0.6 and recurrence(torch.eye(49).view(49, 1, 7, 7)) == 0
+    assert recurrence(w.expand(40, 20, 7, 7).reshape(800, 1, 7, 7), n=2) < 0.7  # two of them, far apart in the list
 
 
 def test_alignment_tells_signs_apart_where_likeness_does_not():
