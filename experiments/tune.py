@@ -82,16 +82,16 @@ def best(rows, method, n):
 
 
 def table(rows):
+    """What was tried, by method, the best in bold, as Markdown."""
     lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in TUNED:
-            accuracy = {recipe: select(rows, x=n, method=f"{method}, {recipe}", metric="acc") for recipe in recipes(method)}
-            best_mean = max((acc.mean() for acc in accuracy.values() if len(acc)), default=None)
-            for recipe in recipes(method):
-                acc, nll = (select(rows, x=n, method=f"{method}, {recipe}", metric=metric) for metric in ("acc", "nll"))
-                if len(acc):
-                    mark = "**" if acc.mean() == best_mean else ""
-                    lines.append([n, METHODS[method][0], f"{mark}{recipe}{mark}", mean_std(acc), mean_std(nll), len(acc)])
+            tried = dict.fromkeys(r["method"] for r in rows if r["x"] == n and r["method"].partition(", ")[0] == method)
+            found = {word: [select(rows, x=n, method=word, metric=metric) for metric in ("acc", "nll")] for word in tried}
+            best_mean = max((acc.mean() for acc, _ in found.values()), default=None)
+            for word, (acc, nll) in found.items():
+                mark = "**" if acc.mean() == best_mean else ""
+                lines.append([n, METHODS[method][0], f"{mark}{word.partition(', ')[2]}{mark}", mean_std(acc), mean_std(nll), len(acc)])
     return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
 
 
