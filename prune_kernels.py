@@ -52,7 +52,10 @@ def parse_args(argv=None):
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
     parser.add_argument(
-        "--pool", metavar="FILE", help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs"
+        "--pool",
+        metavar="FILE",
+        help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs (float16: the same cut "
+        "again may find a few kernels more or less); --keep 1 for all",
     )
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the subset")
@@ -133,13 +136,16 @@ def main(argv=None):
     spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread", repeat=True)
     if min(spreads) < 1:
         raise ValueError("--spread is a ratio of quantiles, from 1 up")
-    sources, rng, pool = training_facts(args.runs), np.random.default_rng(args.seed), {}
-    for name, w, min_norm, keep, spread in zip(layer_names(layers), layers, min_norms, keeps, spreads):
-        w = w.numpy()
-        norms = np.sqrt((w**2).sum((1, 2, 3)))
-        first = threshold(norms, w.shape[-1], min_norm, keep)
-        pool[f"{name}.weight"] = torch.from_numpy(w[norms >= first]).half()
-        cut = narrow_cut(norms, first, spread)
+    names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
+    norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
+    first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]
+    if args.pool:
+        Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
+        pool = zip(names, layers, norms_of, first_cuts)
+        save_state({f"{name}.weight": torch.from_numpy(w[norms >= cut]).half() for name, w, norms, cut in pool}, args.pool)
+    sources, rng = training_facts(args.runs), np.random.default_rng(args.seed)
+    for name, w, norms, first_cut, spread in zip(names, layers, norms_of, first_cuts, spreads):
+        cut = narrow_cut(norms, first_cut, spread)
         alive = rng.permutation(np.flatnonzero(norms >= cut))
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
@@ -162,9 +168,6 @@ def main(argv=None):
                 f"kernels may peak at zero and draw all kernels there: see the drift test on the prior's card; --spread {WIDE} cuts higher",
                 file=sys.stderr,
             )
-    if args.pool:
-        Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
-        save_state(pool, args.pool)
 
 
 if __name__ == "__main__":

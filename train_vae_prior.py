@@ -19,7 +19,8 @@ from models.vae import CODERS, VAE
 from myexman import ExParser, Logger, at_least, commit_name, resume, save_checkpoint, save_state
 from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
 
-# Of kernels whose weights have a smaller root mean square a new VAE is scaled down to them; else it could lose its latent dimensions.
+# Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
+# larger ones left as it is, since scaling up slows its training.
 TYPICAL_WEIGHT = 0.1
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
 

@@ -82,11 +82,13 @@ def best(rows, method, n):
 
 
 def table(rows):
-    """What was tried, by method, the best in bold, as Markdown."""
+    """What was tried, by method, the highest mean accuracy in bold, as Markdown."""
     lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in TUNED:
-            tried = dict.fromkeys(r["method"] for r in rows if r["x"] == n and r["method"].partition(", ")[0] == method)
+            tried = {r["method"] for r in rows if r["x"] == n and r["method"].partition(", ")[0] == method and r["metric"] == "acc"}
+            grid = [f"{method}, {recipe}" for recipe in recipes(method)]
+            tried = sorted(tried, key=lambda word: (grid.index(word) if word in grid else len(grid), word))
             found = {word: [select(rows, x=n, method=word, metric=metric) for metric in ("acc", "nll")] for word in tried}
             best_mean = max((acc.mean() for acc, _ in found.values()), default=None)
             for word, (acc, nll) in found.items():
