@@ -36,7 +36,7 @@ def jobs(args):
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
-                recipe = tune.recipes(method)[0]._replace(epochs=1) if args.quick else tune.best(tuned, method, n)
+                recipe = tune.recipes(method, quick=True)[0] if args.quick else tune.best(tuned, method, n)
                 options = net_options(args) | recipe.options(method, panel.layers) | dict(num_examples=n, data_split_seed=split)
                 job = method_job(args.panel, method, str(n), split, options)
                 yield job._replace(method=f"{method}, {recipe}")

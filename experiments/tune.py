@@ -35,12 +35,16 @@ class Recipe(NamedTuple):
         return own | dict(epochs=self.epochs, eval_freq=self.epochs, lr=self.lr) | l2
 
 
-def recipes(method):
-    """The candidates; without its start the deep weight prior is another method (see experiments.ablations), so it keeps that."""
+def recipes(method, quick=False):
+    """The candidates; without its start the deep weight prior is another method (see experiments.ablations), so it keeps that.
+
+    quick: two of them, of one epoch, for a smoke run."""
     starts = ("vae",) if method == "dwp" else ("vae", "xavier")
     if method == "det-l2":
-        return [Recipe(start, *SCHEDULES[0], l2) for start in starts for l2 in L2]
-    return [Recipe(start, *schedule) for start in starts for schedule in SCHEDULES]
+        candidates = [Recipe(start, *SCHEDULES[0], l2) for start in starts for l2 in L2]
+    else:
+        candidates = [Recipe(start, *schedule) for start in starts for schedule in SCHEDULES]
+    return [recipe._replace(epochs=1) for recipe in candidates[:2]] if quick else candidates
 
 
 def parse_args(argv=None):
@@ -63,8 +67,7 @@ def jobs(args):
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
-                for recipe in recipes(method)[: 2 if args.quick else None]:
-                    recipe = recipe._replace(epochs=1) if args.quick else recipe
+                for recipe in recipes(method, args.quick):
                     options = net_options(args) | recipe.options(method, panel.layers)
                     options |= dict(validate=True, num_examples=n, data_split_seed=split)
                     yield method_job(args.panel, f"{method}, {recipe}", str(n), split, options)
@@ -81,19 +84,19 @@ def best(rows, method, n):
     return max(found, key=lambda recipe: found[recipe].mean())
 
 
-def table(rows):
-    """What was tried, by method, the highest mean accuracy in bold, as Markdown."""
+def table(rows, quick=False):
+    """What was tried, by method, the highest mean accuracy in bold, as Markdown.  quick: of a smoke run."""
     lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in TUNED:
-            tried = {r["method"] for r in rows if r["x"] == n and r["method"].partition(", ")[0] == method and r["metric"] == "acc"}
-            grid = [f"{method}, {recipe}" for recipe in recipes(method)]
-            tried = sorted(tried, key=lambda word: (grid.index(word) if word in grid else len(grid), word))
-            found = {word: [select(rows, x=n, method=word, metric=metric) for metric in ("acc", "nll")] for word in tried}
-            best_mean = max((acc.mean() for acc, _ in found.values()), default=None)
-            for word, (acc, nll) in found.items():
-                mark = "**" if acc.mean() == best_mean else ""
-                lines.append([n, METHODS[method][0], f"{mark}{word.partition(', ')[2]}{mark}", mean_std(acc), mean_std(nll), len(acc)])
+            tried = recipes(method, quick)
+            accuracy = {recipe: select(rows, x=n, method=f"{method}, {recipe}", metric="acc") for recipe in tried}
+            best_mean = max((acc.mean() for acc in accuracy.values() if len(acc)), default=None)
+            for recipe in tried:
+                acc, nll = (select(rows, x=n, method=f"{method}, {recipe}", metric=metric) for metric in ("acc", "nll"))
+                if len(acc):
+                    mark = "**" if acc.mean() == best_mean else ""
+                    lines.append([n, METHODS[method][0], f"{mark}{recipe}{mark}", mean_std(acc), mean_std(nll), len(acc)])
     return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
 
 
@@ -102,7 +105,7 @@ def main(argv=None):
     if args.quick:
         args.panel, args.splits, args.methods = "glyph-digits", 1, ["det"]
     rows, _ = drive(args, "tune", jobs(args), settings, parse_args)
-    print(table([r for r in rows if r["panel"] == args.panel]))
+    print(table([r for r in rows if r["panel"] == args.panel], args.quick))
 
 
 if __name__ == "__main__":
