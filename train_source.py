@@ -26,7 +26,7 @@ def parse_args(argv=None):
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
     parser.add_argument("--l2", type=at_least(0, float), default=1e-3, help="weight of the convolutions' sum of squares (paper: 0.001)")
     parser.add_argument("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
-    parser.add_argument("--balance", action="store_true", help="after every epoch, give filters and their readers equal norms: L2's optimum")
+    parser.add_argument("--balance", action="store_true", help="after every epoch, give filters and their readers equal norms, as L2 wants")
     parser.add_argument("--start_width", type=at_least(1), nargs="+", help="start as small as a net of these filters does (paper: 256 512)")
     parser.add_argument("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
     parser.add_argument("--bf16", action="store_true", help="forward pass in bfloat16: about twice as fast where the hardware has it")

@@ -124,4 +124,5 @@ def narrow(net, state, *_):
     names = {m: name for name, m in net.named_modules()}
     for conv, reader in readers(net):
         width = len(state[f"{names[conv]}.weight"])
-        keep_filters(conv, reader, torch.arange(conv.out_channels, device=conv.weight.device) < width)
+        if width < conv.out_channels:  # else its strides stay, too, on which the last bit of a sum depends
+            keep_filters(conv, reader, torch.arange(conv.out_channels, device=conv.weight.device) < width)

@@ -61,7 +61,7 @@ def test_the_pipeline(digits, tmp_path):
     assert "ens_acc" not in read_rows(plain / "logs.csv")[0]
 
 
-@pytest.mark.parametrize("script", ["bnn", "source", "source, dead filters", "vae"])
+@pytest.mark.parametrize("script", ["bnn", "source", "source, dead filters", "source, balanced", "vae"])
 def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, digits, priors, tmp_path, monkeypatch):
     np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
     np.save(tmp_path / "test.npy", np.ones((2, 1, 7, 7)))
@@ -72,6 +72,7 @@ def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, dig
         "bnn": (train_bnn, ["--data", digits, *bnn], "model.torch"),
         "source": (train_source, [*source, 3, 4], "model.torch"),
         "source, dead filters": (train_source, [*source, 40, 4, "--drop_dead", 0.2, "--l2", 0.1], "model.torch"),
+        "source, balanced": (train_source, [*source, 40, 4, "--drop_dead", 0.2, "--balance", "--start_width", 30, 4], "model.torch"),
         "vae": (train_vae_prior, vae, "vae_params.torch"),
     }[script]
     argv = [str(word) for word in words]
