@@ -32,6 +32,9 @@ def parse_args(argv=None):
     parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
     parser.add_argument("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
     parser.add_argument("--var", choices=["train", "shared"], default="train", help="decoder's variance: one per weight (paper), or one")
+    parser.add_argument(
+        "--min_std", type=at_least(0, float), default=0.0, help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)"
+    )
     parser.add_argument("--mirror", action="store_true", help="fit w and -w alike, so that the density's peaks come in pairs of both signs")
     parser.add_argument("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
     parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
@@ -129,8 +132,9 @@ def main(argv=None):
     if args.mirror:
         train, test = mirrored(train), mirrored(test)
 
-    vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim).to(args.device)
-    vae.rescale(min(train.std().item() / TYPICAL_WEIGHT, 1))
+    scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
+    vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim, args.min_std / scale).to(args.device)
+    vae.rescale(scale)
     if args.var == "shared":
         vae.share_variance(train.var().item())
     opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], fused=True)

@@ -342,7 +342,7 @@ def load_vae(path, device=None, weights="vae_params.torch"):
         raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
     try:
         params = yaml.safe_load((path / "params.yaml").read_text())
-        vae = VAE(*(int(params[k]) for k in ("kernel_dim", "z_dim", "hidden_dim")))
+        vae = VAE(*(int(params[k]) for k in ("kernel_dim", "z_dim", "hidden_dim")), float(params.get("min_std", 0)))
     except (yaml.YAMLError, KeyError, TypeError) as e:
         raise ValueError(f"{path / 'params.yaml'} must give kernel_dim, z_dim and hidden_dim: {' '.join(str(e).split())}") from e
     state, own = load_weights(path / weights), vae.state_dict()

@@ -47,11 +47,11 @@ class Encoder5x5(nn.Module):
 
 
 class Decoder5x5(nn.Module):
-    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 5, 5)."""
+    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 5, 5); min_var: what is added to every variance."""
 
-    def __init__(self, z_dim, hidden_dim):
+    def __init__(self, z_dim, hidden_dim, min_var=0.0):
         super().__init__()
-        h = hidden_dim
+        h, self.min_var = hidden_dim, min_var
         self.decoder = elu_stack(
             Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), Conv1x1(2 * h, h)
         )
@@ -59,7 +59,7 @@ class Decoder5x5(nn.Module):
 
     def forward(self, z):
         h = self.decoder(z)
-        return as_kernels(self.fc_mu(h), 5), as_kernels(variance(self.fc_var(h)), 5)
+        return as_kernels(self.fc_mu(h), 5), as_kernels(variance(self.fc_var(h)) + self.min_var, 5)
 
 
 class Encoder7x7(nn.Module):
@@ -77,32 +77,35 @@ class Encoder7x7(nn.Module):
 
 
 class Decoder7x7(nn.Module):
-    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 7, 7)."""
+    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 7, 7); min_var: what is added to every variance."""
 
-    def __init__(self, z_dim, hidden_dim):
+    def __init__(self, z_dim, hidden_dim, min_var=0.0):
         super().__init__()
-        h = hidden_dim
+        h, self.min_var = hidden_dim, min_var
         self.decoder = elu_stack(ConvTranspose3x3(z_dim, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), ConvTranspose3x3(2 * h, h, 5))
         self.fc_mu, self.fc_var = ConvTranspose1x1(h, 1), ConvTranspose1x1(h, 1)
 
     def forward(self, z):
         h = self.decoder(z)
-        return as_kernels(self.fc_mu(h), 7), as_kernels(variance(self.fc_var(h)), 7)
+        return as_kernels(self.fc_mu(h), 7), as_kernels(variance(self.fc_var(h)) + self.min_var, 7)
 
 
 CODERS = {5: (Encoder5x5, Decoder5x5), 7: (Encoder7x7, Decoder7x7)}
 
 
 class VAE(nn.Module):
-    """A density of k x k kernels with latent z ~ N(0, I).  kernel_dim: 5 or 7; the paper's z_dim, hidden_dim: 4, 64 and 2, 32."""
+    """A density of k x k kernels with latent z ~ N(0, I).  kernel_dim: 5 or 7; the paper's z_dim, hidden_dim: 4, 64 and 2, 32.
 
-    def __init__(self, kernel_dim, z_dim, hidden_dim):
+    min_std: bound on how certain the decoder is of a weight. The paper has none (0); a VAE of few kernels needs one, else it is surest of
+    those that most nets share, and the KL term draws all kernels of a Bayesian net to them."""
+
+    def __init__(self, kernel_dim, z_dim, hidden_dim, min_std=0.0):
         super().__init__()
         if kernel_dim not in CODERS:
             raise ValueError(f"no coder for {kernel_dim}x{kernel_dim} kernels; choose from {sorted(CODERS)}")
         self.kernel_dim, self.z_dim = kernel_dim, z_dim
         encoder, decoder = CODERS[kernel_dim]
-        self.encoder, self.decoder = encoder(z_dim, hidden_dim), decoder(z_dim, hidden_dim)
+        self.encoder, self.decoder = encoder(z_dim, hidden_dim), decoder(z_dim, hidden_dim, min_std**2)
 
     def share_variance(self, initial):
         """From now on the decoder has one variance, for all weights and codes: its head keeps its bias alone, and learns it.
@@ -123,6 +126,7 @@ class VAE(nn.Module):
             mean.weight *= factor
             mean.bias *= factor
             var.bias += 2 * math.log(factor)
+            self.decoder.min_var *= factor**2
 
     def elbo_terms(self, w):
         """One-sample estimate of E_r log p(w|z) and exact KL(r(z|w) || p(z)), in nats, each (n,); their difference is eq. 4.
