@@ -67,7 +67,7 @@ def evaluate(vae, kernels, n_samples=1):
 
 CARD = """# Kernel VAE, {k}x{k}
 
-The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}{mirrored};
+The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}{mirrored}{bounded};
 {num_epochs} epochs, batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights after the last
 epoch, not chosen on the held-out kernels.
 
@@ -116,6 +116,7 @@ def write_card(run_dir, args, decrease_from, train, test, vae):
     fields["source"] = describe_source(yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
     fields["mirrored"] = ", --mirror (fitted to w and -w alike)" if args.mirror else ""
+    fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if args.min_std else ""
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
     (run_dir / "README.md").write_text(CARD.format(**fields))

@@ -37,12 +37,12 @@ def digits(tmp_path):
     return file
 
 
-def write_prior(folder, kernel_dim, legacy=False):
+def write_prior(folder, kernel_dim, legacy=False, **options):
     """A prior folder with random weights; legacy: the non-zip pickle that torch wrote in 2018."""
     folder.mkdir()
-    vae = VAE(kernel_dim, **SIZES[kernel_dim])
+    vae = VAE(kernel_dim, **SIZES[kernel_dim], **options)
     torch.save(vae.state_dict(), folder / "vae_params.torch", _use_new_zipfile_serialization=not legacy)
-    (folder / "params.yaml").write_text(yaml.safe_dump(dict(kernel_dim=kernel_dim, var="train", **SIZES[kernel_dim])))
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(kernel_dim=kernel_dim, var="train", **SIZES[kernel_dim], **options)))
     return vae
 
 

@@ -88,10 +88,21 @@ def test_shared_variance_is_one_number_that_is_learned(k):
     assert set(vae.state_dict()) == keys
 
 
-@pytest.mark.parametrize("k", [5, 7])
-def test_a_rescaled_vae_is_the_density_of_the_scaled_kernels(k):
+@pytest.mark.parametrize("k", CODERS)
+def test_a_decoder_is_never_surer_than_min_std(k, tmp_path):
+    """However small what it has learned; and a saved prior keeps the bound."""
+    vae, z = write_prior(tmp_path / "prior", k, min_std=0.07), torch.randn(20, SIZES[k]["z_dim"])
+    learned = vae.decoder(z)[1] - 0.07**2
+    assert (learned > 0).all()
+    torch.nn.init.constant_(list(vae.decoder.fc_var.modules())[-1].bias, -50.0)
+    torch.testing.assert_close(vae.decoder(z)[1].sqrt(), torch.full((20, 1, k, k), 0.07))
+    torch.testing.assert_close(load_vae(tmp_path / "prior").decoder(z)[1], learned + 0.07**2)
+
+
+@pytest.mark.parametrize("k, min_std", [(5, 0), (7, 0), (7, 0.1)])
+def test_a_rescaled_vae_is_the_density_of_the_scaled_kernels(k, min_std):
     """log p(cw) changes by -k^2 log c, the code of a kernel not at all."""
-    vae, w, c = VAE(k, 2, 4), 0.1 * torch.randn(30, 1, k, k), 0.3
+    vae, w, c = VAE(k, 2, 4, min_std), 0.1 * torch.randn(30, 1, k, k), 0.3
     torch.nn.init.constant_(list(vae.decoder.fc_var.modules())[-1].bias, -5.0)
     torch.manual_seed(1)
     log_lik, kl = vae.elbo_terms(w)
