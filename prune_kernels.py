@@ -4,7 +4,7 @@
 
 L2 leaves most kernels of a source net near zero, where they say nothing about structure and make a density hard to fit
 (paper, section 3.3). Each convolution gets a folder <out>/conv{k}x{k} with train.npy and test.npy, float32 (n, 1, k, k), a
-histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what.
+histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what (norms before --mean_norm).
 
 What is kept must be alike in norm. Kernels of widely spread norms are a scale mixture, whose density is highest at zero; a prior
 fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough (models/screen.py measures the harm).
@@ -50,6 +50,14 @@ def parse_args(argv=None):
         metavar="R",
         help="raise the cut until the 90 %% quantile of the kept norms is at most R times the 10 %% quantile; one number or one per "
         "convolution, inf for one that stays as it is",
+    )
+    parser.add_argument(
+        "--mean_norm",
+        type=at_least(0, float),
+        nargs="+",
+        metavar="N",
+        help="multiply what is kept of a layer so that its mean norm is N, one number or one per convolution, 0 for one that stays as it "
+        "is: a stronger L2 makes kernels smaller, not different, and small ones are at a prior's mercy (published 7x7: 1.34)",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
     parser.add_argument(
@@ -137,6 +145,7 @@ def main(argv=None):
     spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread", repeat=True)
     if min(spreads) < 1:
         raise ValueError("--spread is a ratio of quantiles, from 1 up")
+    mean_norms = one_per_layer(args.mean_norm, 0.0, len(layers), "--mean_norm", repeat=True)
     names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
     first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]
@@ -145,7 +154,7 @@ def main(argv=None):
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[norms >= cut]).half() for name, w, norms, cut in pool}, args.pool)
     sources, rng = training_facts(args.runs), np.random.default_rng(args.seed)
-    for name, w, norms, first_cut, spread in zip(names, layers, norms_of, first_cuts, spreads):
+    for name, w, norms, first_cut, spread, mean_norm in zip(names, layers, norms_of, first_cuts, spreads, mean_norms):
         cut = narrow_cut(norms, first_cut, spread)
         alive = rng.permutation(np.flatnonzero(norms >= cut))
         chosen = alive[: args.max_kernels or None]
@@ -154,12 +163,13 @@ def main(argv=None):
             raise ValueError(f"{name}: {len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, too few to split; cut lower")
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "test.npy", w[chosen[:n_test]])
-        np.save(folder / "train.npy", w[chosen[n_test:]])
+        scale = mean_norm / float(norms[alive].mean()) if mean_norm else 1.0
+        np.save(folder / "test.npy", w[chosen[:n_test]] * np.float32(scale))
+        np.save(folder / "train.npy", w[chosen[n_test:]] * np.float32(scale))
         low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", norms, cut, len(alive), low, high)
         facts = dict(nets=len(nets), kernels=len(w), min_norm=round(cut, 4), kept=len(alive), train=len(chosen) - n_test, test=n_test)
-        facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3))
+        facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
         facts["source"] = sources
         (folder / "pruning.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))

@@ -92,6 +92,8 @@ Made {date}, commit {commit}, on {machine}, by
 def describe_source(pruning):
     """Where the kernels come from, from pruning.yaml."""
     text = "; drawn from the {kept} of {kernels} kernels of {nets} nets whose L2 norm is at least {min_norm}".format(**pruning)
+    if pruning.get("scale", 1) != 1:
+        text += ", times {scale}".format(**pruning)
     if pruning.get("source"):
         text += ". The nets: " + ", ".join(f"{name} {value}" for name, value in pruning["source"].items())
     return text

@@ -230,6 +230,11 @@ def test_pruning_by_norm(tmp_path):
     prune_kernels.main([pool, "--out", str(tmp_path / "again"), "--max_kernels", "100"])  # the pool stands for the net
     again = np.load(tmp_path / "again/conv5x5_2/train.npy")
     assert np.allclose(again, np.load(tmp_path / "k/conv5x5_2/train.npy"), rtol=1e-3, atol=1e-4)
+    prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "scaled"), "--mean_norm", "0", "1.5"])  # one layer alone
+    assert yaml.safe_load((tmp_path / "scaled/conv5x5_1/pruning.yaml").read_text())["scale"] == 1
+    scaled = np.concatenate([np.load(tmp_path / f"scaled/conv5x5_2/{split}.npy") for split in ("train", "test")])
+    norms = np.linalg.norm(scaled.reshape(-1, 25), axis=1)
+    assert norms.mean() == pytest.approx(1.5, rel=1e-5) and norms.max() / norms.min() < 2 / 0.13
 
 
 @pytest.mark.parametrize(
