@@ -24,6 +24,7 @@ SETS = {  # prior: its kernels
     "fconv/vae5x5": "fconv/conv5x5",
     "fconv/vae7x7_strong": "fconv/conv7x7_strong",
     "fconv/vae5x5_wide": "fconv/conv5x5_wide",
+    "fconv/vae7x7_clean": "fconv/conv7x7_clean",
     "cifar/vae7x7": "cifar/conv7x7",
     "cifar/vae5x5_1": "cifar/conv5x5_1",
     "cifar/vae5x5_2": "cifar/conv5x5_2",
