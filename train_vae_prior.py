@@ -136,6 +136,8 @@ def main(argv=None):
         train, test = mirrored(train), mirrored(test)
 
     scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
+    if not scale > 0:
+        raise ValueError(f"{args.data_dir}: all weights of the training kernels are the same, there is nothing to fit")
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim, args.min_std / scale).to(args.device)
     vae.rescale(scale)
     if args.var == "shared":

@@ -113,6 +113,10 @@ def refuse(capsys, main, argv):
 def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
     bnn = ["--data", digits, *BNN]
     good = [*bnn, "--vae_list", *priors]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for split in ("train", "test"):
+        np.save(flat / f"{split}.npy", np.ones((3, 1, 7, 7)))
     cases = [
         (train_bnn.main, ["--data", "nonsense"], "unknown data set 'nonsense'"),
         (train_source.main, ["--data", "not-mnist"], f"looked for {tmp_path}/data/not-mnist.npz"),
@@ -145,6 +149,8 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, ["--resume", tmp_path], "params.yaml"),
         (prune_kernels.main, [tmp_path / "gone", "--out", tmp_path / "k"], "no weight file"),
         (train_vae_prior.main, ["--data_dir", tmp_path], "no kernel file"),
+        (train_vae_prior.main, ["--data_dir", flat], "there is nothing to fit"),
+        (train_source.main, ["--data", digits, "--start_width", "3"], "--start_width has 1 widths for 2 convolutions"),
         (train_bnn.main, [*good, "--kl_kernels", "-1"], "-1 is not a number from 0 up"),
         (train_bnn.main, [*good, "--device", "abacus"], "--device"),
         (train_bnn.main, ["--conf", "params.yaml"], "unrecognized arguments"),
