@@ -57,7 +57,7 @@ def parse_args(argv=None):
         nargs="+",
         metavar="N",
         help="multiply what is kept of a layer so that its mean norm is N, one number or one per convolution, 0 for one that stays as it "
-        "is: a stronger L2 makes kernels smaller, not different, and small ones are at a prior's mercy (published 7x7: 1.34)",
+        "is: a stronger L2 makes kernels smaller, this restores their size (published 7x7: 1.34)",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
     parser.add_argument(

@@ -1,10 +1,10 @@
 """What makes source nets meet in the same first-layer kernels: groups of nets trained alike, compared by their 7x7 kernels.
 
-    python -m experiments.sources logs/*/runs/* --published DIR      # writes results/sources.csv
+    python -m experiments.sources logs/clean/runs/* --published DIR      # writes results/sources.csv
 
-Runs of train_source.py with the same options, seeds aside, are one group. DIR holds the folder conv7x7 of the original release, whose
+Runs of train_source.py with the same options, seeds aside, are one group; accuracy, NLL and seconds are medians over its nets. DIR holds the folder conv7x7 of the original release, whose
 kernels come from a hundred wide nets trained to the end. `rough` is the share of a kernel's energy in the finer half of its cosine
-transform: noise that training has not removed. Only living filters count, those above the cut of prune_kernels.py.
+transform: noise that training has not removed; `covered` the share of published kernels with one of ours at a cosine above 0.9. Only living filters count, those above the cut of prune_kernels.py.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from utils import load_kernels, run_cli
 
 from .grid import RESULTS, markdown, write_rows
 
-OPTIONS = ("hid_dim", "start_width", "balance", "l2", "bs", "lr", "epochs")
+OPTIONS = ("data", "hid_dim", "start_width", "balance", "l2", "bs", "lr", "epochs", "drop_dead", "bf16")
 
 
 def parse_args(argv=None):
@@ -50,13 +50,14 @@ def describe(nets, published):
     """Numbers about the living 7x7 kernels of each net of a group, a list of (n, 1, 7, 7)."""
     kernels = torch.cat(nets)
     row = dict(nets=len(nets), living=len(kernels) / len(nets), norm=float(kernels.flatten(1).norm(dim=1).mean()), rough=rough(kernels))
-    row["recurrence"] = recurrence(kernels)
-    if len(nets) > 1:  # copies within a net do not count here
+    if len(nets) > 1:  # copies within a net count in the first alone
+        row["recurrence"] = recurrence(kernels)
         pairs = [nearest(own, torch.cat(nets[:i] + nets[i + 1 :])) for i, own in enumerate(nets)]
         row["other_nets"] = float(torch.cat(pairs).median())
     if published is not None:
         cosine = nearest(kernels, published)
         row |= dict(published=float(cosine.median()), published_10=float(cosine.quantile(0.1)))
+        row["covered"] = float((nearest(published, kernels) > 0.9).float().mean())
     return row
 
 
@@ -76,8 +77,10 @@ def main(argv=None):
         groups.setdefault(facts, []).append((living, read_rows(Path(run) / "logs.csv")[-1], params["meta"]))
     rows = []
     for facts, nets in groups.items():
+        if not sum(len(living) for living, _, _ in nets):
+            raise ValueError(f"no living 7x7 kernel in the nets with {dict(zip(OPTIONS, facts))}: leave them out")
         row = dict(zip(OPTIONS, facts)) | describe([living for living, _, _ in nets], published)
-        row |= {name: float(np.mean([log[name] for _, log, _ in nets])) for name in ("mean_acc", "train_nll", "seconds")}
+        row |= {name: float(np.median([log[name] for _, log, _ in nets])) for name in ("mean_acc", "train_nll", "seconds")}
         rows.append(row | dict(commit=nets[0][2]["commit"], machine=nets[0][2]["machine"]))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_rows([{name: row.get(name) for name in columns} for row in rows], args.out / "sources.csv")
