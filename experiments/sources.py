@@ -2,9 +2,10 @@
 
     python -m experiments.sources logs/clean/runs/* --published DIR      # writes results/sources.csv
 
-Runs of train_source.py with the same options, seeds aside, are one group; accuracy, NLL and seconds are medians over its nets. DIR holds the folder conv7x7 of the original release, whose
-kernels come from a hundred wide nets trained to the end. `rough` is the share of a kernel's energy in the finer half of its cosine
-transform: noise that training has not removed; `covered` the share of published kernels with one of ours at a cosine above 0.9. Only living filters count, those above the cut of prune_kernels.py.
+Runs of train_source.py with the same options, seeds aside, are one group; accuracy, NLL and seconds are medians over its nets. DIR
+holds the folder conv7x7 of the original release, whose kernels come from a hundred wide nets trained to the end. `rough` is the share of
+a kernel's energy in the finer half of its cosine transform: noise that training has not removed; `covered` the share of published
+kernels with one of ours at a cosine above 0.9. Only living filters count, those above the cut of prune_kernels.py.
 """
 
 from pathlib import Path
