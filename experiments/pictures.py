@@ -12,7 +12,7 @@ from utils import load_kernels, load_vae, plot_kernels, plot_latent, run_cli, se
 
 from .grid import FIGURES, shipped
 
-STRONG = [folder.with_name(folder.name + "_strong") for folder in (shipped("conv")[0], shipped("vae")[0])]
+CLEAN = [folder.with_name(folder.name + "_clean") for folder in (shipped("conv")[0], shipped("vae")[0])]
 
 
 def parse_args(argv=None):
@@ -25,11 +25,11 @@ def main(argv=None):
     args = parse_args(argv)
     seed_everything(0)
     groups = {}
-    for kernels, prior, name in ((shipped("conv")[0], shipped("vae")[0], "shipped"), (*STRONG, "strong")):
+    for kernels, prior, name in ((shipped("conv")[0], shipped("vae")[0], "shipped"), (*CLEAN, "clean")):
         train, test = (load_kernels(kernels / f"{split}.npy") for split in ("train", "test"))
         groups |= {f"{name} 7x7 kernels": train[torch.randperm(len(train))[:100]], f"samples, {name} prior": load_vae(prior).sample(100)}
     plot_kernels(groups, args.out / "fig1.png")
-    plot_latent(load_vae(prior), torch.cat([train, test]), args.out / "fig5.png")  # the strong kernels' prior has two latent dimensions
+    plot_latent(load_vae(prior), torch.cat([train, test]), args.out / "fig5.png")  # the clean kernels' prior has two latent dimensions
     print(f"drew {args.out / 'fig1.png'} and {args.out / 'fig5.png'}")
 
 
