@@ -163,7 +163,7 @@ def main(argv=None):
             raise ValueError(f"{name}: {len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, too few to split; cut lower")
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
-        scale = mean_norm / float(norms[alive].mean()) if mean_norm else 1.0
+        scale = mean_norm / float(norms[chosen].mean()) if mean_norm else 1.0
         np.save(folder / "test.npy", w[chosen[:n_test]] * np.float32(scale))
         np.save(folder / "train.npy", w[chosen[n_test:]] * np.float32(scale))
         low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()

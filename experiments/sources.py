@@ -75,17 +75,19 @@ def main(argv=None):
         first = next(iter(read_kernels(run).values()))
         living = first[first.flatten(1).norm(dim=1) >= PUBLISHED_CUT[7]]
         facts = tuple(" ".join(map(str, v)) if isinstance(v := params.get(name), list) else v for name in OPTIONS)
-        groups.setdefault(facts, []).append((living, read_rows(Path(run) / "logs.csv")[-1], params["meta"]))
+        groups.setdefault(facts, []).append((living, read_rows(Path(run) / "logs.csv")[-1], params))
     rows = []
     for facts, nets in groups.items():
         if not sum(len(living) for living, _, _ in nets):
             raise ValueError(f"no living 7x7 kernel in the nets with {dict(zip(OPTIONS, facts))}: leave them out")
         row = dict(zip(OPTIONS, facts)) | describe([living for living, _, _ in nets], published)
         row |= {name: float(np.median([log[name] for _, log, _ in nets])) for name in ("mean_acc", "train_nll", "seconds")}
-        rows.append(row | dict(commit=nets[0][2]["commit"], machine=nets[0][2]["machine"]))
+        meta = nets[0][2]["meta"]
+        seeds = " ".join(str(params["seed"]) for _, _, params in nets)
+        rows.append(row | dict(seeds=seeds, commit=meta["commit"], machine=meta["machine"]))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_rows([{name: row.get(name) for name in columns} for row in rows], args.out / "sources.csv")
-    shown = [name for name in columns if name not in ("commit", "machine")]
+    shown = [name for name in columns if name not in ("seeds", "commit", "machine")]
     print(markdown(" | ".join(shown), [[cell(row.get(name)) for name in shown] for row in rows]))
     print(f"wrote {args.out / 'sources.csv'}")
 
