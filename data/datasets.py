@@ -29,7 +29,9 @@ class Dataset(NamedTuple):
     y: torch.Tensor
 
     def to(self, device):
-        return Dataset(self.x.to(device), self.y.to(device))
+        """On a CPU the images lie channels last, also if they have only one: convolutions follow, and are up to twice as fast."""
+        layout = torch.channels_last if torch.device(device).type == "cpu" else torch.preserve_format
+        return Dataset(self.x.to(device, memory_format=layout), self.y.to(device))
 
 
 def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
