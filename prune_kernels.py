@@ -63,8 +63,8 @@ def parse_args(argv=None):
     parser.add_argument(
         "--pool",
         metavar="FILE",
-        help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs (float16: the same cut "
-        "again may find a few kernels more or less); --keep 1 for all",
+        help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs, with FILE.yaml, which "
+        "says what it was made of (float16: the same cut again may find a few kernels more or less); --keep 1 for all",
     )
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the subset")
@@ -81,15 +81,25 @@ def read_kernels(run):
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
 
 
-def training_facts(runs):
-    """How the source nets were trained, from their params.yaml: {argument: its value, or the list of values where runs differ}."""
-    params = [yaml.safe_load(file.read_text()) for run in runs if (file := Path(run) / "params.yaml").exists()]
+def common_facts(params):
+    """How source nets were trained, of their arguments: {argument: its value, or the list of values where nets differ}."""
     facts = {}
     for name in SOURCE_FACTS:
         values = {str(p[name]): p[name] for p in params if name in p}
         if values:
             facts[name] = next(iter(values.values())) if len(values) == 1 else list(values.values())
     return facts
+
+
+def provenance(runs, layers):
+    """What kernels come from: dict(nets, kernels: {layer: how many there were}, source: how the nets were trained).
+
+    layers: {name: kernels}.  A single pool knows it from its .yaml; of runs it is counted."""
+    pool = Path(f"{runs[0]}.yaml")
+    if len(runs) == 1 and pool.exists():
+        return yaml.safe_load(pool.read_text())
+    params = [yaml.safe_load(file.read_text()) for run in runs if (file := Path(run) / "params.yaml").exists()]
+    return dict(nets=len(runs), kernels={name: len(w) for name, w in layers.items()}, source=common_facts(params))
 
 
 def layer_names(kernels):
@@ -149,11 +159,12 @@ def main(argv=None):
     names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
     first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]
+    origin, rng = provenance(args.runs, dict(zip(names, layers))), np.random.default_rng(args.seed)
     if args.pool:
         Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[norms >= cut]).half() for name, w, norms, cut in pool}, args.pool)
-    sources, rng = training_facts(args.runs), np.random.default_rng(args.seed)
+        Path(f"{args.pool}.yaml").write_text(yaml.safe_dump(origin, sort_keys=False))
     for name, w, norms, first_cut, spread, mean_norm in zip(names, layers, norms_of, first_cuts, spreads, mean_norms):
         cut = narrow_cut(norms, first_cut, spread)
         alive = rng.permutation(np.flatnonzero(norms >= cut))
@@ -168,9 +179,10 @@ def main(argv=None):
         np.save(folder / "train.npy", w[chosen[n_test:]] * np.float32(scale))
         low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", norms, cut, len(alive), low, high)
-        facts = dict(nets=len(nets), kernels=len(w), min_norm=round(cut, 4), kept=len(alive), train=len(chosen) - n_test, test=n_test)
+        facts = dict(nets=origin["nets"], kernels=origin["kernels"][name], min_norm=round(cut, 4), kept=len(alive))
+        facts |= dict(train=len(chosen) - n_test, test=n_test)
         facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
-        facts["source"] = sources
+        facts["source"] = origin["source"]
         (folder / "pruning.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
         if high > WIDE * low:
