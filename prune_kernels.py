@@ -26,7 +26,7 @@ from utils import load_weights, new_figure, one_per_layer, run_cli, save_figure
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
 WIDE = 1.7  # a spread of norms above which priors of 5x5 kernels collapsed; the published 5x5 kernels have 1.66, their 7x7 ones 3.2
 # what pruning.yaml says of the source runs
-SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead", "balance", "start_width")
+SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead")
 
 
 def parse_args(argv=None):

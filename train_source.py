@@ -14,7 +14,7 @@ from tqdm import trange
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
-from models.sparsity import balance, drop_dead, narrow, readers
+from models.sparsity import drop_dead, narrow, readers
 from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
 from utils import add_common_flags, check_batches, evaluate, linear_lr, load_data, run_cli, seed_everything, sum_of_squares, train_epoch
 
@@ -26,8 +26,6 @@ def parse_args(argv=None):
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
     parser.add_argument("--l2", type=at_least(0, float), default=1e-3, help="weight of the convolutions' sum of squares (paper: 0.001)")
     parser.add_argument("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
-    parser.add_argument("--balance", action="store_true", help="after every epoch, give filters and their readers equal norms, as L2 wants")
-    parser.add_argument("--start_width", type=at_least(1), nargs="+", help="start as small as a net of these filters does (paper: 256 512)")
     parser.add_argument("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
     parser.add_argument("--bf16", action="store_true", help="forward pass in bfloat16: about twice as fast where the hardware has it")
     add_common_flags(parser, epochs=20, bs=256)
@@ -41,14 +39,10 @@ def main(argv=None):
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
     check_batches(net, len(train.y), args.bs)
-    convs = conv_layers(net).values()
-    widths = args.start_width or [conv.out_channels for conv in convs]
-    if len(widths) != len(convs):
-        raise ValueError(f"--start_width has {len(widths)} widths for {len(convs)} convolutions")
-    for conv, c_out, c_in in zip(convs, widths, [next(iter(convs)).in_channels, *widths]):
-        fill(conv, Xavier((c_out, c_in, *conv.kernel_size)))
+    for conv in conv_layers(net).values():
+        fill(conv, Xavier(conv.weight.shape))
     opt = torch.optim.Adam(net.parameters(), fused=True)
-    if args.drop_dead or args.balance:
+    if args.drop_dead:
         readers(net)  # refuses a net that cannot lose filters
         net.register_load_state_dict_pre_hook(narrow)  # a resumed net loads what had been left of it
 
@@ -68,8 +62,6 @@ def main(argv=None):
         train_stats = train_epoch(train, args.bs, opt, objective, epoch)
         if args.drop_dead:
             drop_dead(net, opt, args.drop_dead)
-        if args.balance:
-            balance(net, opt)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
             log.row(
                 epoch=epoch + 1,

@@ -35,7 +35,6 @@ def parse_args(argv=None):
     parser.add_argument(
         "--min_std", type=at_least(0, float), default=0.0, help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)"
     )
-    parser.add_argument("--mirror", action="store_true", help="fit w and -w alike, so that the density's peaks come in pairs of both signs")
     parser.add_argument("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
     parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
     parser.add_argument("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate at the start")
@@ -53,11 +52,6 @@ def negative_elbo(vae, w):
     return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)
 
 
-def mirrored(w):
-    """Kernels w and -w, to which a VAE is fitted with --mirror: (n, 1, k, k) -> (2n, 1, k, k)."""
-    return torch.cat([w, -w])
-
-
 @torch.no_grad()
 def evaluate(vae, kernels, n_samples=1):
     """ELBO, log-likelihood and KL in nats per kernel, averaged over kernels and n_samples draws of z."""
@@ -67,7 +61,7 @@ def evaluate(vae, kernels, n_samples=1):
 
 CARD = """# Kernel VAE, {k}x{k}
 
-The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}{mirrored}{bounded};
+The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}{bounded};
 {num_epochs} epochs, batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights after the last
 epoch, not chosen on the held-out kernels.
 
@@ -117,7 +111,6 @@ def write_card(run_dir, args, decrease_from, train, test, vae):
     )
     fields["source"] = describe_source(yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
-    fields["mirrored"] = ", --mirror (fitted to w and -w alike)" if args.mirror else ""
     fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if args.min_std else ""
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
@@ -132,8 +125,6 @@ def main(argv=None):
     train, test = (load_kernels(Path(args.data_dir) / f"{split}.npy").to(args.device) for split in ("train", "test"))
     if train.shape[-1] != args.kernel_dim:
         raise ValueError(f"--kernel_dim {args.kernel_dim}, but {args.data_dir} holds {train.shape[-1]}x{train.shape[-1]} kernels")
-    if args.mirror:
-        train, test = mirrored(train), mirrored(test)
 
     scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
     if not scale > 0:

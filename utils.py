@@ -531,9 +531,12 @@ def plot_kernels(groups, file):
 
 @torch.no_grad()
 def plot_latent(vae, kernels, file, shown=250):
-    """Latent means of kernels under a two-dimensional VAE, some kernels drawn at their place, and the decoder's mean on a grid
-    (paper, Fig. 5)."""
+    """Latent means of kernels in a plane, some kernels drawn at their place, and the decoder's mean on a grid (paper, Fig. 5).
+
+    Of a VAE with more than two latent dimensions, the plane of the two that vary most; the grid's others are 0."""
     z = vae.encoder(kernels)[0].cpu()
+    plane = z.var(0).topk(2).indices.sort().values
+    z = z[:, plane]
     limit = 1.1 * float(z.abs().quantile(0.995))
     figure, (left, right) = new_figure(11, 5.6, columns=2)
     left.plot(*z.T, ".", color="0.8", markersize=2)
@@ -541,9 +544,11 @@ def plot_latent(vae, kernels, file, shown=250):
     size = limit / 22
     for (x, y), w in zip(z[:shown].tolist(), kernels[:shown, 0].cpu()):
         left.imshow(w, cmap="RdBu_r", vmin=-colours, vmax=colours, extent=(x - size, x + size, y - size, y + size), zorder=2)
-    left.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="$z_1$", ylabel="$z_2$", title="kernels at their latent means")
+    names = dict(zip(("xlabel", "ylabel"), (f"$z_{i + 1}$" for i in plane.tolist())))
+    left.set(xlim=(-limit, limit), ylim=(-limit, limit), title="kernels at their latent means", **names)
     axis = torch.linspace(-limit, limit, 15)
-    grid = torch.cartesian_prod(axis.flip(0), axis).flip(1)  # rows from top to bottom, columns from left to right
+    grid = torch.zeros(15**2, vae.z_dim)
+    grid[:, plane] = torch.cartesian_prod(axis.flip(0), axis).flip(1)  # rows from top to bottom, columns from left to right
     right.imshow(
         kernel_sheet(vae.decoder(grid.to(kernels.device))[0], 15),
         cmap="RdBu_r",
@@ -551,5 +556,5 @@ def plot_latent(vae, kernels, file, shown=250):
         vmax=colours,
         extent=(-limit, limit, -limit, limit),
     )
-    right.set(xlabel="$z_1$", ylabel="$z_2$", title="decoder mean over the latent plane")
+    right.set(title="decoder mean over the latent plane", **names)
     save_figure(figure, file)

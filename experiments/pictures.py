@@ -12,8 +12,6 @@ from utils import load_kernels, load_vae, plot_kernels, plot_latent, run_cli, se
 
 from .grid import FIGURES, shipped
 
-CLEAN = [folder.with_name(folder.name + "_clean") for folder in (shipped("conv")[0], shipped("vae")[0])]
-
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__.split("\n\n")[0])
@@ -24,12 +22,11 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(0)
-    groups = {}
-    for kernels, prior, name in ((shipped("conv")[0], shipped("vae")[0], "shipped"), (*CLEAN, "clean")):
-        train, test = (load_kernels(kernels / f"{split}.npy") for split in ("train", "test"))
-        groups |= {f"{name} 7x7 kernels": train[torch.randperm(len(train))[:100]], f"samples, {name} prior": load_vae(prior).sample(100)}
+    kernels, prior = shipped("conv")[0], load_vae(shipped("vae")[0])
+    train, test = (load_kernels(kernels / f"{split}.npy") for split in ("train", "test"))
+    groups = {"learned 7x7 kernels": train[torch.randperm(len(train))[:100]], "samples of their prior": prior.sample(100)}
     plot_kernels(groups, args.out / "fig1.png")
-    plot_latent(load_vae(prior), torch.cat([train, test]), args.out / "fig5.png")  # the clean kernels' prior has two latent dimensions
+    plot_latent(prior, torch.cat([train, test]), args.out / "fig5.png")
     print(f"drew {args.out / 'fig1.png'} and {args.out / 'fig5.png'}")
 
 

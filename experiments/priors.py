@@ -14,7 +14,6 @@ import yaml
 from models.screen import DRIFT_STEPS, LONG_DRIFT, QUANTITIES, screen
 from myexman import Parser, commit_name
 from myexman.logger import read_rows
-from train_vae_prior import mirrored
 from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
 
 from .grid import FIGURES, RESULTS, ROOT, write_rows
@@ -22,9 +21,6 @@ from .grid import FIGURES, RESULTS, ROOT, write_rows
 SETS = {  # prior: its kernels
     "fconv/vae7x7": "fconv/conv7x7",
     "fconv/vae5x5": "fconv/conv5x5",
-    "fconv/vae7x7_strong": "fconv/conv7x7_strong",
-    "fconv/vae5x5_wide": "fconv/conv5x5_wide",
-    "fconv/vae7x7_clean": "fconv/conv7x7_clean",
     "cifar/vae7x7": "cifar/conv7x7",
     "cifar/vae5x5_1": "cifar/conv5x5_1",
     "cifar/vae5x5_2": "cifar/conv5x5_2",
@@ -41,14 +37,10 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def load_split(folder, prior):
-    """Training and held-out kernels of a folder as the VAE in the folder `prior` was fitted to them: mirrored with its --mirror.
-
-    The published 5x5 set has no training kernels, and its held-out ones stand for them."""
+def load_split(folder):
+    """Training and held-out kernels of a folder.  The published 5x5 set has no training kernels, and its held-out ones stand for them."""
     test = load_kernels(folder / "test.npy")
     train = load_kernels(folder / "train.npy") if (folder / "train.npy").exists() else test
-    if yaml.safe_load((prior / "params.yaml").read_text()).get("mirror"):
-        train, test = mirrored(train), mirrored(test)
     return train, test
 
 
@@ -56,7 +48,7 @@ def draw(rows, data_dir, file):
     """For each of fconv's priors: kernels, samples, norms, and the drift test beside the published prior's."""
     figure, axes = new_figure(13, 6.4, columns=4, rows=2, width_ratios=[1, 1, 1.1, 1.1])
     for (prior, name), axis in zip(list(SETS.items())[:2], axes):
-        (kernels, _), vae = load_split(data_dir / name, data_dir / prior), load_vae(data_dir / prior)
+        (kernels, _), vae = load_split(data_dir / name), load_vae(data_dir / prior)
         shown = kernels[torch.randperm(len(kernels))[:100]]
         draw_kernels(axis[:2], {f"kernels, {len(kernels)}": shown, "samples of the prior": vae.sample(100)})
         with torch.no_grad():
@@ -89,7 +81,7 @@ def main(argv=None):
         todo |= {prior: (args.published / Path(prior).name, args.published / data) for prior, data in PUBLISHED.items()}
     rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] in SETS | PUBLISHED and r["prior"] not in todo]
     for prior, (folder, data) in todo.items():
-        train, test = load_split(data, folder)
+        train, test = load_split(data)
         numbers = screen(load_vae(folder), train, test)
         numbers |= {"train_kernels": len(train), "test_kernels": len(test)}
         if (data / "pruning.yaml").exists():

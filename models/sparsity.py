@@ -101,25 +101,6 @@ def drop_dead(net, opt, norm):
 
 
 @torch.no_grad()
-def balance(net, opt):
-    """Scale the convolutions of a plain chain of layers, one after the other, so that their sum of squares falls and the net's function
-    stays as it is.
-
-    Leaky ReLU and pooling let a filter and its bias grow by a > 0 if the convolution that reads it shrinks by 1 / a; the sum of squares is
-    least where both have the same norm.  So every minimum of a loss with L2 is balanced, but Adam takes long to get there.  opt: Adam
-    after its first step; its moments become those of the gradients of the scaled weights."""
-    for conv, reader in readers(net):
-        if not isinstance(reader, nn.Conv2d):
-            continue  # a classifier has no L2
-        filters = conv.weight.square().sum((1, 2, 3)) + conv.bias.square()
-        a = (reader.weight.square().sum((0, 2, 3)).clamp_min(1e-12) / filters.clamp_min(1e-12)).pow(0.25)  # finite for dead filters
-        for p, scale in ((conv.weight, a.view(-1, 1, 1, 1)), (conv.bias, a), (reader.weight, 1 / a.view(1, -1, 1, 1))):
-            p.mul_(scale)
-            for name, power in (("exp_avg", 1), ("exp_avg_sq", 2)):  # gradients shrink where weights grow
-                opt.state[p][name].div_(scale**power)
-
-
-@torch.no_grad()
 def narrow(net, state, *_):
     """Cut a net's convolutions down to the widths in a state dict, which may then be loaded; a pre-hook of load_state_dict."""
     names = {m: name for name, m in net.named_modules()}

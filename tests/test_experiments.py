@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -32,7 +31,6 @@ from experiments import (
     quickstart,
     random_labels,
     report,
-    sources,
     sparsification,
     swaps,
     tune,
@@ -41,7 +39,6 @@ from experiments import (
 from experiments.grid import CORE, METHODS, Job, append_rows, command_line, last_row, run_grid
 from models.screen import QUANTITIES
 from myexman.logger import read_rows
-from prune_kernels import read_kernels
 from train_vae_prior import evaluate
 from utils import load_run, load_vae, predict
 
@@ -71,26 +68,6 @@ def test_kernels_of_a_run_are_drawn(digits, tmp_path):
     rows = read_rows(tmp_path / "out/kernels.csv")
     assert [row["layer"] for row in rows] == ["conv1", "conv2"] and all(0 < row["likeness"] < 1 for row in rows)
     assert (tmp_path / "out/kernels.png").exists()
-
-
-def test_nets_trained_alike_are_compared_by_their_kernels(digits, tmp_path):
-    train = ["--data", digits, "--hid_dim", 4, 2, "--epochs", 1, "--bs", 20, "--l2", 0.1]
-    runs = [train_source.main([str(w) for w in [*train, "--lr", lr, "--seed", seed]]) for lr, seed in ((0, 0), (0, 0), (0.01, 1))]
-    (tmp_path / "conv7x7").mkdir()
-    first = next(iter(read_kernels(runs[0]).values()))
-    np.save(tmp_path / "conv7x7/train.npy", first)
-    sources.main([*map(str, runs), "--published", str(tmp_path), "--out", str(tmp_path)])
-    alike, alone = read_rows(tmp_path / "sources.csv")
-    assert alike["nets"] == 2 and alone["nets"] == 1
-    assert alike["other_nets"] == pytest.approx(1) == alike["published"]  # one seed, untrained: the same kernels twice
-    assert alone["published"] < 0.99 and not alone["other_nets"]
-
-
-@pytest.mark.parametrize("u, v, share", [(0, 0, 0), (3, 3, 0), (3, 4, 1), (6, 6, 1)])
-def test_roughness_is_the_share_of_fine_cosine_waves(u, v, share):
-    x = (np.arange(7) + 0.5) * np.pi / 7
-    wave = torch.tensor(np.outer(np.cos(u * x), np.cos(v * x)))[None, None]
-    assert sources.rough(wave) == pytest.approx(share, abs=1e-12)
 
 
 def test_the_cards_say_what_the_priors_do():

@@ -37,8 +37,8 @@ def test_the_pipeline(digits, tmp_path):
     assert (tmp_path / "k/conv5x5/norms.png").exists()
 
     for k, z in ((7, 2), (5, 3)):
-        option = "--no_screen" if k == 7 else "--mirror"
-        coders = f"--kernel_dim {k} --z_dim {z} --hidden_dim 4 --num_epochs 4 --eval_freq 2 --bs 4 {option}"
+        screen = "--no_screen" if k == 7 else ""
+        coders = f"--kernel_dim {k} --z_dim {z} --hidden_dim 4 --num_epochs 4 --eval_freq 2 --bs 4 {screen}"
         train_vae_prior.main([*coders.split(), "--data_dir", str(tmp_path / f"k/conv{k}x{k}"), "--out", str(tmp_path / f"vae{k}x{k}")])
     vaes = [str(tmp_path / "vae7x7"), str(tmp_path / "vae5x5")]
     assert {p.name for p in (tmp_path / "vae7x7").iterdir()} == set(train_vae_prior.ARTEFACTS)
@@ -61,7 +61,7 @@ def test_the_pipeline(digits, tmp_path):
     assert "ens_acc" not in read_rows(plain / "logs.csv")[0]
 
 
-@pytest.mark.parametrize("script", ["bnn", "source", "source, dead filters", "source, balanced", "vae"])
+@pytest.mark.parametrize("script", ["bnn", "source", "source, dead filters", "vae"])
 def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, digits, priors, tmp_path, monkeypatch):
     np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
     np.save(tmp_path / "test.npy", np.ones((2, 1, 7, 7)))
@@ -72,7 +72,6 @@ def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, dig
         "bnn": (train_bnn, ["--data", digits, *bnn], "model.torch"),
         "source": (train_source, [*source, 3, 4], "model.torch"),
         "source, dead filters": (train_source, [*source, 40, 4, "--drop_dead", 0.2, "--l2", 0.1], "model.torch"),
-        "source, balanced": (train_source, [*source, 40, 4, "--drop_dead", 0.2, "--balance", "--start_width", 30, 4], "model.torch"),
         "vae": (train_vae_prior, vae, "vae_params.torch"),
     }[script]
     argv = [str(word) for word in words]
@@ -150,7 +149,6 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (prune_kernels.main, [tmp_path / "gone", "--out", tmp_path / "k"], "no weight file"),
         (train_vae_prior.main, ["--data_dir", tmp_path], "no kernel file"),
         (train_vae_prior.main, ["--data_dir", flat], "there is nothing to fit"),
-        (train_source.main, ["--data", digits, "--start_width", "3"], "--start_width has 1 widths for 2 convolutions"),
         (train_bnn.main, [*good, "--kl_kernels", "-1"], "-1 is not a number from 0 up"),
         (train_bnn.main, [*good, "--device", "abacus"], "--device"),
         (train_bnn.main, ["--conf", "params.yaml"], "unrecognized arguments"),

@@ -1,7 +1,6 @@
 """Pruning by the posterior, the files of pruned nets, and the nets that are pruned."""
 
 import copy
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,12 +9,11 @@ import yaml
 from torch import nn
 
 import train_bnn
-import train_source
 from models import build_net
 from models.bayes import bayes_layers, bnn_mode, conv_layers
-from models.sparsity import balance, compression, dense_state, drop_dead, prune, sparse_state
+from models.sparsity import compression, dense_state, drop_dead, prune, sparse_state
 from myexman.checkpoint import save_state
-from utils import evaluate, load_run, load_weights, predict, sum_of_squares
+from utils import evaluate, load_run, load_weights, predict
 
 X, Y = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
 
@@ -179,51 +177,9 @@ def test_filters_of_zeros_leave_a_net_and_its_optimiser_without_a_trace(model, s
     torch.testing.assert_close(net.features.conv2.weight, twin.features.conv2.weight[alive][:, inputs], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("model, shape, widths", [("fconv", (1, 28, 28), (6, 9)), ("cifarnet", (3, 32, 32), (5, 6, 7))])
-def test_balance_leaves_the_function_has_the_least_l2_and_adams_moments_of_it(model, shape, widths):
-    x, y = torch.rand(8, *shape), torch.arange(8)
-    net = build_net(model, "vanilla", widths, x, y)
-    opt = torch.optim.Adam(net.parameters(), lr=0.01, betas=(0.0, 0.0))  # moments of the last gradient alone
-
-    def step(lr):
-        opt.param_groups[0]["lr"] = lr
-        opt.zero_grad()
-        torch.nn.functional.cross_entropy(net(x), y).backward()
-        opt.step()
-
-    step(0.01)
-    step(0.0)
-    before, l2 = net(x), sum_of_squares(net.features)
-    balance(net, opt)
-    moments = {p: {name: s.clone() for name, s in opt.state[p].items()} for p in net.parameters()}
-    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
-    assert sum_of_squares(net.features) < l2
-    step(0.0)
-    for p in net.parameters():
-        torch.testing.assert_close(opt.state[p]["exp_avg"], moments[p]["exp_avg"], rtol=1e-2, atol=1e-6)
-        torch.testing.assert_close(opt.state[p]["exp_avg_sq"], moments[p]["exp_avg_sq"], rtol=2e-2, atol=1e-10)
-    with torch.no_grad():
-        net.features.conv1.weight[0], net.features.conv2.weight[:, 1] = 0, 0  # dead, or read by none
-    for _ in range(200):  # balancing one layer unbalances the layer before it, less and less
-        balance(net, opt)
-    convs = list(conv_layers(net).values())
-    for conv, reader in pairwise(convs):
-        filters = conv.weight.square().sum((1, 2, 3)) + conv.bias.square()
-        readers_norm = reader.weight.square().sum((0, 2, 3))
-        torch.testing.assert_close(filters[2:], readers_norm[2:], rtol=1e-3, atol=1e-6)
-        assert filters.isfinite().all() and readers_norm.isfinite().all()
-
-
 def test_a_net_without_a_living_filter_and_one_with_batch_normalisation_are_refused():
     net = build_net("fconv", "vanilla", (3, 4), torch.zeros(1, 1, 28, 28), torch.tensor([9]))
     with pytest.raises(ValueError, match="all filters of a layer have died"):
         drop_dead(net, None, 1e6)
     with pytest.raises(ValueError, match="batch normalisation"):
         drop_dead(build_net("vgg", "vanilla", (2, 2, 2, 2, 2), torch.zeros(1, 3, 32, 32), torch.tensor([9])), None, 0.1)
-
-
-def test_a_source_net_can_start_as_small_as_a_wider_one(digits):
-    argv = ["--data", digits, "--hid_dim", 64, 64, "--start_width", 256, 512, "--lr", 0, "--epochs", 1, "--bs", 20]
-    weights = load_weights(train_source.main([str(word) for word in argv]) / "model.torch")
-    for name, channels, area in (("conv1", 1 + 256, 7 * 7), ("conv2", 256 + 512, 5 * 5)):  # Glorot & Bengio, eq. 12
-        assert weights[f"features.{name}.weight"].std().item() == pytest.approx((2 / (channels * area)) ** 0.5, rel=0.05)
