@@ -24,6 +24,15 @@ def test_subsets_are_stratified(n, seed):
     assert n == 400 or not torch.equal(subset.x.sort(0)[0], stratified_subset(data, n, seed + 5).x.sort(0)[0])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_on_a_cpu_lie_channels_last_and_convolutions_follow(channels):
+    x = torch.rand(4, channels, 9, 9)
+    data = Dataset(x, torch.arange(4)).to("cpu")
+    assert torch.equal(data.x, x)
+    h = torch.nn.Conv2d(channels, 2, 3)(data.x[torch.tensor([2, 0])])
+    assert h.stride(1) == 1 and h.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_subset_size_is_checked():
     data = Dataset(torch.zeros(20, 1, 1, 1), torch.arange(20) % 5)
     with pytest.raises(ValueError, match="larger than the training set"):
