@@ -94,10 +94,14 @@ def common_facts(params):
 def provenance(runs, layers):
     """What kernels come from: dict(nets, kernels: {layer: how many there were}, source: how the nets were trained).
 
-    layers: {name: kernels}.  A single pool knows it from its .yaml; of runs it is counted."""
+    layers: {name: kernels}.  A single pool knows it from its .yaml; of runs it is counted.  Raises ValueError if that .yaml is of
+    another pool."""
     pool = Path(f"{runs[0]}.yaml")
     if len(runs) == 1 and pool.exists():
-        return yaml.safe_load(pool.read_text())
+        known = yaml.safe_load(pool.read_text())
+        if not isinstance(known, dict) or known.keys() != {"nets", "kernels", "source"} or known["kernels"].keys() != layers.keys():
+            raise ValueError(f"{pool} does not describe {runs[0]}, whose layers are {', '.join(layers)}: delete it, or write the pool anew")
+        return known
     params = [yaml.safe_load(file.read_text()) for run in runs if (file := Path(run) / "params.yaml").exists()]
     return dict(nets=len(runs), kernels={name: len(w) for name, w in layers.items()}, source=common_facts(params))
 

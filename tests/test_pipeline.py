@@ -234,6 +234,9 @@ def test_pruning_by_norm(tmp_path):
     prune_kernels.main([pool, "--out", str(tmp_path / "again"), "--max_kernels", "100"])  # the pool stands for the net
     facts = [yaml.safe_load((tmp_path / folder / "conv5x5_2/pruning.yaml").read_text()) for folder in ("k", "again")]
     assert facts[0] == facts[1] and facts[0]["kernels"] == 200  # also what was dropped before the pool was written
+    (tmp_path / "pool.torch.yaml").write_text("nets: 1\nkernels: {conv5x5: 200}\nsource: {}\n")
+    with pytest.raises(ValueError, match="does not describe"):
+        prune_kernels.main([pool, "--out", str(tmp_path / "other")])
     again = np.load(tmp_path / "again/conv5x5_2/train.npy")
     assert np.allclose(again, np.load(tmp_path / "k/conv5x5_2/train.npy"), rtol=1e-3, atol=1e-4)
     prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "scaled"), "--mean_norm", "0", "1.5"])  # one layer alone
