@@ -43,7 +43,7 @@ def test_the_pipeline(digits, tmp_path):
     vaes = [str(tmp_path / "vae7x7"), str(tmp_path / "vae5x5")]
     assert {p.name for p in (tmp_path / "vae7x7").iterdir()} == set(train_vae_prior.ARTEFACTS)
     card = (tmp_path / "vae5x5/README.md").read_text()
-    assert "nats per held-out kernel" in card and "20 for training and 4 held out" in card and load_vae(vaes[1]).z_dim == 3
+    assert "nats per held-out kernel" in card and "10 for training and 2 held out" in card and load_vae(vaes[1]).z_dim == 3
 
     for prior in ("vae", "loguniform", "sn"):
         run = train_bnn.main(["--data", str(digits), *BNN, "--vae_list", *vaes, "--prior_list", prior, prior])
