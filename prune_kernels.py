@@ -19,8 +19,9 @@ import torch
 import yaml
 
 from models.bayes import NOISE
+from models.pictures import new_figure, save_figure
 from myexman import Parser, at_least, save_state
-from utils import load_weights, new_figure, one_per_layer, run_cli, save_figure
+from utils import load_weights, one_per_layer, run_cli
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
@@ -154,12 +155,12 @@ def main(argv=None):
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
-    min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm", repeat=True)
-    keeps = one_per_layer(args.keep, None, len(layers), "--keep", repeat=True)
-    spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread", repeat=True)
+    min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm")
+    keeps = one_per_layer(args.keep, None, len(layers), "--keep")
+    spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread")
     if min(spreads) < 1:
         raise ValueError("--spread is a ratio of quantiles, from 1 up")
-    mean_norms = one_per_layer(args.mean_norm, 0.0, len(layers), "--mean_norm", repeat=True)
+    mean_norms = one_per_layer(args.mean_norm, 0.0, len(layers), "--mean_norm")
     names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
     first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]

@@ -8,34 +8,35 @@ With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic coun
 
 import math
 import time
+from argparse import ArgumentTypeError
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import yaml
 from tqdm import trange
 
 from models import NETWORKS, build_net
-from models.bayes import LAYERS, bayes_layers, conv_layers, init_posterior, set_rates
-from models.sparsity import CRITERIA
+from models.bayes import LAYERS, BayesLayer, bayes_layers, init_posterior, set_rates
+from models.kernel_sums import Draw, FullSum, Turns
+from models.priors import DENSITIES, PRIORS, KernelPrior
+from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
 from utils import (
     add_common_flags,
     add_init_flags,
-    add_prior_flags,
-    announce_cost,
-    build_priors,
-    check,
+    check_batches,
+    count_flops,
+    data_options,
     evaluate,
     initialize,
-    kl_weight,
+    layer_sources,
     linear_lr,
     load_data,
-    load_filters,
     load_into,
-    load_vaes,
     load_weights,
     prior_names,
-    prune_net,
     run_cli,
     seed_everything,
     sum_of_squares,
@@ -43,76 +44,189 @@ from utils import (
 )
 
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
+PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
+# Options for Bayesian layers only, and their defaults
+BAYESIAN = dict(prior_list=None, prune=None, alpha=None, max_logsigma=None, kl_anneal_epochs=0, kl_scale=1.0)
 
 
 def parse_args(argv=None):
     resume_with = ("epochs", "eval_freq", "prune", "threshold")
     parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_bnn.py", resume_with=resume_with)
-    add = parser.add_argument
+    add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
-    add(
-        "--net_cfg",
-        choices=sorted(LAYERS),
-        default="bayes",
-        help="Bayesian convolutions (all layers: bayes-all), or a plain net (with dropout)",
-    )
-    add_init_flags(parser)
+    what = "Bayesian convolutions (all layers: bayes-all), or a plain net (with dropout)"
+    add("--net_cfg", choices=sorted(LAYERS), default="bayes", help=what)
     add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
+    add_init_flags(parser)
+    add = parser.add_argument_group("posterior").add_argument
     add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior, under `vd` of its rate (paper: -10)")
     add("--logvarinit_std", type=at_least(0, float), default=0.0, help="its spread over weights (Kharitonov et al.: 0.2)")
     add("--max_logsigma", type=float, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
     add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
-    add_prior_flags(parser)
-    add(
-        "--l2",
-        type=at_least(0, float),
-        default=0.0,
-        help="weight of the sum of squares of `features`, the layers before the classifier, for nets without priors",
-    )
+    add = parser.add_argument_group("priors").add_argument
+    add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
+    shape = "shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)"
+    add("--gamma_a", type=positive, default=0.51, help=shape)
+    add("--gamma_b", type=at_least(0, float), default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
+    add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
+    l2 = "weight of the sum of squares of `features`, the layers before the classifier, for nets without priors"
+    add("--l2", type=at_least(0, float), default=0.0, help=l2)
+    add = parser.add_argument_group("KL term").add_argument
+    add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
+    add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
+    add("--kl_memory", action="store_true", help="with --kl_kernels: a kernel's KL gradient acts on until it is drawn again")
+    chunk = "kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
+    add("--kl_chunk", type=at_least(0), default=0, help=chunk)
+    add("--kl_scale", type=at_least(0, float), default=BAYESIAN["kl_scale"], help="factor of the KL term")
+    rise = "epochs in which that factor rises from 0 (Kharitonov et al.: 20)"
+    add("--kl_anneal_epochs", type=at_least(0), default=BAYESIAN["kl_anneal_epochs"], help=rise)
+    add_common_flags(parser, epochs=10000, bs=256)
+    add = parser.add_argument_group("evaluation, pruning").add_argument
     add("--decrease_from", type=at_least(0), default=0, help="epoch from which the learning rate falls (Kharitonov et al.: 100)")
-    add("--prune", choices=sorted(CRITERIA), help="after training, drop weights by signal-to-noise ratio or by mean; writes pruned.torch")
-    add("--threshold", type=at_least(0, float), help="what --prune keeps at least (default: mean^2 / sigma^2 0.05, or |mean| 0.01)")
     add("--ens", type=at_least(0), default=10, help="networks in the test ensemble (paper: 10)")
     add("--eval_freq", type=at_least(1), default=100, help="epochs between evaluations")
-    add_common_flags(parser, epochs=10000, bs=256)
+    add("--prune", choices=sorted(CRITERIA), help="after training, drop weights by signal-to-noise ratio or by mean; writes pruned.torch")
+    add("--threshold", type=at_least(0, float), help="what --prune keeps at least (default: mean^2 / sigma^2 0.05, or |mean| 0.01)")
     return parser.parse_args(argv)
 
 
-def negative_elbo(net, layers, priors, N, x, y, weight=1.0):
+def prior_name(word):
+    """An argparse type: a name in PRIORS; `posterior` takes a run, as posterior:RUN."""
+    name, colon, run = word.partition(":")
+    if name not in PRIORS or (name == "posterior") != bool(colon and run):
+        raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
+    return word
+
+
+def check_options(args, net, layers, n):
+    """Raise ValueError if options do not go together, or not with the net, its Bayesian layers and its n training images."""
+    given = [f"--{name}" for name, default in BAYESIAN.items() if getattr(args, name) != default]
+    priors, fixed, clipped = args.prior_list or [], args.alpha is not None, args.max_logsigma is not None
+    vd, snr = "vd" in priors, args.prune == "snr"
+    for wrong, what in (
+        (given and not layers, f"{' '.join(given[:1])} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none"),
+        (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
+        (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
+        (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
+        (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
+        (fixed and clipped, "--max_logsigma clips a free variance; with --alpha there is none"),
+        (vd and clipped, "--max_logsigma clips a free variance; under the prior vd it is alpha mean^2"),
+        (vd and args.logvarinit_std, "--logvarinit_std is for a free variance; under the prior vd it is alpha mean^2"),
+        (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
+        (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
+        ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
+    ):
+        if wrong:
+            raise ValueError(what)
+    check_batches(net, n, args.bs)
+
+
+def build_priors(args, layers):
+    """One prior per Bayesian layer, in a ModuleList beside the net.  layers: of utils.layer_sources.
+
+    Raises ValueError if a prior needs what a layer does not have."""
+    layers = [layer for layer in layers if isinstance(layer.module, BayesLayer)]
+    options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
+    priors = torch.nn.ModuleList()
+    for word, layer in zip(prior_names(args.prior_list, layers), layers):
+        name, _, run = word.partition(":")
+        offered = dict(options, kernel_sum=kernel_sum(args), density=density_for(name, layer))
+        if run:
+            offered |= former_posterior(run, layer.name)
+        kind = PRIORS[name]
+        if "density" in kind.needs and offered["density"] is None:
+            flag = "--filters_list" if hasattr(DENSITIES[name], "fit") else "--vae_list"
+            why = f"{flag} gives nothing for it" if layer.init else "it has no kernels"
+            raise ValueError(f"--prior_list says {name} for {layer.name}, but {why}")
+        priors.append(kind(**{need: offered[need] for need in kind.needs}))
+    return priors
+
+
+def density_for(name, layer):
+    """The density of kernels that the prior of that name takes: the layer's, or fitted to the layer's trained kernels; or None."""
+    kind = DENSITIES.get(name)
+    if type(layer.density) is kind:
+        return layer.density
+    return kind.fit(layer.kernels) if hasattr(kind, "fit") and layer.kernels is not None else None
+
+
+def kernel_sum(args):
+    """Which kernels of a layer a step sums over."""
+    if not args.kl_kernels:
+        return FullSum()
+    return Turns(args.kl_kernels) if args.kl_memory else Draw(args.kl_kernels)
+
+
+def former_posterior(run, name):
+    """dict(mean, log_var) of the layer of that name in a former run.  Raises FileNotFoundError and ValueError."""
+    state = load_weights(Path(run) / "model.torch")
+    found = {key: state.get(f"{name}.{part}.weight") for key, part in (("mean", "mean"), ("log_var", "var"))}
+    if any(w is None for w in found.values()):
+        raise ValueError(f"{run} has no posterior of {name}: it needs the same --model and --net_cfg, and neither --alpha nor vd")
+    return found
+
+
+def kl_weight(epoch, anneal_epochs=0, scale=1.0):
+    """Factor of the KL term in epoch (0, 1, …): from 0 up to scale, reached after anneal_epochs."""
+    return scale * (min(1.0, epoch / anneal_epochs) if anneal_epochs else 1.0)
+
+
+def negative_elbo(net, layers, priors, N, x, y, weight=1.0, mean_nll=F.cross_entropy):
     """Estimate of -L^aux (eq. 8) from B of N images, nats: N / B * sum of their nll + sum of the layers' KL terms.
 
-    weight: factor of the KL terms.  Returns the estimate and dict(nll: mean per image, kl: the sum), all 0-d tensors."""
-    nll = F.cross_entropy(net(x), y)
+    weight: factor of the KL terms.  mean_nll: of the net's outputs and y, a mean over the B.  Returns the estimate and dict(nll: mean per
+    image, kl: the sum), all 0-d tensors."""
+    nll = mean_nll(net(x), y)
     kl = sum((prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)), torch.zeros((), device=x.device))
     return N * nll + weight * kl, dict(nll=nll, kl=kl)
+
+
+def announce_cost(net, layers, priors, batch, full):
+    """Print what a step costs under priors over kernels, whose sum over all kernels (full) outweighs the data term on a CPU; name the way
+    out."""
+    data = 3 * count_flops(lambda: net(batch))
+    kl = 3 * count_flops(lambda: sum(prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)))
+    hint = "; --kl_kernels 256 --kl_memory does the same from 256 kernels of each layer" if kl > 2 * data and full else ""
+    print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
+
+
+def prune_net(net, test, run_dir, criterion, threshold):
+    """Prune the trained net: pruned.torch, the state dict of the plain net with sparse weights, and pruning.yaml, what it cost."""
+    before = evaluate(net, test, ens=0)["mean_acc"]
+    kept = prune(net, criterion, threshold)
+    report = dict(criterion=criterion, threshold=threshold, error_before=1 - before, error=1 - evaluate(net, test, ens=0)["mean_acc"])
+    report |= dict(compression=compression(kept), kept={name: list(counts) for name, counts in kept.items()})
+    save_state(sparse_state(net), run_dir / "pruned.torch")
+    (run_dir / "pruning.yaml").write_text(yaml.safe_dump(report, sort_keys=False))
+    print("pruned: error {error_before:.4f} before, {error:.4f} after, {compression:.1f}x fewer weights".format(**report))
 
 
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
-    train, test = load_data(args)
+    train, test = load_data(**data_options(vars(args)))
     N = len(train.y)
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
-    layers, convs = bayes_layers(net), conv_layers(net)
-    check(args, net, layers, N)
-    vaes, filters = load_vaes(args, convs), load_filters(args, convs)
-    initialize(args, convs, vaes, filters)
-    init_posterior(layers, args.logvarinit, args.logvarinit_std)
-    set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logvarinit)
+    bayes = bayes_layers(net)
+    check_options(args, net, bayes, N)
+    layers = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device)
+    initialize(layers)
+    init_posterior(bayes, args.logvarinit, args.logvarinit_std)
+    set_rates(bayes, prior_names(args.prior_list, bayes), args.alpha, args.logvarinit)
     if args.start_from and not args.resume:
         load_into(net, load_weights(Path(args.start_from) / "model.torch"), args.start_from)
-    priors = build_priors(args, net, layers, vaes, filters).to(args.device)
+    priors = build_priors(args, layers).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
     if args.max_logsigma is not None:
-        clipped = [layer.var.weight.data for layer in layers]
+        clipped = [layer.var.weight.data for layer in bayes]
         opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
-    if args.device == "cpu":
-        announce_cost(net, layers, priors, train.x[: args.bs])
+    if args.device == "cpu" and any(type(prior) is KernelPrior for prior in priors):
+        announce_cost(net, bayes, priors, train.x[: args.bs], full=not args.kl_kernels)
 
-    def objective(x, y):
-        loss, report = negative_elbo(net, layers, priors, N, x, y, weight)
+    def objective(weight, x, y):
+        loss, report = negative_elbo(net, bayes, priors, N, x, y, weight)
         if args.l2:
             loss = loss + N * args.l2 * sum_of_squares(net.features)
         return loss, report
@@ -125,7 +239,7 @@ def main(argv=None):
     for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
         weight = kl_weight(epoch, args.kl_anneal_epochs, args.kl_scale)
-        stats = train_epoch(train, args.bs, opt, objective, epoch)
+        stats = train_epoch(train, args.bs, opt, partial(objective, weight), epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
             step = (epoch + 1) * math.ceil(N / args.bs)
             results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))

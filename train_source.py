@@ -16,7 +16,18 @@ from models.bayes import conv_layers
 from models.initialization import Xavier, fill
 from models.sparsity import drop_dead, narrow, readers
 from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
-from utils import add_common_flags, check_batches, evaluate, linear_lr, load_data, run_cli, seed_everything, sum_of_squares, train_epoch
+from utils import (
+    add_common_flags,
+    check_batches,
+    data_options,
+    evaluate,
+    linear_lr,
+    load_data,
+    run_cli,
+    seed_everything,
+    sum_of_squares,
+    train_epoch,
+)
 
 
 def parse_args(argv=None):
@@ -35,12 +46,12 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
-    train, test = load_data(args)
+    train, test = load_data(**data_options(vars(args)))
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
     check_batches(net, len(train.y), args.bs)
     for conv in conv_layers(net).values():
-        fill(conv, Xavier(conv.weight.shape))
+        fill(conv.weight, Xavier(conv.weight.shape))
     opt = torch.optim.Adam(net.parameters(), fused=True)
     if args.drop_dead:
         readers(net)  # refuses a net that cannot lose filters

@@ -14,10 +14,11 @@ import torch
 import yaml
 from tqdm import trange
 
+from models.pictures import plot_kernels, plot_latent
 from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
 from myexman import ExParser, Logger, at_least, commit_name, resume, save_checkpoint, save_state
-from utils import add_run_flags, linear_lr, load_kernels, plot_kernels, plot_latent, run_cli, seed_everything, train_epoch
+from utils import add_run_flags, linear_lr, load_kernels, run_cli, seed_everything, train_epoch
 
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
 # larger ones left as it is, since scaling up slows its training.

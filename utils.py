@@ -1,9 +1,10 @@
-"""What the scripts share: flags, seeds, schedules, the epoch function, prediction, metrics, and loading of saved things."""
+"""What the scripts share: flags, seeds, the epoch function, prediction, metrics, loading, and what is given for each layer of a net."""
 
 import os
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,19 +12,15 @@ import torch.nn.functional as F
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from data import load_dataset, permute_pixels, random_labels
+from data import load_dataset, permute_pixels, shuffle_labels
 from models import build_net
-from models.bayes import bayes_layers, bnn_mode, is_stochastic, set_rates
-from models.initialization import INITS, DecoderMeans, LearnedKernels, Pretrained, Xavier, fill
-from models.priors import PRIORS, DeepWeightPrior
-from models.sparsity import compression, dense_state, prune, sparse_state
+from models.bayes import BayesLayer, bayes_layers, conv_layers, is_stochastic, mode, set_mode, set_rates
+from models.densities import Density
+from models.initialization import DecoderMeans, LearnedKernels, Pretrained, Xavier, fill
+from models.priors import DENSITIES
+from models.sparsity import dense_state
 from models.vae import VAE
-from myexman import at_least, positive, save_state
-
-# Options for Bayesian layers only, and their defaults
-BAYESIAN = dict(prior_list=None, prune=None, alpha=None, max_logsigma=None, kl_anneal_epochs=0, kl_scale=1.0)
-PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
-
+from myexman import at_least
 
 # ---------------------------------------------------------------- running a script
 
@@ -42,15 +39,19 @@ def run_cli(main):
         sys.exit(130)
 
 
+DATA_OPTIONS = ("data", "data_root", "num_examples", "data_split_seed", "validate", "random_labels", "permute", "device")
+
+
 def add_common_flags(parser, epochs, bs, lr=1e-3):
     """Flags of the scripts that train a network on images."""
-    add = parser.add_argument
+    add = parser.add_argument_group("images").add_argument
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
     add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
     add("--validate", action="store_true", help="test on every sixth training image instead, to choose hyper-parameters")
     add("--random_labels", action="store_true", help="shuffle the training labels, whatever the images show")
     add("--permute", type=at_least(0), metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
+    add = parser.add_argument_group("training").add_argument
     add("--hid_dim", type=at_least(1), nargs="+", help="widths of the hidden layers, filters of convolutions; by default the paper's")
     add("--epochs", type=at_least(1), default=epochs, help="passes over the training set (paper: 10000 for the Bayesian nets)")
     add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
@@ -59,71 +60,13 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
 
 
 def add_init_flags(parser):
-    """Where the first kernels of each convolution come from."""
-    add = parser.add_argument
-    add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier for all; paper: vae)")
+    """Where the first kernels of each convolution come from; a single entry of a list stands for all convolutions."""
+    add = parser.add_argument_group("first kernels").add_argument
+    add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier; paper: vae)")
     add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae` in a list, or none")
-    add(
-        "--filters_list",
-        nargs="+",
-        default=[],
-        help="folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none",
-    )
+    what = "folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none"
+    add("--filters_list", nargs="+", default=[], help=what)
     add("--pretrained", help="state dict of a trained net, for `pretrained` in --init_list")
-
-
-def add_prior_flags(parser):
-    """The priors of a Bayesian net, and how their KL terms are estimated and weighed."""
-    add = parser.add_argument
-    add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
-    add(
-        "--gamma_a", type=positive, default=0.51, help="shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)"
-    )
-    add("--gamma_b", type=at_least(0, float), default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
-    add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
-    add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
-    add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
-    add("--kl_memory", action="store_true", help="with --kl_kernels: a kernel's KL gradient acts on until it is drawn again")
-    add(
-        "--kl_chunk", type=at_least(0), default=0, help="kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
-    )
-    add("--kl_scale", type=at_least(0, float), default=BAYESIAN["kl_scale"], help="factor of the KL term")
-    rise = "epochs in which that factor rises from 0 (Kharitonov et al.: 20)"
-    add("--kl_anneal_epochs", type=at_least(0), default=BAYESIAN["kl_anneal_epochs"], help=rise)
-
-
-def prior_name(word):
-    """An argparse type: a name in PRIORS; `posterior` takes a run, as posterior:RUN."""
-    name, colon, run = word.partition(":")
-    if name not in PRIORS or (name == "posterior") != bool(colon and run):
-        raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
-    return word
-
-
-def check(args, net, layers, n):
-    """Raise ValueError if options do not go together, or not with the net and its n training images."""
-    given = [f"--{name}" for name, default in BAYESIAN.items() if getattr(args, name) != default]
-    if not layers and given:
-        raise ValueError(f"{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
-    if not layers and args.net_cfg == "bayes":
-        raise ValueError(f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all")
-    if args.l2 and layers:
-        raise ValueError("--l2 is for nets without priors: leave it out with --net_cfg bayes")
-    if args.threshold is not None and not args.prune:
-        raise ValueError("--threshold is what --prune keeps at least: give --prune too")
-    if args.kl_memory and not args.kl_kernels:
-        raise ValueError("--kl_memory remembers the kernels that are not drawn: give --kl_kernels too")
-    if args.alpha is not None and args.max_logsigma is not None:
-        raise ValueError("--max_logsigma clips a free variance; with --alpha there is none")
-    if "vd" in (args.prior_list or []) and (args.max_logsigma is not None or args.logvarinit_std):
-        raise ValueError("--max_logsigma and --logvarinit_std are for a free variance; under the prior vd it is alpha mean^2")
-    if "vd" in (args.prior_list or []) and args.prune == "snr":
-        raise ValueError("--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean")
-    if args.alpha is not None and args.prune == "snr":
-        raise ValueError("--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean")
-    if args.alpha is None and "dropout" in (args.prior_list or []):
-        raise ValueError("the prior dropout is for a fixed noise: give --alpha")
-    check_batches(net, n, args.bs)
 
 
 def check_batches(net, n, bs):
@@ -132,14 +75,19 @@ def check_batches(net, n, bs):
         raise ValueError(f"--bs {bs} makes a minibatch of one of {n} images, of which no statistics can be taken: choose another")
 
 
-def load_data(args):
-    """The training and the test Dataset that the common flags ask for, on the device."""
-    train, test = load_dataset(args.data, args.data_root, args.num_examples, args.data_split_seed, args.validate)
-    if args.random_labels:
-        train = random_labels(train, args.data_split_seed)
-    if args.permute is not None:
-        train, test = permute_pixels(train, args.permute), permute_pixels(test, args.permute)
-    return train.to(args.device), test.to(args.device)
+def data_options(params):
+    """Those of a script's parameters, a dict, that say which data it takes, and where."""
+    return {name: params[name] for name in DATA_OPTIONS if name in params}
+
+
+def load_data(data, data_root, num_examples=0, data_split_seed=0, validate=False, random_labels=False, permute=None, device="cpu"):
+    """The training and the test Dataset that the options of these names ask for, on the device."""
+    train, test = load_dataset(data, data_root, num_examples, data_split_seed, validate)
+    if random_labels:
+        train = shuffle_labels(train, data_split_seed)
+    if permute is not None:
+        train, test = permute_pixels(train, permute), permute_pixels(test, permute)
+    return train.to(device), test.to(device)
 
 
 def default_data_root():
@@ -176,11 +124,6 @@ def linear_lr(opt, epoch, epochs, lr, decrease_from=0):
     """Set the learning rate of epoch (0, 1, …, epochs - 1): lr until decrease_from, then down on a line that reaches 0 at `epochs`."""
     for group in opt.param_groups:
         group["lr"] = lr * min(1.0, (epochs - epoch) / max(epochs - decrease_from, 1))
-
-
-def kl_weight(epoch, anneal_epochs=0, scale=1.0):
-    """Factor of the KL term in epoch (0, 1, …): from 0 up to scale, reached after anneal_epochs."""
-    return scale * (min(1.0, epoch / anneal_epochs) if anneal_epochs else 1.0)
 
 
 def minibatches(data, bs):
@@ -238,8 +181,8 @@ def mc_ensemble(net, x, n, bs=500):
     """Log-probabilities of n networks w_k ~ q, each (N, classes), as a list. (For dropout every batch draws its masks anew.)"""
     members = []
     for _ in range(n):
-        bnn_mode(net, "sample")
-        members.append(predict(net, x, bs))
+        with mode(net, "sample"):
+            members.append(predict(net, x, bs))
     return members
 
 
@@ -265,12 +208,11 @@ def metrics(log_probs, y):
 
 def evaluate(net, data, ens=10):
     """Metrics of the mean network (`mean_acc`, …) and, for a net with random weights, of one sample and of `ens` averaged ones."""
-    bnn_mode(net, "det")
-    results = {"mean": predict(net, data.x)}
+    with mode(net, "det"):
+        results = {"mean": predict(net, data.x)}
     if is_stochastic(net) and ens > 0:
         members = mc_ensemble(net, data.x, ens)
         results |= {"one": members[0], "ens": ensemble_average(members)}
-    bnn_mode(net, "stoch")
     return {f"{who}_{name}": v for who, log_probs in results.items() for name, v in metrics(log_probs, data.y).items()}
 
 
@@ -280,29 +222,6 @@ def count_flops(compute):
     with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
         compute()
     return counter.get_total_flops()
-
-
-def announce_cost(net, layers, priors, batch):
-    """Print what a step of train_bnn.py costs if it has a deep weight prior, whose sum over all kernels outweighs the data term
-    on a CPU; name the way out."""
-    dwp = [p for p in priors if isinstance(p, DeepWeightPrior)]
-    if not dwp:
-        return
-    data = 3 * count_flops(lambda: net(batch))
-    kl = 3 * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
-    hint = "; --kl_kernels 256 --kl_memory does the same from 256 kernels of each layer" if kl > 2 * data and not dwp[0].kl_kernels else ""
-    print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
-
-
-def prune_net(net, test, run_dir, criterion, threshold):
-    """Prune the trained net: pruned.torch, the state dict of the plain net with sparse weights, and pruning.yaml, what it cost."""
-    before = evaluate(net, test, ens=0)["mean_acc"]
-    kept = prune(net, criterion, threshold)
-    report = dict(criterion=criterion, threshold=threshold, error_before=1 - before, error=1 - evaluate(net, test, ens=0)["mean_acc"])
-    report |= dict(compression=compression(kept), kept={name: list(counts) for name, counts in kept.items()})
-    save_state(sparse_state(net), run_dir / "pruned.torch")
-    (run_dir / "pruning.yaml").write_text(yaml.safe_dump(report, sort_keys=False))
-    print("pruned: error {error_before:.4f} before, {error:.4f} after, {compression:.1f}x fewer weights".format(**report))
 
 
 # ---------------------------------------------------------------- loading
@@ -333,44 +252,57 @@ def load_into(module, state, source):
     module.load_state_dict(state)
 
 
-def load_vae(path, device=None, weights="vae_params.torch"):
-    """The kernel VAE in a prior folder (params.yaml + vae_params.torch), ours or one published by the paper's authors.
+def load_density(path, device=None, weights="vae_params.torch"):
+    """The density of kernels in a prior folder: params.yaml, whose `density` is a name in models.priors.DENSITIES (by default vae), and
+    its weights.
 
-    Returns a models.vae.VAE in evaluation mode.  Raises FileNotFoundError and ValueError."""
+    Returns a models.densities.Density in evaluation mode.  Raises FileNotFoundError and ValueError."""
     path = Path(path)
     if not (path / "params.yaml").exists():
         raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
     try:
         params = yaml.safe_load((path / "params.yaml").read_text())
-        vae = VAE(*(int(params[k]) for k in ("kernel_dim", "z_dim", "hidden_dim")), float(params.get("min_std", 0)))
-    except (yaml.YAMLError, KeyError, TypeError) as e:
-        raise ValueError(f"{path / 'params.yaml'} must give kernel_dim, z_dim and hidden_dim: {' '.join(str(e).split())}") from e
-    state, own = load_weights(path / weights), vae.state_dict()
+        name = params.get("density", "vae")
+        if name not in DENSITIES:
+            raise ValueError(f"{path / 'params.yaml'}: unknown density {name!r}; choose from {', '.join(sorted(DENSITIES))}")
+        kind = DENSITIES[name]
+        density = kind(**{option: number(params[option]) for option, number in kind.options.items() if option in params})
+    except (yaml.YAMLError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path / 'params.yaml'} does not describe a density of kernels: {' '.join(str(e).split())}") from e
+    state, own = load_weights(path / weights), density.state_dict()
     for k in own.keys() & state.keys():  # a 1x1 head may be stored as Conv2d, ConvTranspose2d or Linear: same numbers, other shape
         if own[k].squeeze().shape == state[k].squeeze().shape:
             state[k] = state[k].reshape(own[k].shape)
-    load_into(vae, state, path / weights)
-    return vae.to(device or "cpu").eval()
+    load_into(density, state, path / weights)
+    return density.to(device or "cpu").eval()
 
 
-def load_run(run_dir, pruned=False, device=None):
+def load_vae(path, device=None, weights="vae_params.torch"):
+    """The kernel VAE in a prior folder (params.yaml + vae_params.torch), ours or one published by the paper's authors.
+
+    Returns a models.vae.VAE in evaluation mode.  Raises FileNotFoundError and ValueError."""
+    vae = load_density(path, device, weights)
+    if not isinstance(vae, VAE):
+        raise ValueError(f"{path} holds a {type(vae).__name__}, not a kernel VAE: utils.load_density loads it")
+    return vae
+
+
+def load_run(run_dir, pruned=False, device=None, data_root=None):
     """The net of a train_bnn.py run as it was trained, or the plain net that --prune left, with the data it was trained and tested on.
 
-    device: by default the GPU if there is one.  Returns (net, train, test), the net in mode "det".  Raises FileNotFoundError and
-    ValueError."""
-    run_dir = Path(run_dir)
+    device: by default the GPU if there is one.  data_root: of the data sets, if not where the run found them.  Returns (net, train,
+    test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
+    run_dir, device = Path(run_dir), device or default_device()
     params = yaml.safe_load((run_dir / "params.yaml").read_text())
     if (params.get("meta") or {}).get("script") != "train_bnn.py":
         raise ValueError(f"{run_dir / 'params.yaml'} is not of a run of train_bnn.py")
-    younger = dict(alpha=None, validate=False, random_labels=False, permute=None)  # options that old runs do not have
-    args = Namespace(**younger | params | dict(device=device or default_device()))
-    train, test = load_data(args)
-    net = build_net(args.model, "vanilla" if pruned else args.net_cfg, args.hid_dim, *train).to(args.device)
+    train, test = load_data(**data_options(params) | dict(device=device) | (dict(data_root=data_root) if data_root else {}))
+    net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train).to(device)
     layers = bayes_layers(net)
-    set_rates(layers, prior_names(args.prior_list, layers), args.alpha)
+    set_rates(layers, prior_names(params["prior_list"], layers), params.get("alpha"))
     file = run_dir / ("pruned.torch" if pruned else "model.torch")
-    load_into(net, dense_state(load_weights(file, args.device)), file)
-    bnn_mode(net, "det")
+    load_into(net, dense_state(load_weights(file, device)), file)
+    set_mode(net, "det")
     return net, train, test
 
 
@@ -388,173 +320,89 @@ def load_kernels(file):
     return torch.from_numpy(kernels.astype(np.float32))
 
 
-def one_per_layer(values, default, layers, flag, repeat=False):
-    """A command-line list with one entry per convolution; the default for all if it was not given.
+# ---------------------------------------------------------------- layers, and what the command line gives for them
 
-    repeat: whether a single entry may stand for all.  Raises ValueError on another length."""
-    values = values or [default] * layers
-    if repeat and len(values) == 1:
-        values = values * layers
-    if len(values) != layers:
+
+class Layer(NamedTuple):
+    """A convolution, plain or Bayesian, or another Bayesian layer, with what its first kernels and its prior can be made of."""
+
+    name: str  # in the net
+    module: torch.nn.Module
+    init: str | None = None  # of a convolution: its entry of --init_list
+    density: Density | None = None  # of --vae_list
+    kernels: torch.Tensor | None = None  # trained ones (n, 1, k, k), of --filters_list
+    pretrained: torch.Tensor | None = None  # a trained layer's weight, of --pretrained
+
+    @property
+    def weight(self):
+        """The weight, of a Bayesian layer its mean."""
+        return getattr(self.module, "mean", self.module).weight
+
+
+def one_per_layer(values, default, layers, flag):
+    """A command-line list with one entry per layer: a single one stands for all, as the default does if there is none.
+
+    Raises ValueError on another length."""
+    values = values or [default]
+    if len(values) not in (1, layers):
         raise ValueError(f"{flag} needs one entry per layer: {layers}, got {len(values)}")
-    return values
+    return list(values) * (layers // len(values))
 
 
-def kernel_source(init, name, conv, vae=None, kernels=None, pretrained=None):
-    """What fills the convolution called `name`: an entry of --init_list, with that layer's VAE, trained kernels, or trained net."""
-    if init == "xavier":
-        return Xavier(conv.weight.shape)
-    if init == "vae" and vae:
-        return vae
-    if init == "vae-mean" and vae:
-        return DecoderMeans(vae)
-    if init == "filters" and kernels is not None:
-        return LearnedKernels(kernels)
-    if init == "pretrained" and pretrained:
-        state = {key.replace(".mean.", "."): w for key, w in load_weights(pretrained).items()}  # of a Bayesian net, the mean
-        if f"{name}.weight" in state:
-            return Pretrained(state[f"{name}.weight"])
-    flag = {"vae": "--vae_list", "vae-mean": "--vae_list", "filters": "--filters_list", "pretrained": "--pretrained"}[init]
-    raise ValueError(f"--init_list says {init} for {name}, but {flag} gives nothing for it")
+def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=None, device="cpu"):
+    """The Layers of a net, from input to output.  The lists have an entry per convolution, or one for all; a folder may be `none`."""
+    convs = conv_layers(net)
+    inits, vaes, filters = (
+        one_per_layer(values, default, len(convs), flag)
+        for values, default, flag in (
+            (init_list, "xavier", "--init_list"),
+            (vae_list, "none", "--vae_list"),
+            (filters_list, "none", "--filters_list"),
+        )
+    )
+    trained = load_weights(pretrained, device) if pretrained else {}
+    trained = {key.replace(".mean.", "."): w for key, w in trained.items()}  # of a Bayesian net, the mean
+    entries, layers = iter(zip(inits, vaes, filters)), []
+    for name, module in net.named_modules():
+        if name in convs:
+            init, vae, folder = next(entries)
+            density = None if vae == "none" else load_density(vae, device)
+            kernels = None if folder == "none" else load_kernels(Path(folder) / "train.npy").to(device)
+            k = convs[name].kernel_size[0]
+            for flag, source, own in (
+                ("--vae_list", vae, density and density.kernel_dim),
+                ("--filters_list", folder, None if kernels is None else kernels.shape[-1]),
+            ):
+                if own not in (None, k):
+                    raise ValueError(f"{flag}: {source} has {own}x{own} kernels, {name} has {k}x{k}")
+            layers.append(Layer(name, module, init, density, kernels, trained.get(f"{name}.weight")))
+        elif isinstance(module, BayesLayer):
+            layers.append(Layer(name, module))
+    return layers
 
 
-def load_vaes(args, convs):
-    """The kernel VAE of each convolution, or None."""
-    vaes = []
-    for path, (name, conv) in zip(one_per_layer(args.vae_list, "none", len(convs), "--vae_list"), convs.items()):
-        vae = None if path == "none" else load_vae(path, args.device)
-        if vae and vae.kernel_dim != conv.kernel_size[0]:
-            k, own = vae.kernel_dim, conv.kernel_size[0]
-            raise ValueError(f"--vae_list: {path} models {k}x{k} kernels, {name} has {own}x{own}")
-        vaes.append(vae)
-    return vaes
+# --init_list: what of a Layer a source of kernels is made of, the flag that gives it, and the source
+SOURCES = {
+    "vae": ("density", "--vae_list", lambda density: density),
+    "vae-mean": ("density", "--vae_list", DecoderMeans),
+    "filters": ("kernels", "--filters_list", LearnedKernels),
+    "pretrained": ("pretrained", "--pretrained", Pretrained),
+}
+INITS = ("xavier", *SOURCES)
 
 
-def load_filters(args, convs):
-    """The trained kernels for each convolution, (n, 1, k, k), or None."""
-    folders = one_per_layer(args.filters_list, "none", len(convs), "--filters_list")
-    return [None if folder == "none" else load_kernels(Path(folder) / "train.npy").to(args.device) for folder in folders]
-
-
-def initialize(args, convs, vaes, filters):
-    """Fill each convolution from the source of kernels that --init_list names."""
-    inits = one_per_layer(args.init_list, "xavier", len(convs), "--init_list")
-    for init, vae, kernels, (name, conv) in zip(inits, vaes, filters, convs.items()):
-        fill(conv, kernel_source(init, name, conv, vae, kernels, args.pretrained))
-
-
-def former_posterior(run, place):
-    """(mean, log-variance) of the layer of that name in a former run.  Raises FileNotFoundError and ValueError."""
-    state = load_weights(Path(run) / "model.torch")
-    names = [f"{place}.{part}.weight" for part in ("mean", "var")]
-    if not all(name in state for name in names):
-        raise ValueError(f"{run} has no posterior of {place}: it needs the same --model and --net_cfg, and neither --alpha nor vd")
-    return [state[name] for name in names]
+def initialize(layers):
+    """Fill each convolution from the source of kernels that --init_list names for it."""
+    for layer in layers:
+        if layer.init == "xavier":
+            fill(layer.weight, Xavier(layer.weight.shape))
+        elif layer.init:
+            what, flag, source = SOURCES[layer.init]
+            if getattr(layer, what) is None:
+                raise ValueError(f"--init_list says {layer.init} for {layer.name}, but {flag} gives nothing for it")
+            fill(layer.weight, source(getattr(layer, what)))
 
 
 def prior_names(prior_list, layers):
     """The entries of --prior_list, one per Bayesian layer; none for a net without."""
-    return one_per_layer(prior_list, "sn", len(layers), "--prior_list", repeat=True) if layers else []
-
-
-def build_priors(args, net, layers, vaes, filters):
-    """One prior per Bayesian layer, in a ModuleList beside the net.  vaes, filters: of the convolutions, which come first."""
-    names = prior_names(args.prior_list, layers)
-    places, none = {layer: place for place, layer in net.named_modules()}, [None] * (len(layers) - len(vaes))
-    dwp = dict(
-        dwp_samples=args.dwp_samples,
-        kl_kernels=args.kl_kernels,
-        kl_chunk=args.kl_chunk,
-        kl_memory=args.kl_memory,
-        train_reverse=bool(args.train_reverse),
-    )
-    priors = torch.nn.ModuleList()
-    for name, layer, vae, kernels in zip(names, layers, vaes + none, filters + none):
-        name, _, run = name.partition(":")
-        if name == "vae" and vae is None:
-            raise ValueError("--prior_list says vae for a layer to which --vae_list gives no folder")
-        if name.startswith("gauss") and kernels is None:
-            raise ValueError(f"--prior_list says {name} for a layer to which --filters_list gives no folder")
-        if name.startswith("gauss") and kernels.shape[-2:] != layer.mean.weight.shape[-2:]:
-            k, own = kernels.shape[-1], layer.mean.weight.shape[-1]
-            raise ValueError(f"--filters_list gives {k}x{k} kernels for the {name} prior of a convolution with {own}x{own}")
-        former = former_posterior(run, places[layer]) if run else None
-        priors.append(PRIORS[name](vae=vae, kernels=kernels, former=former, gamma=(args.gamma_a, args.gamma_b), dwp=dwp))
-    return priors
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def new_figure(width, height, columns=1, rows=1, **kwargs):
-    """A matplotlib figure that needs no display, and its axes (an array if there are several). Sizes in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, **kwargs)
-
-
-def save_figure(figure, file):
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-
-
-def kernel_sheet(kernels, columns=10):
-    """Kernels (n, 1, k, k) as one picture (rows (k + 1) + 1, columns (k + 1) + 1), NaN between them."""
-    kernels = kernels.detach().cpu()
-    k, rows = kernels.shape[-1], -(-len(kernels) // columns)
-    sheet = torch.full((rows * (k + 1) + 1, columns * (k + 1) + 1), float("nan"))
-    for i, w in enumerate(kernels[:, 0]):
-        r, c = divmod(i, columns)
-        sheet[r * (k + 1) + 1 : (r + 1) * (k + 1), c * (k + 1) + 1 : (c + 1) * (k + 1)] = w
-    return sheet.numpy()
-
-
-def draw_kernels(axes, groups, columns=10):
-    """One panel per group of kernels, {title: (n, 1, k, k)}, all on one colour scale centred at zero."""
-    sheets = {title: kernel_sheet(w, columns) for title, w in groups.items()}
-    limit = max(np.nanquantile(np.abs(s), 0.995) for s in sheets.values())
-    for axis, (title, sheet) in zip(axes, sheets.items()):
-        image = axis.imshow(sheet, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axis.set_title(title, fontsize=10)
-        axis.axis("off")
-    axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.7, label="weight")
-
-
-def plot_kernels(groups, file):
-    figure, axes = new_figure(3.6 * len(groups) + 0.8, 3.6, columns=len(groups))
-    draw_kernels(axes, groups)
-    save_figure(figure, file)
-
-
-@torch.no_grad()
-def plot_latent(vae, kernels, file, shown=250):
-    """Latent means of kernels in a plane, some kernels drawn at their place, and the decoder's mean on a grid (paper, Fig. 5).
-
-    Of a VAE with more than two latent dimensions, the plane of the two that vary most; the grid's others are 0."""
-    z = vae.encoder(kernels)[0].cpu()
-    plane = z.var(0).topk(2).indices.sort().values
-    z = z[:, plane]
-    limit = 1.1 * float(z.abs().quantile(0.995))
-    figure, (left, right) = new_figure(11, 5.6, columns=2)
-    left.plot(*z.T, ".", color="0.8", markersize=2)
-    colours = float(kernels.abs().quantile(0.995))
-    size = limit / 22
-    for (x, y), w in zip(z[:shown].tolist(), kernels[:shown, 0].cpu()):
-        left.imshow(w, cmap="RdBu_r", vmin=-colours, vmax=colours, extent=(x - size, x + size, y - size, y + size), zorder=2)
-    names = dict(zip(("xlabel", "ylabel"), (f"$z_{i + 1}$" for i in plane.tolist())))
-    left.set(xlim=(-limit, limit), ylim=(-limit, limit), title="kernels at their latent means", **names)
-    axis = torch.linspace(-limit, limit, 15)
-    grid = torch.zeros(15**2, vae.z_dim)
-    grid[:, plane] = torch.cartesian_prod(axis.flip(0), axis).flip(1)  # rows from top to bottom, columns from left to right
-    right.imshow(
-        kernel_sheet(vae.decoder(grid.to(kernels.device))[0], 15),
-        cmap="RdBu_r",
-        vmin=-colours,
-        vmax=colours,
-        extent=(-limit, limit, -limit, limit),
-    )
-    right.set(title="decoder mean over the latent plane", **names)
-    save_figure(figure, file)
+    return one_per_layer(prior_list, "sn", len(layers), "--prior_list") if layers else []

@@ -168,7 +168,7 @@ def stratified_subset(data, n, seed):
     return Dataset(data.x[chosen], data.y[chosen])
 
 
-def random_labels(data, seed):
+def shuffle_labels(data, seed):
     """A Dataset with its labels shuffled: the classes keep their sizes, and the images say nothing of them."""
     return Dataset(data.x, data.y[torch.from_numpy(np.random.default_rng(seed).permutation(len(data.y)))])
 

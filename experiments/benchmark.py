@@ -1,11 +1,10 @@
-"""Time and memory of the project's path against a plain textbook implementation, kept here as the reference.
+"""Time and memory of the project's path against a plain textbook implementation (experiments/textbook.py).
 
     python -m experiments.benchmark            # results/benchmark.csv, figures/benchmark.png
     python -m experiments.benchmark --quick    # smoke check, under a minute, results under logs/
 
-The reference has two separate convolutions and a torch.distributions sample per Bayesian layer, one pass of all kernels through the
-VAE with log-probabilities from torch.distributions, one stochastic forward pass per Monte-Carlo sample, per-item data loading, and
-Adam as it comes. Both must first give the same number from the same random state; then they are timed in turns, in one process.
+Both must first give the same number from the same random state; then they are timed in turns, in one process. The reference takes one
+stochastic forward pass per Monte-Carlo sample.
 """
 
 import multiprocessing
@@ -13,40 +12,31 @@ import os
 import re
 import statistics
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.distributions import Normal, kl_divergence
-from torch.utils.data import DataLoader, TensorDataset
+from torch.distributions import Normal
 from tqdm import tqdm
 
 from data import load_dataset
 from models import NETWORKS
-from models.bayes import BayesConv2d, bayes_layers, bnn_mode
-from models.priors import PRIORS, DeepWeightPrior
+from models.bayes import BayesConv2d, bayes_layers, set_mode
+from models.kernel_sums import Draw, Turns
+from models.pictures import new_figure, save_figure
+from models.priors import PRIORS, KernelPrior
 from models.vae import VAE
 from myexman import Parser, commit_name
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
 from train_vae_prior import negative_elbo as vae_loss
-from utils import (
-    count_flops,
-    default_data_root,
-    ensemble_average,
-    mc_ensemble,
-    new_figure,
-    predict,
-    run_cli,
-    save_figure,
-    train_epoch,
-    usable_device,
-)
+from utils import count_flops, default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
 
+from . import textbook
 from .grid import FIGURES, RESULTS, device_name, markdown, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
@@ -61,71 +51,6 @@ class Case(NamedTuple):
     reference: Callable | None = None
     flops: float | None = None
     tolerance: float | None = 1e-3
-
-
-# ---------------------------------------------------------------- the reference
-
-
-def textbook_order(net):
-    """A net whose activations come before its max-pooling, as they are usually written. (They commute, but one is four times smaller.)"""
-    layers = list(net.features.named_children())
-    for i in range(1, len(layers)):
-        if isinstance(layers[i - 1][1], nn.MaxPool2d) and isinstance(layers[i][1], nn.LeakyReLU):
-            layers[i - 1 : i + 1] = layers[i], layers[i - 1]
-    net.features = nn.Sequential(OrderedDict(layers))
-    return net
-
-
-class PlainConv2d(BayesConv2d):
-    """Local reparametrisation, written down as in a textbook."""
-
-    def forward(self, x):
-        mean = F.conv2d(x, self.mean.weight, self.mean.bias)
-        std = torch.sqrt(1e-16 + F.conv2d(x**2, torch.exp(self.var.weight)))
-        return Normal(mean, std).rsample()
-
-    def posterior(self):
-        return Normal(self.mean.weight, torch.exp(0.5 * self.var.weight))
-
-
-def plain_pass(layers, h):
-    """Convolutions and ELUs, the former as torch has them."""
-    for layer in layers:
-        kind = next((kind for kind in (nn.Conv2d, nn.ConvTranspose2d) if isinstance(layer, kind)), type(layer))
-        h = F.elu(h) if kind is nn.ELU else kind.forward(layer, h)
-    return h
-
-
-def plain_coder(coder, h):
-    """The mean and variance that an encoder or decoder gives, for an image h (n, C, k, k)."""
-    stack, *heads = coder.children()
-    h = plain_pass(stack, h)
-    mean, var = (plain_pass(head if isinstance(head, nn.Sequential) else [head], h) for head in heads)
-    return mean, F.softplus(var) + 1e-10
-
-
-def plain_elbo(vae, w):
-    """ELBO per kernel (n,) from torch.distributions."""
-    mean, var = (h.flatten(1) for h in plain_coder(vae.encoder, w))
-    r = Normal(mean, var.sqrt())
-    w_mean, w_var = plain_coder(vae.decoder, r.rsample()[:, :, None, None])
-    log_lik = Normal(w_mean, w_var.sqrt()).log_prob(w).sum((1, 2, 3))
-    return log_lik - kl_divergence(r, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum(1)
-
-
-def plain_kl(name, q, vae):
-    """The three KL terms with torch.distributions, all kernels at once."""
-    if name == "sn":
-        return kl_divergence(q, Normal(torch.zeros_like(q.loc), torch.ones_like(q.scale))).sum()
-    if name == "loguniform":
-        log_alpha = torch.log(q.scale**2) - torch.log(q.loc**2 + 1e-16)
-        return -(0.63576 * torch.sigmoid(1.87320 + 1.48695 * log_alpha) - 0.5 * torch.log1p(torch.exp(-log_alpha)) - 0.63576).sum()
-    return -q.entropy().sum() - plain_elbo(vae, q.rsample().view(-1, 1, *q.loc.shape[2:])).sum()
-
-
-def per_item(*tensors, bs, order):
-    """Batches from a DataLoader that fetches item by item. (Its own generator leaves the global random state alone.)"""
-    return DataLoader(TensorDataset(*tensors), bs, sampler=order.tolist(), generator=torch.Generator())
 
 
 # ---------------------------------------------------------------- the cases
@@ -144,10 +69,10 @@ def kernel_vae(k, device):
     return vae
 
 
-def bnn_step(model, prior, device, n=50, reference=True, **dwp):
+def bnn_step(model, prior, device, n=50, reference=True, kernel_sum=None):
     """One training step of train_bnn.py on n images.
 
-    dwp: DeepWeightPrior's options.  reference: whether to time the textbook step, always on all kernels."""
+    kernel_sum: what makes a KernelPrior's.  reference: whether to time the textbook step, always on all kernels."""
     arch = NETWORKS[model]
     x, y = images(arch, n, device)
     vaes = [kernel_vae(k, device) for k in (7, *(5 for _ in arch.default_hid_dim[1:]))]
@@ -158,7 +83,8 @@ def bnn_step(model, prior, device, n=50, reference=True, **dwp):
 
     net = build(BayesConv2d)
     layers = bayes_layers(net)
-    priors = nn.ModuleList(PRIORS[prior](vae=vae, dwp=dwp) for vae in vaes)
+    over = dict(kernel_sum=kernel_sum()) if kernel_sum else {}
+    priors = nn.ModuleList(KernelPrior(vae, **over) if prior == "vae" else PRIORS[prior]() for vae in vaes)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
 
     def objective(x, y):
@@ -168,21 +94,21 @@ def bnn_step(model, prior, device, n=50, reference=True, **dwp):
         stats = train_epoch((x, y), n, opt, objective)
         return n * stats["nll"] + stats["kl"]
 
-    def textbook():
-        for batch, labels in per_item(x, y, bs=n, order=torch.arange(n)):
+    def reference_step():
+        for batch, labels in textbook.per_item(x, y, bs=n, order=torch.arange(n)):
             nll = n * F.cross_entropy(plain(batch), labels)
-            loss = nll + sum(plain_kl(prior, layer.posterior(), vae) for layer, vae in zip(bayes_layers(plain), vaes))
+            loss = nll + sum(textbook.kl(prior, layer.posterior(), vae) for layer, vae in zip(bayes_layers(plain), plain_vaes))
             plain_opt.zero_grad()
             loss.backward()
             plain_opt.step()
         return loss.item()
 
     if reference:
-        plain = textbook_order(build(PlainConv2d))
-        psi = [p for vae in vaes for p in vae.encoder.parameters()] if prior == "vae" else []
+        plain, plain_vaes = textbook.order(build(textbook.Conv2d)), [textbook.kernel_vae(vae) for vae in vaes]
+        psi = [p for vae in plain_vaes for p in vae.encoder.parameters()] if prior == "vae" else []
         plain_opt = torch.optim.Adam([*plain.parameters(), *psi])
-    same_noise = prior != "vae" or "kl_kernels" not in dwp
-    return Case(ours, textbook if reference else None, 3 * count_flops(lambda: objective(x, y)), 1e-3 if same_noise else None)
+    same_noise = kernel_sum is None
+    return Case(ours, reference_step if reference else None, 3 * count_flops(lambda: objective(x, y)), 1e-3 if same_noise else None)
 
 
 def bare_step(model, device, n=50):
@@ -211,7 +137,8 @@ def bare_step(model, device, n=50):
 
 def kl_term(kernels, device):
     """The deep weight prior's KL of one layer of 5x5 kernels, with its gradient."""
-    prior = DeepWeightPrior(kernel_vae(5, device)).to(device)
+    prior = KernelPrior(kernel_vae(5, device)).to(device)
+    plain = textbook.kernel_vae(prior.density)
     mean = torch.zeros(kernels, 1, 5, 5, device=device).normal_(0, 0.1).requires_grad_()
     scale = torch.full_like(mean, 0.01)
 
@@ -221,7 +148,7 @@ def kl_term(kernels, device):
         return value.item()
 
     flops = 3 * count_flops(lambda: prior.kl(Normal(mean, scale)))
-    return Case(lambda: work(prior.kl), lambda: work(lambda q: plain_kl("vae", q, prior.vae)), flops)
+    return Case(lambda: work(prior.kl), lambda: work(lambda q: textbook.kl("vae", q, plain)), flops)
 
 
 def ensemble(device, n=10000, members=10):
@@ -229,32 +156,33 @@ def ensemble(device, n=10000, members=10):
     arch = NETWORKS["fconv"]
     x, _ = images(arch, n, device)
     torch.manual_seed(0)
-    net, plain = arch(conv=BayesConv2d).to(device), textbook_order(arch(conv=PlainConv2d)).to(device)
+    net, plain = arch(conv=BayesConv2d).to(device), textbook.order(arch(conv=textbook.Conv2d)).to(device)
     plain.load_state_dict(net.state_dict())
 
     @torch.no_grad()
-    def textbook():
-        batches = per_item(x, bs=500, order=torch.arange(n))
+    def reference():
+        batches = textbook.per_item(x, bs=500, order=torch.arange(n))
         probs = [torch.stack([F.softmax(plain(b), 1) for _ in range(members)]).mean(0) for (b,) in batches]
         return torch.cat(probs).max(1).values.mean().item()
 
     def ours():
         return ensemble_average(mc_ensemble(net, x, members)).exp().max(1).values.mean().item()
 
-    bnn_mode(net, "sample")
-    return Case(ours, textbook, count_flops(lambda: predict(net, x[:10])) / 10 * n * members, 0.05)
+    set_mode(net, "sample")
+    return Case(ours, reference, count_flops(lambda: predict(net, x[:10])) / 10 * n * members, 0.05)
 
 
 def vae_epoch(kernel_dim, device, n=2000, bs=128):
     """One epoch of train_vae_prior.py on n kernels."""
     kernels = 0.1 * torch.randn(n, 1, kernel_dim, kernel_dim, device=device)
-    vae, plain = kernel_vae(kernel_dim, device).requires_grad_(), kernel_vae(kernel_dim, device).requires_grad_()
+    vae = kernel_vae(kernel_dim, device).requires_grad_()
+    plain = textbook.kernel_vae(vae)
     opt, plain_opt = torch.optim.Adam(vae.parameters(), fused=True), torch.optim.Adam(plain.parameters())
 
-    def textbook():
+    def reference():
         total = 0.0
-        for (w,) in per_item(kernels, bs=bs, order=torch.randperm(n)):
-            elbo = plain_elbo(plain, w).mean()
+        for (w,) in textbook.per_item(kernels, bs=bs, order=torch.randperm(n)):
+            elbo = textbook.elbo(plain, w).mean()
             plain_opt.zero_grad()
             (-elbo).backward()
             plain_opt.step()
@@ -264,7 +192,7 @@ def vae_epoch(kernel_dim, device, n=2000, bs=128):
     def ours():
         return train_epoch((kernels,), bs, opt, lambda w: vae_loss(vae, w))["elbo"]
 
-    return Case(ours, textbook, 3 * count_flops(lambda: vae_loss(vae, kernels)))
+    return Case(ours, reference, 3 * count_flops(lambda: vae_loss(vae, kernels)))
 
 
 def source_step(device, hid_dim=(256, 512), n=128):
@@ -283,17 +211,17 @@ def source_step(device, hid_dim=(256, 512), n=128):
         return torch.optim.Adam(net.parameters(), **adam), objective
 
     opt, objective = build(torch.channels_last, lambda net: net, fused=True)
-    plain_opt, plain_objective = build(torch.contiguous_format, textbook_order)
+    plain_opt, plain_objective = build(torch.contiguous_format, textbook.order)
 
-    def textbook():
-        for batch, labels in per_item(x, y, bs=n, order=torch.arange(n)):
+    def reference_step():
+        for batch, labels in textbook.per_item(x, y, bs=n, order=torch.arange(n)):
             loss, stats = plain_objective(batch, labels)
             plain_opt.zero_grad()
             loss.backward()
             plain_opt.step()
         return stats["nll"].item()
 
-    return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], textbook, 3 * count_flops(lambda: objective(x, y)))
+    return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], reference_step, 3 * count_flops(lambda: objective(x, y)))
 
 
 def load(name, root, device):
@@ -318,11 +246,15 @@ FULL = {
     "step, fconv, loguniform": (bnn_step, dict(model="fconv", prior="loguniform"), 1.3),
     "its convolutions and noise alone": (bare_step, dict(model="fconv"), None),
     "step, fconv, vae": (bnn_step, dict(model="fconv", prior="vae"), 2.0),
-    "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", kl_kernels=256), 10.0),
-    "step, fconv, vae, 256 kernels, remembered": (bnn_step, dict(model="fconv", prior="vae", kl_kernels=256, kl_memory=True), 10.0),
+    "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", kernel_sum=partial(Draw, 256)), 10.0),
+    "step, fconv, vae, 256 kernels, remembered": (bnn_step, dict(model="fconv", prior="vae", kernel_sum=partial(Turns, 256)), 10.0),
     "step, cifarnet, sn": (bnn_step, dict(model="cifarnet", prior="sn"), None),
     "step, cifarnet, loguniform": (bnn_step, dict(model="cifarnet", prior="loguniform"), None),
-    "step, cifarnet, vae, 256 kernels": (bnn_step, dict(model="cifarnet", prior="vae", kl_kernels=256, reference=False), None),
+    "step, cifarnet, vae, 256 kernels": (
+        bnn_step,
+        dict(model="cifarnet", prior="vae", kernel_sum=partial(Draw, 256), reference=False),
+        None,
+    ),
     "step, cifarnet, vae": (bnn_step, dict(model="cifarnet", prior="vae", reference=False), None),
     "ensemble of 10, 10000 images": (ensemble, {}, 2.0),
     "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7), 3.0),

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from data import load_dataset
 from models import NETWORKS, build_net
-from models.bayes import conv_layers
 from models.image_vae import ImageVAE
 from myexman import ExParser, Logger, at_least
 from utils import (
@@ -24,8 +23,7 @@ from utils import (
     default_data_root,
     evaluate,
     initialize,
-    load_filters,
-    load_vaes,
+    layer_sources,
     minibatches,
     run_cli,
     seed_everything,
@@ -67,8 +65,7 @@ def main(argv=None):
     train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root))
     images = args.model == "image_vae"
     net = (ImageVAE() if images else build_net(args.model, "vanilla", args.hid_dim, *train)).to(args.device)
-    convs = conv_layers(net)
-    initialize(args, convs, load_vaes(args, convs), load_filters(args, convs))
+    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))
     opt = torch.optim.Adam(net.parameters(), lr=args.lr, fused=True)
 
     def objective(x, y):

@@ -12,7 +12,7 @@ import yaml
 import prune_kernels
 import train_bnn
 import train_vae_prior
-from models.priors import DeepWeightPrior
+from models.priors import KernelPrior
 from models.screen import alignment, drift, likeness, zero_is_denser
 from myexman import ExParser, at_least
 from utils import add_run_flags, default_data_root, load_vae, run_cli, seed_everything
@@ -53,7 +53,7 @@ def main(argv=None):
 
     seed_everything(args.seed)
     vae = load_vae(prior)
-    moved = drift(DeepWeightPrior(vae), vae.sample(args.drifting), at=STEPS)
+    moved = drift(KernelPrior(vae), vae.sample(args.drifting), at=STEPS)
     found = {f"likeness {step}": likeness(w) for step, w in moved.items()} | {f"alignment {STEPS[-1]}": alignment(moved[STEPS[-1]])}
     facts = yaml.safe_load((kernels / "conv5x5/pruning.yaml").read_text())
     found |= {name: facts[name] for name in ("min_norm", "kept", "norm_10", "norm_90")} | dict(zero_is_denser=zero_is_denser(vae))

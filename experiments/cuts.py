@@ -12,7 +12,8 @@ from pathlib import Path
 import matplotlib
 import yaml
 
-from utils import new_figure, run_cli, save_figure
+from models.pictures import new_figure, save_figure
+from utils import run_cli
 
 from .cut import STEPS
 from .grid import Job, command_line, drive, driver_parser, last_row, markdown, mean_std, select

@@ -7,7 +7,8 @@ The rate falls linearly to 0 at the last step, so a point of the curve is not wh
 
 import math
 
-from utils import new_figure, run_cli, save_figure
+from models.pictures import new_figure, save_figure
+from utils import run_cli
 
 from .fig2 import PANELS, net_options
 from .grid import METHODS, curve, drive, driver_parser, every_row, markdown, method_job, method_options, select, shipped

@@ -14,17 +14,17 @@ from tqdm import trange
 
 from data import Dataset
 from models import NETWORKS, build_net
-from models.bayes import bnn_mode, conv_layers
+from models.bayes import mode
 from myexman import ExParser, Logger
 from utils import (
     add_common_flags,
     add_init_flags,
+    data_options,
     evaluate,
     initialize,
+    layer_sources,
     linear_lr,
     load_data,
-    load_filters,
-    load_vaes,
     run_cli,
     seed_everything,
     train_epoch,
@@ -56,8 +56,8 @@ def share(text):
 @torch.no_grad()
 def extract(net, data, bs=500):
     """The frozen features of a Dataset, as a Dataset with x (N, features)."""
-    bnn_mode(net, "det")
-    return Dataset(torch.cat([net.features(x).flatten(1) for x in data.x.split(bs)]), data.y)
+    with mode(net, "det"):
+        return Dataset(torch.cat([net.features(x).flatten(1) for x in data.x.split(bs)]), data.y)
 
 
 def standardize(train, test):
@@ -71,11 +71,10 @@ def standardize(train, test):
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(args.seed)
-    train, test = load_data(args)
+    train, test = load_data(**data_options(vars(args)))
     widths = [max(round(h * args.scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
     net = build_net(args.model, "vanilla", widths, *train).to(args.device)
-    convs = conv_layers(net)
-    initialize(args, convs, load_vaes(args, convs), load_filters(args, convs))
+    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))
 
     train, test = standardize(extract(net, train), extract(net, test))
     opt = torch.optim.Adam(net.classifier.parameters(), fused=True)

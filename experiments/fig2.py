@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models import NETWORKS
-from utils import new_figure, run_cli, save_figure
+from models.pictures import new_figure, save_figure
+from utils import run_cli
 
 from .grid import (
     CIFARNET,

@@ -6,7 +6,8 @@ python -m experiments.fig3 --panel cifar10 --splits 1
 
 from fractions import Fraction
 
-from utils import new_figure, run_cli, save_figure
+from models.pictures import new_figure, save_figure
+from utils import run_cli
 
 from .grid import (
     CIFARNET,

@@ -5,7 +5,8 @@ python -m experiments.fig4 --data_root DATA_ROOT --workers 2
 
 from typing import NamedTuple
 
-from utils import new_figure, run_cli, save_figure
+from models.pictures import new_figure, save_figure
+from utils import run_cli
 
 from .grid import (
     CIFARNET,

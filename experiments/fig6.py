@@ -5,8 +5,9 @@ python -m experiments.fig6 --data_root DATA_ROOT
 
 import numpy as np
 
+from models.pictures import new_figure, save_figure
 from myexman import Parser
-from utils import default_data_root, new_figure, run_cli, save_figure
+from utils import default_data_root, run_cli
 
 from . import convergence
 from .fig4 import INITS, PANELS

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 import yaml
 
+from models.pictures import draw_kernels, new_figure, save_figure
 from models.screen import alignment, likeness
 from myexman import Parser
 from prune_kernels import read_kernels
-from utils import draw_kernels, load_vae, new_figure, run_cli, save_figure
+from utils import load_vae, run_cli
 
 from .grid import FIGURES, RESULTS, write_rows
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from models.pictures import plot_kernels, plot_latent
 from myexman import Parser
-from utils import load_kernels, load_vae, plot_kernels, plot_latent, run_cli, seed_everything
+from utils import load_kernels, load_vae, run_cli, seed_everything
 
 from .grid import FIGURES, shipped
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 import yaml
 
+from models.pictures import draw_kernels, new_figure, save_figure
 from models.screen import DRIFT_STEPS, LONG_DRIFT, QUANTITIES, screen
 from myexman import Parser, commit_name
 from myexman.logger import read_rows
-from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
+from utils import load_kernels, load_vae, run_cli, seed_everything
 
 from .grid import FIGURES, RESULTS, ROOT, write_rows
 

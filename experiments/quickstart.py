@@ -15,8 +15,9 @@ from pathlib import Path
 import prune_kernels
 import train_source
 import train_vae_prior
+from models.pictures import draw_kernels, new_figure, save_figure
 from myexman import Parser
-from utils import draw_kernels, load_kernels, load_vae, new_figure, run_cli, save_figure, seed_everything
+from utils import load_kernels, load_vae, run_cli, seed_everything
 
 from .grid import METHODS, command_line, mean_std, method_job, method_options, run_grid, select, shipped
 

@@ -17,9 +17,10 @@ import yaml
 from models import LeNet5
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
+from models.pictures import new_figure, save_figure
 from models.sparsity import dense_state
 from myexman.logger import read_rows
-from utils import load_weights, new_figure, run_cli, save_figure, seed_everything
+from utils import load_weights, run_cli, seed_everything
 
 from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, markdown, mean_std, places, select
 
@@ -136,7 +137,7 @@ def plot_weights(run, file):
     seed_everything(params["seed"])
     net = LeNet5(params["hid_dim"] or LeNet5.default_hid_dim)
     for conv in conv_layers(net).values():
-        fill(conv, Xavier(conv.weight.shape))
+        fill(conv.weight, Xavier(conv.weight.shape))
     before, after = net.state_dict(), dense_state(load_weights(run / "pruned.torch"))
     figure, axes = new_figure(8, 8, columns=2, rows=2)
     for column, (when, state) in enumerate((("at the start", before), ("after training and pruning", after))):

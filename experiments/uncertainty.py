@@ -16,8 +16,9 @@ import yaml
 from scipy import stats
 
 from data import load_dataset
-from models.bayes import bnn_mode, is_stochastic
-from utils import ensemble_average, load_run, mc_ensemble, metrics, new_figure, predict, run_cli, save_figure
+from models.bayes import is_stochastic, mode
+from models.pictures import new_figure, save_figure
+from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run_cli
 
 from .fig2 import net_options
 from .grid import (
@@ -74,8 +75,8 @@ def members_of(net, x):
     """Log-probabilities of MEMBERS[-1] nets drawn from the posterior, or of the one deterministic net."""
     if is_stochastic(net):
         return mc_ensemble(net, x, MEMBERS[-1])
-    bnn_mode(net, "det")
-    return [predict(net, x)]
+    with mode(net, "det"):
+        return [predict(net, x)]
 
 
 def entropy(log_probs):

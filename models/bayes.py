@@ -2,18 +2,22 @@
 
 The parametrisation is additive (Molchanov et al. 2017): `mean.weight` and the log-variance `var.weight` are free parameters,
 under the names that published state dicts use; after `fix_rate(alpha)` or `learn_rate()` the variance is alpha mean^2 instead. A layer
-runs in one of three modes, set for a whole net by `bnn_mode`:
+runs in one of three modes, set for a whole net by `set_mode`, or by `mode` for a while:
 
     stoch    local reparametrisation (Kingma et al. 2015): every output activation gets its own noise; used in training
-    sample   one weight sample w ~ q(w), shared by all inputs until the next call of bnn_mode; a member of an ensemble
+    sample   one weight sample w ~ q(w), shared by all inputs until the mode is set again; a member of an ensemble
     det      the posterior mean
 """
+
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal
 from torch.nn.utils import skip_init
+
+from .autograd import Reparametrized
 
 MODES = ("stoch", "sample", "det")
 NOISE = (".var.weight", ".rate")  # how the names of the posterior's noise parameters end; the others are those of the plain net
@@ -66,26 +70,6 @@ class BayesLayer(nn.Module):
         if self.mode == "sample":
             return self.apply_weight(x, self.sampled, self.mean.bias)
         return Reparametrized.apply(*self.moments(x))
-
-
-class Reparametrized(torch.autograd.Function):
-    """mean + sqrt(var) * noise, noise ~ N(0, 1), of two tensors that nobody needs afterwards: both are overwritten.
-
-    A step spends as much time on these element-wise passes as on its convolutions; autograd's own would be twice as many."""
-
-    @staticmethod
-    def forward(ctx, mean, var):
-        ctx.mark_dirty(mean)
-        std = var.clamp_min_(1e-16).sqrt_()  # the floor keeps the gradient finite where the input patch is all zero
-        noise = torch.randn_like(mean)
-        mean.addcmul_(std, noise)
-        ctx.save_for_backward(noise.div_(std).mul_(0.5))  # d sqrt(var) / d var * noise
-        return mean
-
-    @staticmethod
-    def backward(ctx, grad):
-        (slope,) = ctx.saved_tensors
-        return grad, grad * slope
 
 
 class BayesConv2d(BayesLayer):
@@ -156,15 +140,29 @@ def is_stochastic(net):
     return any(isinstance(m, BayesLayer) or (isinstance(m, nn.Dropout) and m.p > 0) for m in net.modules())
 
 
-def bnn_mode(net, mode):
+def set_mode(net, word):
     """Put every stochastic layer of a net into one of MODES; dropout is on in both random modes (MC dropout), and a batch
     normalisation takes its statistics from the batch in training only."""
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; choose from {', '.join(MODES)}")
+    if word not in MODES:
+        raise ValueError(f"unknown mode {word!r}; choose from {', '.join(MODES)}")
     for m in net.modules():
         if isinstance(m, BayesLayer):
-            m.set_mode(mode)
+            m.set_mode(word)
         elif isinstance(m, nn.Dropout):
-            m.train(mode != "det")
+            m.train(word != "det")
         elif isinstance(m, nn.modules.batchnorm._BatchNorm):
-            m.train(mode == "stoch")
+            m.train(word == "stoch")
+
+
+@contextmanager
+def mode(net, word):
+    """with mode(net, "det"): …    A net in another mode; afterwards each layer is in the one it was in, with its weight sample."""
+    states = [(m, m.training, getattr(m, "mode", None), getattr(m, "sampled", None)) for m in net.modules()]
+    set_mode(net, word)
+    try:
+        yield net
+    finally:
+        for m, training, former, sampled in states:
+            m.training = training
+            if isinstance(m, BayesLayer):
+                m.mode, m.sampled = former, sampled

@@ -43,20 +43,19 @@ class DecoderMeans:
     """Decoder means of codes z ~ p(z) of a kernel VAE: samples of the prior without its noise, which the original release starts from."""
 
     def __init__(self, vae):
+        if not hasattr(vae, "decoder"):
+            raise ValueError(f"a {type(vae).__name__} has no decoder: start from its samples, `vae` in --init_list")
         self.vae = vae
 
     def sample(self, n):
         return self.vae.decoder(torch.randn(n, self.vae.z_dim, device=next(self.vae.parameters()).device))[0]
 
 
-INITS = ("xavier", "filters", "vae", "vae-mean", "pretrained")
-
-
 @torch.no_grad()
-def fill(conv, source):
-    """Fill conv.weight (C_out, C_in, k, k), transposed convolutions alike, with source.sample(C_out C_in)."""
-    c1, c2, k, _ = conv.weight.shape
+def fill(weight, source):
+    """Fill a convolution's weight (C_out, C_in, k, k), transposed or not, with source.sample(C_out C_in)."""
+    c1, c2, k, _ = weight.shape
     w = source.sample(c1 * c2)
     if w.shape[-1] != k:
         raise ValueError(f"the source has {w.shape[-1]}x{w.shape[-1]} kernels, the layer {k}x{k}")
-    conv.weight.copy_(w.view(c1, c2, k, k))
+    weight.copy_(w.view(c1, c2, k, k))

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal
 
-from .densities import GaussianKernels
-from .priors import DeepWeightPrior
+from .densities import GaussianKernels, IndependentGaussian
+from .priors import KernelPrior
 
 DRIFT_STEPS = (0, 150, 300, 600)  # when drift() looks; the last one is the length of its schedule
 LONG_DRIFT = 3000  # a schedule that shows what comes to rest slowly
@@ -131,8 +131,8 @@ def screen(vae, train, test, drifting=128, held_out=200):
     ten, ninety = norm(train).quantile(torch.tensor([0.1, 0.9])).tolist()
     numbers = dict(
         elbo=elbo,
-        independent_gaussian=GaussianKernels(train, full=False).log_prob(test).mean().item(),
-        full_gaussian=GaussianKernels(train).log_prob(test).mean().item(),
+        independent_gaussian=IndependentGaussian.fit(train).log_prob(test).mean().item(),
+        full_gaussian=GaussianKernels.fit(train).log_prob(test).mean().item(),
         active_dimensions=active_dimensions(vae, test),
         kernel_norm=norm(train).mean().item(),
         kernel_norm_spread=ninety / ten,
@@ -148,5 +148,5 @@ def screen(vae, train, test, drifting=128, held_out=200):
     if not drifting:
         return numbers
     start = vae.sample(drifting)
-    moved = drift(DeepWeightPrior(vae), start) | drift(DeepWeightPrior(vae), start, at=(LONG_DRIFT,))
+    moved = drift(KernelPrior(vae), start) | drift(KernelPrior(vae), start, at=(LONG_DRIFT,))
     return numbers | {f"{measure.__name__}_{step}": measure(w) for measure in (likeness, alignment) for step, w in moved.items()}

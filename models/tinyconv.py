@@ -9,8 +9,8 @@ coefficients at the points, and V = E_N,
     its transpose, N -> m           y = E_m^T [(E_r g) * (V^-T x)]      which is what torch calls a convolution
 
 n images are stored as (k^2 n, C), position by position: a transform is then a matrix product, and the products at the N^2 points
-are one more, batched. Up to rounding (about 1e-6) the results are those of nn.Conv2d and nn.ConvTranspose2d, whose parameters these
-layers have.
+are one more, batched. Up to rounding (about 1e-6) the results are those of nn.Conv2d and nn.ConvTranspose2d; the layers here have their
+parameters, `weight` and `bias`, in the same shapes and with the same initial values.
 """
 
 import torch
@@ -26,11 +26,26 @@ def evaluation(m, n):
     return torch.cat([points[:, None] ** torch.arange(m), torch.eye(m, dtype=torch.float64)[-1:]])
 
 
-class Tiny3x3:
-    """What the two layers share: the transforms of one layer, and the bilinear product between them."""
+class Tiny(nn.Module):
+    """A layer of images that are stored position by position, with the parameters of the convolution `conv`."""
 
-    def set_transforms(self, before, kernel, after):
-        """Along one side of the image: before (N, k), kernel (N, 3), after (k', N)."""
+    def __init__(self, conv):
+        super().__init__()
+        self.in_channels, self.weight, self.bias = conv.in_channels, conv.weight, conv.bias
+
+    def check(self, x, positions=1):
+        """Raise ValueError unless x is (positions n, in_channels)."""
+        if x.ndim != 2 or x.shape[1] != self.in_channels or len(x) % positions:
+            rows = f"{positions} n" if positions > 1 else "n"
+            raise ValueError(f"{type(self).__name__} takes ({rows}, {self.in_channels}), position by position, not {tuple(x.shape)}")
+
+
+class Tiny3x3(Tiny):
+    """The bilinear product between a layer's transforms, which a subclass gives along one side of the image: before (N, k),
+    kernel (N, 3), after (k', N)."""
+
+    def __init__(self, conv, before, kernel, after):
+        super().__init__(conv)
         for name, matrix in dict(before=before, kernel=kernel, after=after).items():
             self.register_buffer(name, torch.kron(matrix, matrix).float(), persistent=False)
 
@@ -38,64 +53,68 @@ class Tiny3x3:
         """x: (k^2 n, C_in), g: (3, 3, C_in, C_out) -> (k'^2 n, C_out)."""
         c_in, c_out = g.shape[2:]
         points, positions = self.before.shape
+        self.check(x, positions)
         values = (self.before @ x.view(positions, -1)).view(points, -1, c_in)
         weights = (self.kernel @ g.reshape(9, -1)).view(points, c_in, c_out)
         return (self.after @ torch.bmm(values, weights).view(points, -1)).view(-1, c_out) + self.bias
 
 
-class Conv3x3(Tiny3x3, nn.Conv2d):
+class Conv3x3(Tiny3x3):
     """k x k images to (k + 2 padding - 2)."""
 
     def __init__(self, in_channels, out_channels, k, padding=0):
-        super().__init__(in_channels, out_channels, 3, padding=padding)
         N = k + 2 * padding
-        inside = slice(padding, N - padding)
-        self.set_transforms(evaluation(N, N).inverse().T[:, inside], evaluation(3, N), evaluation(N - 2, N).T)
+        before = evaluation(N, N).inverse().T[:, padding : N - padding]
+        super().__init__(nn.Conv2d(in_channels, out_channels, 3), before, evaluation(3, N), evaluation(N - 2, N).T)
 
     def forward(self, x):
         return self.product(x, self.weight.permute(2, 3, 1, 0))
 
 
-class ConvTranspose3x3(Tiny3x3, nn.ConvTranspose2d):
+class ConvTranspose3x3(Tiny3x3):
     """k x k images to k + 2."""
 
     def __init__(self, in_channels, out_channels, k):
-        super().__init__(in_channels, out_channels, 3)
         N = k + 2
-        self.set_transforms(evaluation(k, N), evaluation(3, N), evaluation(N, N).inverse())
+        super().__init__(nn.ConvTranspose2d(in_channels, out_channels, 3), evaluation(k, N), evaluation(3, N), evaluation(N, N).inverse())
 
     def forward(self, x):
         return self.product(x, self.weight.permute(2, 3, 0, 1))
 
 
-class FirstConv3x3(nn.Conv2d):
+class FirstConv3x3(Tiny):
     """Of images with one channel, (n, 1, k, k) -> (k'^2 n, C): so few products that the plain sum over patches is faster."""
 
     def __init__(self, out_channels, k, padding=0):
-        super().__init__(1, out_channels, 3, padding=padding)
+        super().__init__(nn.Conv2d(1, out_channels, 3))
+        self.k = k
         pixels = torch.eye(k * k).view(-1, 1, k, k)
         self.register_buffer("patches", F.unfold(pixels, 3, padding=padding).permute(2, 1, 0).contiguous(), persistent=False)
 
     def forward(self, w):
+        if w.shape[1:] != (1, self.k, self.k):
+            raise ValueError(f"FirstConv3x3 takes images (n, 1, {self.k}, {self.k}), not {tuple(w.shape)}")
         patches = self.patches @ w.flatten(1).T  # (k'^2, 9, n); a product with zeros and ones is the fastest way to pick them
         return F.linear(patches.transpose(1, 2).reshape(-1, 9), self.weight.flatten(1), self.bias)
 
 
-class Conv1x1(nn.Conv2d):
+class Conv1x1(Tiny):
     """The same linear map at every position."""
 
     def __init__(self, in_channels, out_channels):
-        super().__init__(in_channels, out_channels, 1)
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1))
 
     def forward(self, x):
+        self.check(x)
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
-class ConvTranspose1x1(nn.ConvTranspose2d):
-    """The same map again, with the parameters' shape and initial values of its namesake."""
+class ConvTranspose1x1(Tiny):
+    """The same map again, stored as a transposed convolution is."""
 
     def __init__(self, in_channels, out_channels):
-        super().__init__(in_channels, out_channels, 1)
+        super().__init__(nn.ConvTranspose2d(in_channels, out_channels, 1))
 
     def forward(self, x):
+        self.check(x)
         return F.linear(x, self.weight.flatten(1).T, self.bias)

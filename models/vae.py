@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .densities import Density
 from .tinyconv import Conv1x1, Conv3x3, ConvTranspose1x1, ConvTranspose3x3, FirstConv3x3
 
 LOG_2PI = math.log(2 * math.pi)
@@ -93,19 +94,27 @@ class Decoder7x7(nn.Module):
 CODERS = {5: (Encoder5x5, Decoder5x5), 7: (Encoder7x7, Decoder7x7)}
 
 
-class VAE(nn.Module):
-    """A density of k x k kernels with latent z ~ N(0, I).  kernel_dim: 5 or 7; the paper's z_dim, hidden_dim: 4, 64 and 2, 32.
+class VAE(Density):
+    """A density of k x k kernels with latent z ~ N(0, I): p(w) = ∫ p(w|z; phi) p(z) dz (eq. 6), log_prob being a lower bound.
+
+    kernel_dim: 5 or 7; the paper's z_dim, hidden_dim: 4, 64 and 2, 32.
 
     min_std: bound on how certain the decoder is of a weight. The paper has none (0); a VAE of few kernels needs one, else it is surest of
     those that most nets share, and the KL term draws all kernels of a Bayesian net to them."""
 
+    options = dict(kernel_dim=int, z_dim=int, hidden_dim=int, min_std=float)
+
     def __init__(self, kernel_dim, z_dim, hidden_dim, min_std=0.0):
-        super().__init__()
+        super().__init__(kernel_dim)
         if kernel_dim not in CODERS:
             raise ValueError(f"no coder for {kernel_dim}x{kernel_dim} kernels; choose from {sorted(CODERS)}")
-        self.kernel_dim, self.z_dim = kernel_dim, z_dim
+        self.z_dim = z_dim
         encoder, decoder = CODERS[kernel_dim]
         self.encoder, self.decoder = encoder(z_dim, hidden_dim), decoder(z_dim, hidden_dim, min_std**2)
+
+    def reverse_model(self):
+        """psi, of r(z|w; psi): the encoder's parameters."""
+        return self.encoder.parameters()
 
     def share_variance(self, initial):
         """From now on the decoder has one variance, for all weights and codes: its head keeps its bias alone, and learns it.
@@ -141,7 +150,8 @@ class VAE(nn.Module):
         return log_lik, kl
 
     def log_prob(self, w):
-        """Unbiased estimate of the ELBO, a lower bound on log p(w): (n, 1, k, k) -> (n,), nats."""
+        """Unbiased one-sample estimate of the ELBO, E_r log p(w|z) - KL(r(z|w) || p(z)), a lower bound on log p(w), tight where r(z|w) is
+        the exact posterior p(z|w): (n, 1, k, k) -> (n,), nats."""
         log_lik, kl = self.elbo_terms(w)
         return log_lik - kl
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from models import CIFARNet, FConvMNIST, build_net
-from models.bayes import LAYERS, BayesConv2d, BayesLinear, Reparametrized, bayes_layers, bnn_mode, conv_layers, is_stochastic
+from models.autograd import Reparametrized
+from models.bayes import LAYERS, BayesConv2d, BayesLinear, bayes_layers, conv_layers, is_stochastic, mode, set_mode
 from models.image_vae import ImageVAE
 
 LAYER_CASES = [
@@ -20,12 +21,12 @@ def test_local_reparametrisation_has_the_moments_of_weight_sampling(make, shape)
     layer, x, n = make(), torch.randn(shape), 4000
     mean, var = (t.detach() for t in layer.moments(x))
     draws = {}
-    for mode in ("stoch", "sample"):
+    for word in ("stoch", "sample"):
         outputs = []
         for _ in range(n):
-            bnn_mode(layer, mode)
+            set_mode(layer, word)
             outputs.append(layer(x).detach())
-        draws[mode] = torch.stack(outputs)
+        draws[word] = torch.stack(outputs)
     for outputs in draws.values():
         error = (outputs.mean(0) - mean).abs() / (var / n).sqrt()
         assert error.max() < 5  # standard errors
@@ -35,17 +36,23 @@ def test_local_reparametrisation_has_the_moments_of_weight_sampling(make, shape)
 @pytest.mark.parametrize("make, shape", LAYER_CASES)
 def test_modes(make, shape):
     layer, x = make(), torch.randn(shape)
-    bnn_mode(layer, "det")
+    set_mode(layer, "det")
     assert torch.equal(layer(x), layer.mean(x))
-    bnn_mode(layer, "sample")
+    set_mode(layer, "sample")
     first = layer(x)
     assert torch.equal(first, layer(x))  # one draw until the mode is set again
-    bnn_mode(layer, "sample")
+    set_mode(layer, "sample")
     assert not torch.equal(first, layer(x))
-    bnn_mode(layer, "stoch")
+    set_mode(layer, "stoch")
     assert not torch.equal(layer(x), layer(x))
     with pytest.raises(ValueError, match="stoch, sample, det"):
-        bnn_mode(layer, "random")
+        set_mode(layer, "random")
+    set_mode(layer, "sample")
+    first = layer(x)
+    with pytest.raises(KeyError), mode(layer, "det"):
+        assert torch.equal(layer(x), layer.mean(x))
+        raise KeyError
+    assert torch.equal(first, layer(x))  # the same weight sample as before
 
 
 def test_reparametrisation_is_what_autograd_would_make_of_it():
@@ -96,15 +103,15 @@ def test_a_seed_gives_the_same_initial_means_in_every_configuration(cfg):
     linears = [getattr(net.classifier, "mean", net.classifier).weight for net in nets]
     assert torch.equal(*linears)
     for net in nets:
-        bnn_mode(net, "det")
+        set_mode(net, "det")
     assert torch.allclose(nets[0](x), nets[1](x))
 
 
 def test_mc_dropout_is_on_in_random_modes_only():
     net, x = FConvMNIST((4, 8), dropout=0.5), torch.rand(4, 1, 28, 28)
-    bnn_mode(net, "stoch")
+    set_mode(net, "stoch")
     assert is_stochastic(net) and not torch.equal(net(x), net(x))
-    bnn_mode(net, "det")
+    set_mode(net, "det")
     assert torch.equal(net(x), net(x)) and not is_stochastic(FConvMNIST((4, 8)))
 
 

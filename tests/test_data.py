@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import Dataset, load_dataset, permute_pixels, random_labels, stratified_subset
+from data import Dataset, load_dataset, permute_pixels, shuffle_labels, stratified_subset
 from data.datasets import clean_notmnist, import_torchvision_datasets
 from data.glyphs import GLYPHS, make_glyphs
 
@@ -130,7 +130,7 @@ def test_validation_images_are_every_sixth_training_image(digits):
 
 def test_random_labels_and_permuted_pixels(digits):
     train, _ = load_dataset(digits, "")
-    labels = [random_labels(train, seed).y for seed in (0, 0, 1)]
+    labels = [shuffle_labels(train, seed).y for seed in (0, 0, 1)]
     assert (
         torch.equal(labels[0], labels[1])
         and not torch.equal(labels[0], labels[2])

@@ -14,7 +14,7 @@ import train_bnn
 import train_source
 import train_vae_prior
 from experiments import features
-from models.densities import GaussianKernels
+from models.densities import IndependentGaussian
 from myexman import Parser
 from myexman.logger import read_rows
 from utils import load_kernels, load_run, load_vae, load_weights, predict, run_cli
@@ -122,7 +122,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--prior_list", "vae", "vae", "vae"], "--prior_list needs one entry per layer: 2, got 3"),
         (train_bnn.main, [*good, "--prior_list", "vae", "spike"], "'spike'; choose from"),
         (train_bnn.main, [*bnn, "--prior_list", "sn", "sn"], "--vae_list gives nothing"),
-        (train_bnn.main, [*bnn[:-3], "--prior_list", "vae", "vae"], "--vae_list gives no folder"),
+        (train_bnn.main, [*bnn[:-3], "--prior_list", "vae", "vae"], "--vae_list gives nothing for it"),
         (train_bnn.main, [*good, "--prior_list", "posterior"], "choose from"),
         (train_bnn.main, [*good, "--prior_list", "posterior:gone"], "no weight file gone/model.torch"),
         (train_bnn.main, [*good, "--prior_list", "gamma", "--gamma_a", "0.5"], "needs a > 0.5"),
@@ -137,8 +137,8 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, ["--data", digits, "--model", "lenet300"], "lenet300 has none: take bayes-all"),
         (features.main, ["--scale", "1/0"], "a share such as 1/4"),
         (features.main, ["--resume", tmp_path], "unrecognized arguments"),
-        (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--filters_list gives no folder"),
-        (train_bnn.main, [*bnn, "--vae_list", *priors[::-1]], "models 5x5 kernels, features.conv1 has 7x7"),
+        (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--filters_list gives nothing for it"),
+        (train_bnn.main, [*bnn, "--vae_list", *priors[::-1]], "has 5x5 kernels, features.conv1 has 7x7"),
         (train_bnn.main, [*bnn, "--vae_list", priors[0], tmp_path / "gone"], f"{tmp_path}/gone is not a prior folder"),
         (train_bnn.main, [*good, "--num_examples", "61"], "larger than the training set (60)"),
         (train_bnn.main, [*good, "--num_examples", "2"], "smaller than the number of classes (3)"),
@@ -254,7 +254,7 @@ def test_the_shipped_priors_beat_an_independent_gaussian(layer, margin):
     kernels, prior = (Path(__file__).resolve().parents[1] / "data" / layer.format(kind) for kind in ("conv", "vae"))
     train, test = (load_kernels(kernels / f"{split}.npy") for split in ("train", "test"))
     elbo = train_vae_prior.evaluate(load_vae(prior), test, n_samples=5)["elbo"]
-    assert elbo > GaussianKernels(train, full=False).log_prob(test).mean() + margin
+    assert elbo > IndependentGaussian.fit(train).log_prob(test).mean() + margin
 
 
 def test_the_seed_readmes_flags_parse():

@@ -11,14 +11,17 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from models.bayes import BayesConv2d, BayesLinear
-from models.densities import GaussianKernels
+from models.densities import Density, GaussianKernels, IndependentGaussian
+from models.kernel_sums import Draw, FullSum, Turns
 from models.priors import (
     ARD,
-    DeepWeightPrior,
+    DENSITIES,
+    PRIORS,
     Dropout,
     FormerPosterior,
     GammaARD,
     GaussianPrior,
+    KernelPrior,
     LogUniform,
     StandardNormal,
     Student,
@@ -36,7 +39,7 @@ def test_standard_normal_kl_is_torchs():
 
 @pytest.mark.parametrize("full", [True, False])
 def test_gaussian_prior_kl_is_torchs(full):
-    density = GaussianKernels(torch.randn(50, 1, 3, 3), full=full)
+    density = (GaussianKernels if full else IndependentGaussian).fit(torch.randn(50, 1, 3, 3))
     q = Normal(torch.randn(4, 2, 3, 3), torch.rand(4, 2, 3, 3) + 0.1)
     cov = density.scale @ density.scale.T if full else torch.diag(density.scale.square())
     p = MultivariateNormal(density.mean, cov)
@@ -225,7 +228,7 @@ def test_dwp_bound_is_exact_kl_plus_the_reverse_models_error(shift, widen):
     # KL(r || p(z|w)) for two Gaussians with a known shift and ratio of variances: the same for every w.
     gap = 0.5 * (widen - 1 - math.log(widen) + shift**2 * vae.precision).sum()
     q = Normal(loc.expand(n, 1, 3, 3), scale.expand(n, 1, 3, 3))  # n copies of one kernel: an average over n draws
-    bound = DeepWeightPrior(vae, kl_chunk=n).kl(q) / n
+    bound = KernelPrior(vae, chunk=n).kl(q) / n
     terms = vae.log_prob(q.sample())
     tolerance = 4 * terms.std() / n**0.5
     assert abs(bound - (exact + gap)) < tolerance
@@ -236,7 +239,7 @@ def test_dwp_bound_is_exact_kl_plus_the_reverse_models_error(shift, widen):
 
 def make_prior(layer_shape=(6, 4, 5, 5), **options):
     layer = BayesConv2d(layer_shape[1], layer_shape[0], layer_shape[2], logvarinit=-4.0)
-    return layer, DeepWeightPrior(VAE(5, 2, 4), **options)
+    return layer, KernelPrior(VAE(5, 2, 4), **options)
 
 
 def test_subsampled_kl_is_unbiased():
@@ -245,7 +248,7 @@ def test_subsampled_kl_is_unbiased():
         layer.mean.weight.mul_(torch.linspace(0.1, 3, 24).view(6, 4, 1, 1))  # kernels that differ a lot
         draws = {}
         for m in (0, 5):
-            prior.kl_kernels = m
+            prior.kernel_sum = Draw(m) if m else FullSum()
             draws[m] = torch.stack([prior.kl(layer.posterior()) for _ in range(2000)])
     difference = draws[5].mean() - draws[0].mean()
     assert abs(difference) < 4 * (draws[5].var() / 2000 + draws[0].var() / 2000).sqrt()
@@ -260,17 +263,19 @@ def test_kernels_are_drawn_without_replacement_and_entropy_is_over_all():
 
     mean = torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 5, 5)
     q = Normal(mean, torch.rand(6, 4, 5, 5) * 1e-3 + 1e-3)  # kernel i is i everywhere; the entropies differ
-    prior = DeepWeightPrior(Constant(5, 2, 4), kl_kernels=23)
+    prior = KernelPrior(Constant(5, 2, 4), kernel_sum=Draw(23))
     for _ in range(5):
         with torch.no_grad():
             kl = prior.kl(q)
         torch.testing.assert_close(kl, -24 * 3.0 - q.entropy().sum())
-        assert len(prior.vae.seen[:, 0, 0, 0].round().unique()) == 23
+        assert len(prior.density.seen[:, 0, 0, 0].round().unique()) == 23
 
 
 def test_a_prior_refuses_kernels_of_another_size():
     with pytest.raises(ValueError, match="5x5 kernels does not fit"):
-        DeepWeightPrior(VAE(5, 2, 4)).kl(BayesConv2d(25, 1, 7).posterior())
+        KernelPrior(VAE(5, 2, 4)).kl(BayesConv2d(25, 1, 7).posterior())
+    with pytest.raises(ValueError, match="5x5 kernels does not fit"):
+        KernelPrior(VAE(5, 2, 4)).kl(BayesLinear(25, 5).posterior())
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 24])
@@ -284,9 +289,9 @@ def test_chunked_kl_has_the_exact_gradient(chunk):
     vae = Deterministic(5, 2, 4)
     grads = []
     for c in (chunk, 1000):
-        prior = DeepWeightPrior(vae, kl_chunk=c)
+        prior = KernelPrior(vae, chunk=c)
         torch.manual_seed(0)
-        parameters = [layer.mean.weight, layer.var.weight, *prior.vae.encoder.parameters()]
+        parameters = [layer.mean.weight, layer.var.weight, *prior.density.encoder.parameters()]
         grads.append(torch.autograd.grad(prior.kl(layer.posterior()), parameters))
     for a, b in zip(*grads):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -295,18 +300,18 @@ def test_chunked_kl_has_the_exact_gradient(chunk):
 @pytest.mark.parametrize("train_reverse", [True, False])
 def test_gradients_reach_theta_and_psi_and_never_phi(train_reverse):
     vae = VAE(5, 2, 4)
-    layer, prior = BayesConv2d(4, 6, 5), DeepWeightPrior(vae, train_reverse=train_reverse)
+    layer, prior = BayesConv2d(4, 6, 5), KernelPrior(vae, train_reverse=train_reverse)
     prior.kl(layer.posterior()).backward()
     assert layer.mean.weight.grad.abs().sum() > 0 and layer.var.weight.grad.abs().sum() > 0
-    assert all((p.grad is not None and p.grad.abs().sum() > 0) == train_reverse for p in prior.vae.encoder.parameters())
-    assert all(p.grad is None and not p.requires_grad for p in prior.vae.decoder.parameters())
+    assert all((p.grad is not None and p.grad.abs().sum() > 0) == train_reverse for p in prior.density.encoder.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in prior.density.decoder.parameters())
     assert all(p.grad is None and p.requires_grad for p in vae.parameters())  # the VAE that was passed in is untouched
 
 
 @pytest.mark.parametrize("full", [True, False])
 def test_gaussian_kernels_against_scipy(full):
     kernels = torch.randn(500, 1, 3, 3) @ torch.randn(3, 3) + 0.5
-    density = GaussianKernels(kernels, full, ridge=0)
+    density = GaussianKernels.fit(kernels, ridge=0) if full else IndependentGaussian.fit(kernels)
     x = kernels.flatten(1).numpy().astype(float)
     cov = (x - x.mean(0)).T @ (x - x.mean(0)) / len(x)
     expected = stats.multivariate_normal(x.mean(0), cov if full else cov.diagonal()).logpdf(x[:20])
@@ -314,24 +319,21 @@ def test_gaussian_kernels_against_scipy(full):
     assert density.sample(7).shape == (7, 1, 3, 3)
 
 
-class Quadratic(nn.Module):
-    """A stand-in for a kernel VAE, whose log-density is known: log p(w) = -|w|^2 / 2."""
-
-    kernel_dim = 3
+class Quadratic(Density):
+    """A density that is known but for a constant: log p(w) = -|w|^2 / 2."""
 
     def __init__(self):
-        super().__init__()
-        self.encoder = self.decoder = nn.Linear(1, 1)
+        super().__init__(kernel_dim=3)
 
     def log_prob(self, w):
         return -0.5 * w.flatten(1).square().sum(1)
 
 
-def remembering(kl_kernels=8):
+def remembering(m=8):
     """A posterior of 24 kernels, whose gradient of KL(q || p) in the mean is the mean itself, and a prior that remembers."""
     mean = torch.randn(6, 4, 3, 3, requires_grad=True)
     q = Normal(mean, torch.full_like(mean, 1e-6))
-    return mean, q, DeepWeightPrior(Quadratic(), kl_kernels=kl_kernels, kl_memory=True, train_reverse=False)
+    return mean, q, KernelPrior(Quadratic(), kernel_sum=Turns(m))
 
 
 def moved(grad, mean):
@@ -367,20 +369,20 @@ def test_two_remembering_terms_in_one_graph_and_one_without_gradient():
     old = mean.detach().clone()
     with torch.no_grad():
         mean.mul_(2)
-        waiting, memory = prior.waiting.clone(), prior.memory[0].clone()
+        turns = prior.kernel_sum
+        waiting, memory = turns.waiting.clone(), turns.memory[0].clone()
         prior.kl(q)  # evaluation takes no turn
-    assert torch.equal(prior.waiting, waiting) and torch.equal(prior.memory[0], memory)
+    assert torch.equal(turns.waiting, waiting) and torch.equal(turns.memory[0], memory)
     first, second = prior.kl(q), prior.kl(q)
     assert [moved(torch.autograd.grad(kl, mean)[0], old) for kl in (second, first)] == [16, 8]  # each with the memory of its time
 
 
 def test_the_reverse_model_learns_from_a_remembering_prior_without_bias():
     layer, prior = make_prior()
-    prior.kl_memory = True
-    psi = next(prior.vae.encoder.parameters())
+    psi = next(prior.density.encoder.parameters())
     grads = {}
     for m in (0, 5):
-        prior.kl_kernels = m
+        prior.kernel_sum = Turns(m) if m else FullSum()
         grads[m] = torch.stack([torch.autograd.grad(prior.kl(layer.posterior()), psi)[0].flatten() for _ in range(150)])
     error = (grads[5].var(0) / 150 + grads[0].var(0) / 150).sqrt()
     assert ((grads[5].mean(0) - grads[0].mean(0)).abs() < 5 * error).all()
@@ -395,10 +397,62 @@ def test_every_kernel_has_its_turn():
             return super().log_prob(w)
 
     q = Normal(torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 3, 3), torch.full((6, 4, 3, 3), 1e-3))  # kernel i is i everywhere
-    prior, counts = DeepWeightPrior(Seen(), kl_kernels=9, kl_memory=True, train_reverse=False), torch.zeros(24)
+    prior, counts = KernelPrior(Seen(), kernel_sum=Turns(9)), torch.zeros(24)
     prior.kl(q)  # fills the memory
     for _ in range(8):
         prior.kl(q)
-        counts[prior.vae.seen] += 1
-        assert len(prior.vae.seen.unique()) == 9
+        counts[prior.density.seen] += 1
+        assert len(prior.density.seen.unique()) == 9
     assert counts.tolist() == [3] * 24
+
+
+NEEDED = dict(a=0.51, b=1e-8, mean=torch.zeros(6, 4, 5, 5), log_var=torch.zeros(6, 4, 5, 5), samples=1, chunk=0, train_reverse=True)
+
+
+def make_density(name, exact=False):
+    """exact: such that log_prob is the log-density itself, which of a VAE it is where the code says nothing of the kernel."""
+    torch.manual_seed(0)
+    kind = DENSITIES[name]
+    if hasattr(kind, "fit"):
+        return kind.fit(torch.randn(40, 1, 5, 5))
+    density = kind(5, 2, 4)
+    if exact:
+        for head in (density.encoder.fc_mu, density.encoder.fc_sigma, density.decoder.fc_mu[0], density.decoder.fc_var[0]):
+            nn.init.zeros_(head.weight)
+        nn.init.zeros_(density.encoder.fc_mu.bias)
+        nn.init.constant_(density.encoder.fc_sigma.bias, math.log(math.e - 1))  # r(z|w) = N(0, 1) = p(z)
+    return density
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_the_contract_of_a_prior(name):
+    """kl(q) is one finite number, with a gradient in every parameter of q, and changes neither q nor the prior."""
+    density = make_density(name) if name in DENSITIES else None
+    prior = PRIORS[name](**{need: (NEEDED | dict(density=density, kernel_sum=FullSum()))[need] for need in PRIORS[name].needs})
+    layer = BayesConv2d(4, 6, 5, logvarinit=-12.0)  # less noise than weight, or `vd` is constant
+    before = {k: v.clone() for module in (layer, prior) for k, v in module.state_dict().items() if isinstance(v, torch.Tensor)}
+    kl = prior.kl(layer.posterior())
+    assert kl.ndim == 0 and kl.isfinite()
+    for grad in torch.autograd.grad(kl, [layer.mean.weight, layer.var.weight]):
+        assert grad.isfinite().all() and (grad != 0).float().mean() > 0.8
+    after = {k: v for module in (layer, prior) for k, v in module.state_dict().items() if isinstance(v, torch.Tensor)}
+    assert all(torch.equal(before[k], after[k]) for k in before) and len(before) == len(after)
+    torch.manual_seed(1)
+    first = prior.kl(layer.posterior())
+    torch.manual_seed(1)
+    assert torch.equal(first, prior.kl(layer.posterior()))  # nothing that it remembers
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_contract_of_a_density(name):
+    """Shapes, and samples that agree with log_prob: by Stein's identity E_p[(w - m) d log p / dw] = -1 for each weight and any m."""
+    density, n = make_density(name, exact=True), 20_000
+    w = density.sample(n)
+    assert w.shape == (n, 1, 5, 5) and not w.requires_grad and density.kernel_dim == 5
+    w.requires_grad_()
+    log_prob = density.log_prob(w)
+    assert log_prob.shape == (n,) and log_prob.isfinite().all()
+    (slope,) = torch.autograd.grad(log_prob.sum(), w)
+    products = (w - w.mean(0)).detach() * slope
+    error = (products.mean(0) + 1).abs() / (products.std(0) / n**0.5)
+    assert error.max() < 5  # standard errors

@@ -10,10 +10,10 @@ from torch import nn
 
 import train_bnn
 from models import build_net
-from models.bayes import bayes_layers, bnn_mode, conv_layers
+from models.bayes import bayes_layers, conv_layers, set_mode
 from models.sparsity import compression, dense_state, drop_dead, prune, sparse_state
 from myexman.checkpoint import save_state
-from utils import evaluate, load_run, load_weights, predict
+from utils import evaluate, layer_sources, load_run, load_weights, predict
 
 X, Y = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
 
@@ -51,7 +51,7 @@ def test_layers_that_are_not_bayesian_count_as_kept():
 
 def test_a_pruned_net_predicts_the_same_when_reloaded(net, tmp_path):
     prune(net, "mean", 1.0)
-    bnn_mode(net, "det")
+    set_mode(net, "det")
     save_state(sparse_state(net), tmp_path / "pruned.torch")
     plain = build_net("lenet5", "vanilla", (3, 4, 5), X, Y)
     plain.load_state_dict(dense_state(load_weights(tmp_path / "pruned.torch")))
@@ -80,7 +80,7 @@ def test_batch_norm_does_not_look_at_the_test_batch():
     net = build_net("vgg", "bayes-all", (4, 4, 8, 8, 8), x, torch.arange(6))
     assert len(bayes_layers(net)) == 15
     net(x)  # moves the running statistics
-    bnn_mode(net, "det")
+    set_mode(net, "det")
     torch.testing.assert_close(predict(net, x)[:2], predict(net, x[:2]))
 
 
@@ -138,7 +138,7 @@ def test_a_run_can_begin_where_another_ended(digits):
     net = build_net("lenet300", "bayes-all", (6, 5), X, torch.arange(3))
     net.load_state_dict(load_weights(first / "model.torch"))
     layers = bayes_layers(net)
-    priors = train_bnn.build_priors(args, net, layers, [], [])
+    priors = train_bnn.build_priors(args, layer_sources(net))
     assert all(prior.kl(layer.posterior()).abs() < 1e-4 for prior, layer in zip(priors, layers))
     second = train_bnn.main([*options, "--prior_list", f"posterior:{first}", "--start_from", str(first), "--lr", "0", "--permute", "1"])
     old, new = (load_weights(run / "model.torch") for run in (first, second))

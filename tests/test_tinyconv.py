@@ -2,32 +2,52 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
 
 from models.tinyconv import Conv1x1, Conv3x3, ConvTranspose1x1, ConvTranspose3x3, FirstConv3x3, evaluation
 
-LAYERS = {
-    **{f"{k}x{k}, padding {p}": (nn.Conv2d, lambda k=k, p=p: Conv3x3(3, 4, k, p), k) for k, p in ((3, 0), (5, 0), (5, 1))},
-    **{f"{k}x{k}, transposed": (nn.ConvTranspose2d, lambda k=k: ConvTranspose3x3(3, 4, k), k) for k in (1, 3, 5)},
-    "1x1": (nn.Conv2d, lambda: Conv1x1(3, 4), 5),
-    "1x1, transposed": (nn.ConvTranspose2d, lambda: ConvTranspose1x1(3, 4), 5),
-    **{f"first, padding {p}": (nn.Conv2d, lambda p=p: FirstConv3x3(4, 5, p), 5) for p in (0, 1)},
+LAYERS = {  # name: layer, k, padding
+    **{f"{k}x{k}, padding {p}": (lambda k=k, p=p: Conv3x3(3, 4, k, p), k, p) for k, p in ((3, 0), (5, 0), (5, 1))},
+    **{f"{k}x{k}, transposed": (lambda k=k: ConvTranspose3x3(3, 4, k), k, 0) for k in (1, 3, 5)},
+    "1x1": (lambda: Conv1x1(3, 4), 5, 0),
+    "1x1, transposed": (lambda: ConvTranspose1x1(3, 4), 5, 0),
+    **{f"first, padding {p}": (lambda p=p: FirstConv3x3(4, 5, p), 5, p) for p in (0, 1)},
 }
+
+
+def torch_conv(layer, x, padding):
+    """What torch makes of a layer's parameters and images (n, C, k, k)."""
+    kind = F.conv_transpose2d if isinstance(layer, (ConvTranspose3x3, ConvTranspose1x1)) else F.conv2d
+    return kind(x, layer.weight, layer.bias, padding=padding)
+
+
+def rows_of(images):
+    """(n, C, k, k) position by position: (k^2 n, C)."""
+    return images.permute(2, 3, 0, 1).reshape(-1, images.shape[1])
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_value_and_gradients(name):
     """x, weight and bias get the gradients that torch's own convolution gives them."""
-    kind, make, k = LAYERS[name]
-    layer, n = make(), 6
-    x = torch.randn(n, layer.in_channels, k, k, requires_grad=True)
-    rows = x if isinstance(layer, FirstConv3x3) else x.permute(2, 3, 0, 1).reshape(k * k * n, -1)
-    ours, expected = layer(rows), kind.forward(layer, x)
-    expected_rows = expected.permute(2, 3, 0, 1).reshape(-1, expected.shape[1])
-    weights = torch.randn_like(expected_rows)
-    values = [torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()]) for y in (ours, expected_rows)]
-    for a, b in zip([ours, *values[0]], [expected_rows, *values[1]]):
+    build, k, padding = LAYERS[name]
+    layer = build()
+    x = torch.randn(6, layer.in_channels, k, k, requires_grad=True)
+    ours = layer(x if isinstance(layer, FirstConv3x3) else rows_of(x))
+    expected = rows_of(torch_conv(layer, x, padding))
+    weights = torch.randn_like(expected)
+    values = [torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()]) for y in (ours, expected)]
+    for a, b in zip([ours, *values[0]], [expected, *values[1]]):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_another_layout_or_number_of_channels_is_refused(name):
+    build, k, _ = LAYERS[name]
+    layer = build()
+    images = torch.randn(8, 6, k, k)  # in torch's layout, with too many channels
+    for wrong in (images, rows_of(images)):
+        with pytest.raises(ValueError, match="takes"):
+            layer(wrong)
 
 
 @pytest.mark.parametrize("m, n", [(1, 3), (3, 5), (5, 7)])

@@ -5,20 +5,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributions import MultivariateNormal, Normal
 
 from data import Dataset
 from models import FConvMNIST
-from models.bayes import BayesConv2d, bayes_layers, bnn_mode
+from models.bayes import BayesConv2d, BayesLinear, bayes_layers, set_mode
 from models.priors import StandardNormal
-from train_bnn import negative_elbo
-from utils import count_flops, ensemble_average, evaluate, kl_weight, linear_lr, mc_ensemble, metrics, minibatches, predict, train_epoch
+from train_bnn import kl_weight, negative_elbo
+from utils import count_flops, ensemble_average, evaluate, linear_lr, mc_ensemble, metrics, minibatches, predict, train_epoch
 
 
 def test_minibatch_elbo_weights_the_data_by_n_over_b():
     net, x, y = FConvMNIST((3, 4), conv=BayesConv2d), torch.rand(12, 1, 28, 28), torch.arange(12) % 10
     layers = bayes_layers(net)
     priors = [StandardNormal() for _ in layers]
-    bnn_mode(net, "det")  # so that only the choice of images is random
+    set_mode(net, "det")  # so that only the choice of images is random
     kl = sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers))
     full = F.cross_entropy(net(x), y, reduction="sum") + kl
     parts = [negative_elbo(net, layers, priors, 12, x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)]
@@ -86,11 +87,11 @@ def test_ensemble_is_the_mean_of_probabilities_over_weight_samples():
     members = mc_ensemble(net, x, 3, bs=2)
     assert not torch.allclose(members[0], members[1])
     torch.testing.assert_close(ensemble_average(members).exp(), torch.stack([m.exp() for m in members]).mean(0))
-    bnn_mode(net, "sample")  # one weight sample serves all batches
+    set_mode(net, "sample")  # one weight sample serves all batches
     torch.testing.assert_close(predict(net, x, bs=2), predict(net, x, bs=6))
     results = evaluate(net, Dataset(x, torch.arange(6)), ens=2)
     assert {f"{who}_{k}" for who in ("mean", "one", "ens") for k in ("acc", "nll", "ece", "brier")} == set(results)
-    assert bayes_layers(net)[0].mode == "stoch"
+    assert bayes_layers(net)[0].mode == "sample"  # as before
     assert set(evaluate(FConvMNIST((3, 4)), Dataset(x, torch.arange(6)))) == {"mean_acc", "mean_nll", "mean_ece", "mean_brier"}
 
 
@@ -116,3 +117,29 @@ def test_schedules():
         linear_lr(opt, epoch, 10, 2.0, decrease_from=5)
         rates.append(opt.param_groups[0]["lr"])
     assert rates == pytest.approx([2.0] * 6 + [1.6, 1.2, 0.8, 0.4])
+
+
+def test_the_elbo_and_the_loop_find_the_posterior_of_bayesian_linear_regression():
+    """With orthogonal inputs the posterior factorises: q can be exact, and the bound the log evidence."""
+    n, sigma, epochs = 64, 0.5, 400
+    x = torch.linalg.qr(torch.randn(n, 3))[0] * torch.tensor([8.0, 3.0, 1.0])
+    y = x @ torch.tensor([[0.7], [-1.2], [0.4]]) + sigma * torch.randn(n, 1)
+    precision = 1 + x.square().sum(0) / sigma**2
+    mean = (x.T @ y).squeeze() / sigma**2 / precision
+    evidence = MultivariateNormal(torch.zeros(n), x @ x.T + sigma**2 * torch.eye(n)).log_prob(y.squeeze())
+
+    layer = BayesLinear(3, 1, bias=False, logvarinit=-2.0)
+    opt = torch.optim.Adam(layer.parameters())
+
+    def objective(x, y):
+        return negative_elbo(layer, [layer], [StandardNormal()], n, x, y, mean_nll=lambda out, y: -Normal(out, sigma).log_prob(y).mean())
+
+    for epoch in range(epochs):
+        linear_lr(opt, epoch, epochs, 0.05)
+        train_epoch((x, y), 16, opt, objective)
+    q = layer.posterior()
+    torch.testing.assert_close(q.variance.squeeze(), 1 / precision, rtol=0.1, atol=0)
+    assert ((q.loc.squeeze() - mean).abs() < 0.1 * precision.rsqrt()).all()
+    with torch.no_grad():
+        bounds = torch.stack([-objective(x, y)[0] for _ in range(2000)])
+    assert abs(bounds.mean() - evidence) < 0.05

@@ -8,9 +8,11 @@ import torch
 import yaml
 from torch.distributions import Normal
 
+from experiments import textbook
 from models.initialization import LearnedKernels, Pretrained, Xavier, fill
+from models.priors import DENSITIES
 from models.vae import CODERS, VAE
-from utils import load_kernels, load_vae, load_weights
+from utils import load_density, load_kernels, load_vae, load_weights
 
 from .conftest import SIZES, write_prior
 
@@ -60,16 +62,19 @@ def test_shapes_and_positive_variances(k):
 
 
 @pytest.mark.parametrize("k", CODERS)
-def test_elbo_terms_are_what_torch_distributions_give(k):
-    vae, w = VAE(k, 3, 4), torch.randn(5, 1, k, k)
-    torch.manual_seed(1)
-    log_lik, kl = vae.elbo_terms(w)
-    torch.manual_seed(1)
-    mean, var = vae.encoder(w)
-    r = Normal(mean, var.sqrt())
-    w_mean, w_var = vae.decoder(mean + var.sqrt() * torch.randn_like(mean))
-    torch.testing.assert_close(log_lik, Normal(w_mean, w_var.sqrt()).log_prob(w).sum((1, 2, 3)))
-    torch.testing.assert_close(kl, torch.distributions.kl_divergence(r, Normal(0.0, 1.0)).sum(1))
+def test_the_elbo_is_the_textbooks(k):
+    """The same value and gradients from the same weights and noise, through torch's own convolutions and distributions."""
+    vae, w = VAE(k, 3, 4), torch.randn(5, 1, k, k, requires_grad=True)
+    plain, found = textbook.kernel_vae(vae), []
+    for module, elbo in ((vae, vae.log_prob), (plain, lambda w: textbook.elbo(plain, w))):
+        torch.manual_seed(1)
+        value = elbo(w)
+        parameters = dict(module.named_parameters())
+        grads = torch.autograd.grad(value.sum(), [w, *parameters.values()])
+        found.append(dict(zip(("elbo", "w", *parameters), (value, *grads))))
+    assert found[0].keys() == found[1].keys()
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("k", CODERS)
@@ -200,15 +205,29 @@ def test_bad_kernels_and_weights(tmp_path):
 @pytest.mark.parametrize("layer", [torch.nn.Conv2d(3, 4, 5), torch.nn.ConvTranspose2d(3, 4, 5)])
 def test_fill(layer):
     kernels = torch.randn(50, 1, 5, 5)
-    fill(layer, LearnedKernels(kernels))
+    fill(layer.weight, LearnedKernels(kernels))
     known = {tuple(w.flatten().tolist()) for w in kernels}
     assert all(tuple(w.flatten().tolist()) in known for w in layer.weight.detach().reshape(-1, 25))
     stored = torch.randn(layer.weight.shape)
-    fill(layer, Pretrained(stored))
+    fill(layer.weight, Pretrained(stored))
     assert torch.equal(layer.weight, stored)
-    fill(layer, Xavier(layer.weight.shape))
+    fill(layer.weight, Xavier(layer.weight.shape))
     assert abs(layer.weight.var() - 2 / ((3 + 4) * 25)) < 0.002  # Glorot: variance 2 / (fan in + fan out)
     with pytest.raises(ValueError, match="5x5"):
-        fill(layer, VAE(7, 2, 4))
+        fill(layer.weight, VAE(7, 2, 4))
     with pytest.raises(ValueError, match="differ in width"):
-        fill(layer, Pretrained(torch.randn(9, 3, 5, 5)))
+        fill(layer.weight, Pretrained(torch.randn(9, 3, 5, 5)))
+
+
+@pytest.mark.parametrize("name", ["gauss", "gauss-indep"])
+def test_a_folder_may_hold_another_density(name, tmp_path):
+    kernels = torch.randn(50, 1, 5, 5)
+    density = DENSITIES[name].fit(kernels)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(dict(density=name, kernel_dim=5)))
+    torch.save(density.state_dict(), tmp_path / "vae_params.torch")
+    torch.testing.assert_close(load_density(tmp_path).log_prob(kernels), density.log_prob(kernels))
+    with pytest.raises(ValueError, match="not a kernel VAE"):
+        load_vae(tmp_path)
+    (tmp_path / "params.yaml").write_text("density: spline\nkernel_dim: 5")
+    with pytest.raises(ValueError, match="choose from gauss"):
+        load_density(tmp_path)

@@ -1,0 +1,76 @@
+"""Gradients written by hand, where autograd's own would cost time or memory. All are exact but for Remembered, which says what it is.
+
+What each gains is measured by experiments/benchmark.py (results/benchmark.csv; experiments/README.md, "Speed")."""
+
+import torch
+
+
+class Reparametrized(torch.autograd.Function):
+    """mean + sqrt(var) * noise, noise ~ N(0, 1), of two tensors that nobody needs afterwards: both are overwritten.
+
+    A step spends as much time on these element-wise passes as on its convolutions; autograd's own would be twice as many (`step, fconv,
+    sn`). Exact: d/d mean = 1, d/d var = noise / (2 sqrt(var))."""
+
+    @staticmethod
+    def forward(ctx, mean, var):
+        ctx.mark_dirty(mean)
+        std = var.clamp_min_(1e-16).sqrt_()  # the floor keeps the gradient finite where the input patch is all zero
+        noise = torch.randn_like(mean)
+        mean.addcmul_(std, noise)
+        ctx.save_for_backward(noise.div_(std).mul_(0.5))
+        return mean
+
+    @staticmethod
+    def backward(ctx, grad):
+        (slope,) = ctx.saved_tensors
+        return grad, grad * slope
+
+
+class ChunkedSum(torch.autograd.Function):
+    """sum of f over chunks of w, whose gradient is taken chunk by chunk during the forward pass.
+
+    Only one chunk's activations exist at a time: memory does not grow with the layer, and small chunks stay in a CPU's cache (`step,
+    fconv, vae`). Exact: the value is a sum, so backward() merely scales the stored gradient, and nothing is computed twice."""
+
+    @staticmethod
+    def forward(ctx, f, size, w, *parameters):
+        total, w_grads = 0.0, []
+        sums = [torch.zeros_like(p) for p in parameters]
+        for chunk in w.split(size):
+            with torch.enable_grad():
+                chunk = chunk.detach().requires_grad_()
+                value = f(chunk)
+                grads = torch.autograd.grad(value, [chunk, *parameters])
+            total = total + value.detach()
+            w_grads.append(grads[0])
+            sums = [a + g for a, g in zip(sums, grads[1:])]
+        ctx.save_for_backward(torch.cat(w_grads), *sums)
+        return total
+
+    @staticmethod
+    def backward(ctx, scale):
+        return None, None, *(scale * g for g in ctx.saved_tensors)
+
+
+class Remembered(torch.autograd.Function):
+    """Unbiased estimate of f(mean, scale), a sum over n kernels, from the m chosen ones; a kernel that is not among them has the
+    gradient of its last turn (`step, fconv, vae, 256 kernels, remembered`).
+
+    memory: the last gradients with respect to mean and scale, tensors of their shape, overwritten at the chosen. They are f's own,
+    whatever factor the sum gets afterwards; the parameters of f have no memory, their gradient is n / m times that of the chosen."""
+
+    @staticmethod
+    def forward(ctx, f, memory, chosen, mean, scale, *parameters):
+        with torch.enable_grad():
+            inputs = [t[chosen].detach().requires_grad_() for t in (mean, scale)]
+            value = f(*inputs)
+            grads = torch.autograd.grad(value, [*inputs, *parameters])
+        for table, grad in zip(memory, grads):
+            table[chosen] = grad
+        share = len(chosen) / len(mean)
+        ctx.save_for_backward(*(table.clone() for table in memory), *(grad / share for grad in grads[2:]))
+        return value.detach() / share
+
+    @staticmethod
+    def backward(ctx, weight):
+        return None, None, None, *(weight * grad for grad in ctx.saved_tensors)
