@@ -54,7 +54,7 @@ def negative_elbo(vae, w):
 
 
 @torch.no_grad()
-def evaluate(vae, kernels, n_samples=1):
+def held_out_terms(vae, kernels, n_samples=1):
     """ELBO, log-likelihood and KL in nats per kernel, averaged over kernels and n_samples draws of z."""
     terms = torch.stack([torch.stack([t.mean() for t in vae.elbo_terms(kernels)]) for _ in range(n_samples)]).mean(0).tolist()
     return dict(elbo=terms[0] - terms[1], loglik=terms[0], kl=terms[1])
@@ -145,7 +145,7 @@ def main(argv=None):
         linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
         stats = train_epoch((train,), args.bs, opt, lambda w: negative_elbo(vae, w), epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs:
-            held_out = evaluate(vae, test)
+            held_out = held_out_terms(vae, test)
             log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
             save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
             if held_out["elbo"] > best:

@@ -53,7 +53,7 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
     elif name in TORCHVISION:
         arrays = read_torchvision(name, root, file)
     else:
-        raise FileNotFoundError(missing(name, file))
+        raise FileNotFoundError(not_found(name, file))
     if file.stem == "not-mnist":
         arrays = clean_notmnist(arrays)
     x_train, y_train, x_test, y_test = arrays
@@ -68,7 +68,7 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
     return train, test
 
 
-def missing(name, file):
+def not_found(name, file):
     if name.endswith(".npz"):
         return f"no data file {file}"
     known = name in NAMES
@@ -117,7 +117,7 @@ def read_torchvision(name, root, file):
         try:
             splits = [cls(str(root), train=train, download=True) for train in (True, False)]
         except (RuntimeError, OSError) as e:
-            raise FileNotFoundError(f"{missing(name, file)} (also tried torchvision's files in {root}, and its download: {e})") from e
+            raise FileNotFoundError(f"{not_found(name, file)} (also tried torchvision's files in {root}, and its download: {e})") from e
     return [a for s in splits for a in (np.asarray(s.data), np.asarray(s.targets))]
 
 

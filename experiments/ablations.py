@@ -8,7 +8,7 @@ Everything else is as in Fig. 2; the first line of the table is Fig. 2's own set
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import Job, command_line, drive, driver_parser, markdown, mean_std, method_options, select, shipped
+from .grid import Driver, Job, command_line, markdown, mean_std, method_options, select, shipped
 
 # What is varied: label, options of train_bnn that replace those of the first (None takes one away)
 VARIANTS = {
@@ -24,18 +24,14 @@ VARIANTS = {
 }
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to run")
     parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
     parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
-    parser.set_defaults(panel="mnist")
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
 
 
@@ -58,14 +54,15 @@ def table(rows):
     return markdown("variant | accuracy | NLL, nats | ECE | splits", lines)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.num_examples, args.splits, args.epochs = "glyph-digits", 20, 1, 1
-        args.variants = ["as in Fig. 2", "every kernel in every step"]
-    rows, _ = drive(args, "ablations", jobs(args), settings, parse_args)
-    print(table(rows))
-
+DRIVER = Driver(
+    "ablations",
+    __doc__,
+    add_arguments,
+    dict(panel="glyph-digits", num_examples=20, splits=1, epochs=1, variants=["as in Fig. 2", "every kernel in every step"]),
+    settings,
+    jobs,
+    table,
+)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

@@ -1,27 +1,66 @@
-"""Continual learning: accuracy on the first task after the second, with the former posterior as prior or with fine-tuning.
+"""Continual learning: MNIST, then MNIST with shuffled pixels; what is left of the first (slides, "On-line / continual learning").
 
-python -m experiments.continual --data_root DATA_ROOT --workers 2
+    python -m experiments.continual --data_root DATA_ROOT --workers 2
+
+`posterior` takes the first task's posterior as the second's prior; `sn` (with its standard normal prior) and `det` are fine-tuned.
 """
 
+import train_bnn
+from data import load_dataset, permute_pixels
+from myexman import ExParser, Logger, at_least
 from myexman.logger import read_rows
-from utils import run_cli
+from utils import add_run_flags, default_data_root, evaluate, load_run, run_cli
 
-from .grid import Job, command_line, drive, driver_parser, markdown, mean_std, select
-from .two_tasks import WAYS
+from .grid import Driver, Job, command_line, markdown, mean_std, select
 
 LABELS = {"posterior": "former posterior as prior", "sn": "fine-tuned, standard normal prior", "det": "fine-tuned, deterministic"}
+WAYS = tuple(LABELS)
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
-    parser.add_argument("--epochs", type=int, default=10, help="passes over each task")
-    parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, …")
-    parser.set_defaults(panel="mnist")
+def parse_task_args(argv):
+    parser = ExParser(prog="two_tasks.py")
+    add = parser.add_argument
+    add("--method", choices=WAYS, default="posterior", help="how the second task is learnt")
+    add("--data", default="mnist", help="data set of both tasks, 28x28 grey")
+    add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
+    add("--num_examples", type=at_least(0), default=0, help="training images; 0 is all")
+    add("--epochs", type=at_least(1), default=10, help="passes over each task")
+    add("--logvarinit", type=float, default=-6.0, help="initial log-variance")
+    add_run_flags(parser)
     return parser.parse_args(argv)
 
 
+def two_tasks(argv):
+    """Train on both tasks, one after the other; the runs of the two lie in this one's folder, which is returned."""
+    args = parse_task_args(argv)
+    shared = dict(data=args.data, data_root=args.data_root, num_examples=args.num_examples, model="lenet300", bs=100, ens=0)
+    shared |= dict(epochs=args.epochs, eval_freq=args.epochs, seed=args.seed, root=args.run_dir, device=args.device)
+    if args.method == "det":
+        shared |= dict(net_cfg="vanilla")
+    else:
+        shared |= dict(net_cfg="bayes-all", logvarinit=args.logvarinit, prior_list="sn")
+    first = train_bnn.main(command_line(**shared))
+    if args.method == "posterior":
+        shared |= dict(prior_list=f"posterior:{first}")
+    second = train_bnn.main(command_line(**shared, start_from=first, permute=1))
+    old, new = (load_run(run, device=args.device)[0] for run in (first, second))
+    _, test = load_dataset(args.data, args.data_root)
+    test = test.to(args.device)
+    tests = {"first": test, "second": permute_pixels(test, 1)}
+    accuracy = {
+        f"{task}_{when}": evaluate(net, tests[task], ens=0)["mean_acc"] for when, net in (("before", old), ("after", new)) for task in tests
+    }
+    step = sum(read_rows(run / "logs.csv")[-1]["step"] for run in (first, second))
+    Logger(args.run_dir).row(step=step, **accuracy)
+    return args.run_dir
+
+
+def add_arguments(parser):
+    parser.add_argument("--epochs", type=int, default=10, help="passes over each task")
+    parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, …")
+
+
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {args.panel: f"{args.epochs} epochs a task"}
 
 
@@ -35,7 +74,7 @@ def jobs(args):
     for seed in range(args.splits):
         for method in WAYS:
             argv = command_line(**shared, method=method, seed=seed)
-            yield Job(args.panel, method, "", seed, argv, "experiments.two_tasks", accuracies)
+            yield Job(args.panel, method, "", seed, argv, two_tasks, accuracies)
 
 
 def table(rows):
@@ -47,13 +86,7 @@ def table(rows):
     return markdown("second task learnt with | first task, before | first task, after | second task, after | seeds", lines)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.splits, args.epochs = "glyph-digits", 1, 1
-    rows, _ = drive(args, "continual", jobs(args), settings, parse_args)
-    print(table(rows))
-
+DRIVER = Driver("continual", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, epochs=1), settings, jobs, table)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

@@ -15,24 +15,22 @@ import yaml
 from models.pictures import new_figure, save_figure
 from utils import run_cli
 
+from . import cut
 from .cut import STEPS
-from .grid import Job, command_line, drive, driver_parser, last_row, markdown, mean_std, select
+from .grid import Driver, Job, command_line, last_row, markdown, mean_std, select
 
 SPREADS = (2.7, 2.2, 1.9, 1.66, 1.5)
 FACTS = ("min_norm", "kept", "zero_is_denser", "likeness 0", f"likeness {STEPS[-1]}", f"alignment {STEPS[-1]}")
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("runs", nargs="*", metavar="RUN", help="source nets, or a pool of their kernels")
     parser.add_argument("--nets", default="64/128 filters", help="what rows and figure call these source nets")
     parser.add_argument("--spread", type=float, nargs="+", default=SPREADS, help="what the norms' spread may be")
     parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {"mnist": "reduced: n = 50, 600 epochs, full KL sum", "glyph-digits": "a smoke run"}
 
 
@@ -43,12 +41,15 @@ def measure(run_dir):
 
 
 def jobs(args):
+    if not args.runs:
+        raise ValueError("no source nets: python -m experiments.cuts data/fconv/kernels.torch")
+    runs = [str(Path(run).resolve()) for run in args.runs]
     panel = "glyph-digits" if args.quick else "mnist"
     quick = dict(num_epochs=1, hidden_dim=2, drifting=4, num_examples=20, hid_dim=(2, 3), epochs=1, data=panel) if args.quick else {}
     for spread in args.spread:
         for split in range(args.splits):
             argv = command_line(spread=spread, data_root=args.data_root, data_split_seed=split, **quick)
-            yield Job(panel, args.nets, str(spread), split, ["--runs", *args.runs, *argv], script="experiments.cut", measure=measure)
+            yield Job(panel, args.nets, str(spread), split, ["--runs", *runs, *argv], cut.main, measure)
 
 
 def sets(rows):
@@ -83,18 +84,7 @@ def plot(rows, file):
     save_figure(figure, file)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.spread = (2.5, 1.5)
-    if not args.runs and not args.plot_only:
-        raise ValueError("no source nets: python -m experiments.cuts data/fconv/kernels.torch")
-    args.runs = [str(Path(run).resolve()) for run in args.runs]
-    rows, file = drive(args, "cuts", jobs(args), settings, parse_args)
-    print(table(rows))
-    plot(rows, file)
-    print(f"drew {file}")
-
+DRIVER = Driver("cuts", __doc__, add_arguments, dict(spread=(2.5, 1.5)), settings, jobs, table, plot)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

@@ -13,8 +13,6 @@ import yaml
 import train_bnn
 from utils import ensemble_average, load_run, metrics, predict, run_cli
 
-from .grid import command_line
-
 MEMBERS = 5
 
 
@@ -22,7 +20,7 @@ def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     members = []
     for seed in range(MEMBERS):
-        run_dir = train_bnn.main([*argv, *command_line(net_cfg="vanilla", seed=seed)])
+        run_dir = train_bnn.main([*argv, "--net_cfg", "vanilla", "--seed", str(seed)])
         net, _, test = load_run(run_dir)
         members.append(predict(net, test.x))
     results = metrics(ensemble_average(members), test.y)

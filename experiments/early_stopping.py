@@ -11,24 +11,20 @@ from models.pictures import new_figure, save_figure
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import METHODS, curve, drive, driver_parser, every_row, markdown, method_job, method_options, select, shipped
+from .grid import METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
 
 CHOICES = ("dwp", "sn", "det")
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
     parser.add_argument("--split", type=int, default=0, help="which training set")
     parser.add_argument("--epochs", type=int, default=10000, help="passes over the training set, as in the paper")
     parser.add_argument("--eval_freq", type=int, default=500, help="epochs between evaluations")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
-    parser.set_defaults(panel="mnist")
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
 
 
@@ -63,15 +59,16 @@ def plot(rows, file):
     save_figure(figure, file)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.num_examples, args.epochs, args.eval_freq, args.methods = "glyph-digits", 20, 4, 2, ["sn", "det"]
-    rows, file = drive(args, "early_stopping", jobs(args), settings, parse_args)
-    print(table(rows))
-    plot(rows, file)
-    print(f"drew {file}")
-
+DRIVER = Driver(
+    "early_stopping",
+    __doc__,
+    add_arguments,
+    dict(panel="glyph-digits", num_examples=20, epochs=4, eval_freq=2, methods=["sn", "det"]),
+    settings,
+    jobs,
+    table,
+    plot,
+)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

@@ -10,28 +10,25 @@ from utils import run_cli
 
 from . import tune
 from .fig2 import PANELS, net_options
-from .grid import METHODS, drive, driver_parser, markdown, mean_std, method_job, places, select
+from .grid import METHODS, Driver, folders, markdown, mean_std, method_job, select
 
 CHOICES = (*tune.TUNED, "de")
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those of Fig. 2)")
     parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, …")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=list(CHOICES), help="what to run")
     parser.set_defaults(epochs=0)  # the recipes have their own
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return dict.fromkeys(PANELS, "each method's best on validation images")
 
 
 def jobs(args):
-    panel, file = PANELS[args.panel], places(args.quick)[0] / "tune.csv"
+    panel, file = PANELS[args.panel], folders(args.quick)[0] / "tune.csv"
     tuned = [r for r in (read_rows(file) if file.exists() else []) if r["panel"] == args.panel]
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
@@ -54,13 +51,9 @@ def table(rows):
     return markdown("n | method | how | accuracy | NLL, nats | ECE | Brier | splits", lines)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.splits, args.methods = "glyph-digits", 1, ["det", "de"]
-    rows, _ = drive(args, "fair", jobs(args), settings, parse_args)
-    print(table([r for r in rows if r["panel"] == args.panel]))
-
+DRIVER = Driver(
+    "fair", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, methods=["det", "de"]), settings, jobs, table, by_panel=True
+)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

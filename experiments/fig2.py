@@ -19,14 +19,12 @@ from .grid import (
     CORE,
     FCONV,
     METHODS,
+    Driver,
     curve,
-    drive,
-    driver_parser,
     markdown,
     mean_std,
     method_job,
     method_options,
-    panel_file,
     paper_curve,
     paper_value,
     select,
@@ -52,8 +50,7 @@ PANELS = {
 }
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (paper: 50 100 200 500 1000)")
     parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, … (paper: 10)")
@@ -65,11 +62,9 @@ def parse_args(argv=None):
         nargs="+",
         help="prior folder of each convolution, told apart by their names (default: the shipped ones)",
     )
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     words = f"{args.epochs} epochs, full KL sum"
     own = f", priors {' '.join(folder.name for folder in args.vae_list)}" if args.vae_list else ""
     settings = {}
@@ -103,9 +98,9 @@ def published(method):
     return {"vd": "loguniform", "loguniform": "sparse_vd"}.get(method, method)
 
 
-def table(rows, panel):
+def table(rows):
     """Accuracy, NLL, ECE and Brier score, mean ± standard deviation over splits, beside the paper's accuracy, as Markdown."""
-    lines = []
+    lines, panel = [], rows[0]["panel"]
     for n in sorted({r["x"] for r in rows}):
         for method in CHOICES:
             values = [select(rows, method=method, x=n, metric=metric) for metric in ("acc", "nll", "ece", "brier")]
@@ -116,7 +111,8 @@ def table(rows, panel):
     return markdown("n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits", lines)
 
 
-def plot(rows, panel, file):
+def plot(rows, file):
+    panel = rows[0]["panel"]
     figure, (left, right) = new_figure(11, 4, columns=2)
     for method in CHOICES:
         curve(left, rows, method, "acc")
@@ -138,19 +134,7 @@ def plot(rows, panel, file):
     save_figure(figure, file)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.splits, args.epochs = "glyph-digits", 1, 3
-    rows, file = drive(args, "fig2", jobs(args), settings, parse_args)
-    rows = [r for r in rows if r["panel"] == args.panel]
-    if not rows:
-        raise FileNotFoundError(f"nothing to draw: no runs of {args.panel}")
-    print(table(rows, args.panel))
-    file = panel_file(file, args.panel)
-    plot(rows, args.panel, file)
-    print(f"drew {file}")
-
+DRIVER = Driver("fig2", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, epochs=3), settings, jobs, table, plot, by_panel=True)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

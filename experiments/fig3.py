@@ -9,19 +9,18 @@ from fractions import Fraction
 from models.pictures import new_figure, save_figure
 from utils import run_cli
 
+from . import features
 from .grid import (
     CIFARNET,
     FCONV,
     METHODS,
+    Driver,
     Job,
     command_line,
     curve,
-    drive,
-    driver_parser,
     init_options,
     markdown,
     mean_std,
-    panel_file,
     paper_curve,
     paper_value,
     select,
@@ -36,13 +35,11 @@ PANELS = {
 INITS = ("dwp", "filters", "xavier")
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--scales", nargs="+", help="shares of the filters (default: the paper's)")
     parser.add_argument("--splits", type=int, default=5, help="seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training set")
-    return parser.parse_args(argv)
 
 
 def share(x):
@@ -50,7 +47,6 @@ def share(x):
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {name: f"{'reduced: k up to 1/2, ' if name == 'cifar10' else ''}{args.epochs} epochs" for name in PANELS}
 
 
@@ -61,12 +57,12 @@ def jobs(args):
             for init in INITS:
                 argv = command_line(data=args.panel, data_root=args.data_root, model=model, epochs=args.epochs, scale=scale, seed=seed)
                 argv += command_line(**init_options(init, layers))
-                yield Job(args.panel, init, scale, seed, argv, "experiments.features")
+                yield Job(args.panel, init, scale, seed, argv, features.main)
 
 
-def table(rows, panel):
+def table(rows):
     """Accuracy and NLL, mean ± standard deviation over seeds, beside the paper's accuracy, as Markdown."""
-    lines = []
+    lines, panel = [], rows[0]["panel"]
     for k in sorted({r["x"] for r in rows}, key=share):
         for init in INITS:
             values = select(rows, method=init, x=k, metric="acc")
@@ -77,7 +73,8 @@ def table(rows, panel):
     return markdown("k | init | accuracy | paper | NLL, nats | runs", lines)
 
 
-def plot(rows, panel, file):
+def plot(rows, file):
+    panel = rows[0]["panel"]
     figure, axis = new_figure(6, 4)
     for init in INITS:
         curve(axis, rows, init, "acc", share)
@@ -91,16 +88,17 @@ def plot(rows, panel, file):
     save_figure(figure, file)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.scales, args.splits, args.epochs = "glyph-digits", ["1/16"], 1, 1
-    rows, file = drive(args, "fig3", jobs(args), settings, parse_args)
-    rows, file = [r for r in rows if r["panel"] == args.panel], panel_file(file, args.panel)
-    print(table(rows, args.panel))
-    plot(rows, args.panel, file)
-    print(f"drew {file}")
-
+DRIVER = Driver(
+    "fig3",
+    __doc__,
+    add_arguments,
+    dict(panel="glyph-digits", scales=["1/16"], splits=1, epochs=1),
+    settings,
+    jobs,
+    table,
+    plot,
+    by_panel=True,
+)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

@@ -8,15 +8,15 @@ from typing import NamedTuple
 from models.pictures import new_figure, save_figure
 from utils import run_cli
 
+from . import convergence
 from .grid import (
     CIFARNET,
     FCONV,
     METHODS,
+    Driver,
     Job,
     command_line,
     curve,
-    drive,
-    driver_parser,
     every_row,
     init_options,
     markdown,
@@ -73,16 +73,13 @@ PANELS = {
 }
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--panel", nargs="+", choices=list(PANELS), default=list(PANELS), help="what converges")
     parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, …")
     parser.add_argument("--steps", type=int, help="steps of a run (default: 400 of the VAE, 300 and 390 of the classifiers)")
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {name: f"{panel.setting}, {args.steps or panel.steps} steps" for name, panel in PANELS.items()}
 
 
@@ -97,7 +94,7 @@ def jobs(args):
             for init in INITS:
                 argv = command_line(seed=seed, eval_steps=[s for s in EVAL_STEPS if s <= steps] or [steps])
                 argv += command_line(**shared, **init_options(init, panel.layers))
-                yield Job(name, init, str(steps), seed, argv, "experiments.convergence", every_row)
+                yield Job(name, init, str(steps), seed, argv, convergence.main, every_row)
 
 
 def table(rows):
@@ -134,15 +131,7 @@ def plot(rows, file):
     save_figure(figure, file)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.splits, args.steps = ["vae-mnist", "convnet-mnist"], 1, 2
-    rows, file = drive(args, "fig4", jobs(args), settings, parse_args)
-    print(table(rows))
-    plot(rows, file)
-    print(f"drew {file}")
-
+DRIVER = Driver("fig4", __doc__, add_arguments, dict(panel=["vae-mnist", "convnet-mnist"], splits=1, steps=2), settings, jobs, table, plot)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

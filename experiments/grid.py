@@ -5,7 +5,6 @@ the CSV file is not run again, so a driver that was stopped or killed goes on wh
 """
 
 import csv
-import importlib
 import io
 import multiprocessing
 import os
@@ -22,9 +21,12 @@ import torch
 import yaml
 from tqdm import tqdm
 
+import train_bnn
 from myexman import Parser, commit_name
 from myexman.logger import read_rows
 from utils import default_data_root, default_device
+
+from . import deep_ensemble
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -90,15 +92,15 @@ def every_row(run_dir):
 
 
 class Job(NamedTuple):
-    """One run of a script: where its numbers belong, the command line that makes them, and what takes them from the run's folder.
-    run_grid() adds the figure and the setting, which all jobs of a driver and panel share."""
+    """One run of a script: where its numbers belong, the command line that makes them, the script's main(), and what takes the numbers
+    from the run's folder. run_grid() adds the figure and the setting, which all jobs of a driver and panel share."""
 
     panel: str
     method: str
     x: str
     seed: int
     argv: list
-    script: str = "train_bnn"
+    run: Callable = train_bnn.main
     measure: Callable = last_row
     figure: str = ""
     setting: str = ""
@@ -144,8 +146,8 @@ def method_options(method, vaes, kernels=None, start="vae"):
 
 def method_job(panel, method, x, seed, options):
     """The Job of a method with train_bnn's options; a deep ensemble takes several runs."""
-    job = Job(panel, method, x, seed, command_line(**options))
-    return job._replace(script="experiments.deep_ensemble") if method == "de" else job
+    run = deep_ensemble.main if method == "de" else train_bnn.main
+    return Job(panel, method, x, seed, command_line(**options), run)
 
 
 def init_options(init, layers):
@@ -165,7 +167,7 @@ def device_name(device):
 def run_job(job, commit):
     """Run one job; returns its tidy rows.  commit: the code's, which the driver looked up when it started."""
     began = time.time()
-    run_dir = importlib.import_module(job.script).main(job.argv)
+    run_dir = job.run(job.argv)
     seconds = round(time.time() - began, 1)
     device = yaml.safe_load((run_dir / "params.yaml").read_text())["device"]
     shared = {c: getattr(job, c) for c in KEY}
@@ -184,42 +186,63 @@ def end_with_the_driver():
     os._exit(1)
 
 
-def driver_parser(doc, quick="smoke run on the embedded digits, results under logs/"):
-    """The flags that the drivers share."""
-    parser = Parser(description=doc.split("\n\n")[0])
-    parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
-    parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
-    parser.add_argument("--time_limit", type=float, help="seconds after which no further run starts")
-    parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--plot_only", action="store_true", help="redraw from the results")
-    return parser
-
-
-def places(quick):
+def folders(quick):
     """Folders of a driver's results and figures; a smoke run's lie under the runs."""
     return [Path(os.environ.get("DWP_PATH", "./logs")) / "quick"] * 2 if quick else [RESULTS, FIGURES]
 
 
-def drive(args, name, jobs, settings, parse_args):
-    """Run what is missing of a driver's jobs.
+class Driver(NamedTuple):
+    """An experiment of many runs: results/<name>.csv, figures/<name>.png, and a table.
 
-    settings: the driver's function from its arguments to {panel: what rows say of how they were made}.  Returns the rows with these
-    settings, of whatever panels have run, and where to draw them: the shipped figure if the settings are the driver's own, else one
-    of a trial, under the runs."""
-    results, figures = places(args.quick)
-    setting, file = settings(args), results / f"{name}.csv"
-    if not args.quick and setting != settings(parse_args([])):
-        figures = places(quick=True)[1].with_name("trials")
-    rows = run_grid([] if args.plot_only else jobs, file, setting, args.workers, args.time_limit)
-    rows = [r for r in rows if setting.get(r["panel"]) == r["setting"]]
-    if not rows:
-        raise FileNotFoundError(f"nothing to draw: no results in this setting in {file}")
-    return rows, figures / f"{name}.png"
+    doc: the module's docstring.  add_arguments(parser): its own flags.  smoke: the arguments of a smoke run.
+    settings(args): {panel: what its rows say of how they were made}.  jobs(args): the Jobs.
+    table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
+    by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own."""
 
+    name: str
+    doc: str
+    add_arguments: Callable
+    smoke: dict
+    settings: Callable
+    jobs: Callable
+    table: Callable
+    plot: Callable | None = None
+    by_panel: bool = False
 
-def panel_file(file, panel):
-    """The figure of a panel that has one of its own."""
-    return file.with_stem(f"{file.stem}_{panel}") if panel == "cifar10" else file
+    def parse_args(self, argv=None):
+        parser = Parser(description=self.doc.split("\n\n")[0])
+        parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
+        parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
+        parser.add_argument("--time_limit", type=float, help="seconds after which no further run starts")
+        parser.add_argument("--quick", action="store_true", help="smoke run on the embedded digits, results under logs/")
+        parser.add_argument("--plot_only", action="store_true", help="redraw from the results")
+        parser.set_defaults(panel="mnist")
+        self.add_arguments(parser)
+        args = parser.parse_args(argv)
+        if args.quick:
+            vars(args).update(self.smoke)
+        return args
+
+    def usual(self):
+        """{panel: the setting} of the driver's own arguments; rows in others are trials."""
+        return self.settings(self.parse_args([]))
+
+    def main(self, argv=None):
+        """Run what is missing, print the table, draw the figure: the shipped one, or under the runs if the settings are a trial's."""
+        args = self.parse_args(argv)
+        (results, figures), setting = folders(args.quick), self.settings(args)
+        file = results / f"{self.name}.csv"
+        if not args.quick and setting != self.usual():
+            figures = folders(quick=True)[1].with_name("trials")
+        rows = run_grid([] if args.plot_only else self.jobs(args), file, setting, args.workers, args.time_limit)
+        rows = [r for r in rows if setting.get(r["panel"]) == r["setting"] and (not self.by_panel or r["panel"] == args.panel)]
+        if not rows:
+            raise FileNotFoundError(f"nothing to show: no results in this setting in {file}")
+        print(self.table(rows))
+        if self.plot:
+            own = f"{self.name}_{args.panel}" if self.by_panel and args.panel == "cifar10" else self.name
+            self.plot(rows, figures / f"{own}.png")
+            print(f"drew {figures / f'{own}.png'}")
 
 
 def run_grid(jobs, file, setting, workers=1, time_limit=None):
@@ -331,12 +354,12 @@ def ensemble_wins(nll, ece):
 def curve(axis, rows, method, metric, position=float):
     """Mean of a method's metric against x with the range over seeds, in the method's colour; x is drawn at position(x)."""
     label, colour = METHODS[method]
-    places = sorted({r["x"] for r in rows if r["method"] == method and r["metric"] == metric}, key=position)
-    values = [select(rows, method=method, metric=metric, x=x) for x in places]
+    xs = sorted({r["x"] for r in rows if r["method"] == method and r["metric"] == metric}, key=position)
+    values = [select(rows, method=method, metric=metric, x=x) for x in xs]
     if values:
         mean = [v.mean() for v in values]
         spread = [[m - v.min() for m, v in zip(mean, values)], [v.max() - m for m, v in zip(mean, values)]]
-        axis.errorbar([position(x) for x in places], mean, spread, color=colour, label=label, marker="o", capsize=3)
+        axis.errorbar([position(x) for x in xs], mean, spread, color=colour, label=label, marker="o", capsize=3)
 
 
 def paper_curve(axis, figure, panel, method, position=float, label=None):

@@ -35,7 +35,7 @@ def decoder_std(vae, kernels):
     return float(vae.decoder(vae.encoder(kernels)[0])[1].sqrt().flatten(1).mean(1).median())
 
 
-def describe(params):
+def facts_of(params):
     """What tells a run from others, from its params.yaml."""
     priors = " + ".join(params["prior_list"]) if params.get("prior_list") else params["net_cfg"]
     vaes = " ".join(Path(folder).name for folder in params.get("vae_list") or [])
@@ -49,7 +49,7 @@ def main(argv=None):
     rows, first_layers = [], {}
     for run in args.runs:
         params = yaml.safe_load((Path(run) / "params.yaml").read_text())
-        facts, priors = describe(params), params.get("prior_list") or []
+        facts, priors = facts_of(params), params.get("prior_list") or []
         for (name, kernels), prior, folder in zip_longest(read_kernels(run).items(), priors, params.get("vae_list") or []):
             row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels), alignment=alignment(kernels))
             row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())

@@ -10,7 +10,7 @@ import itertools
 from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
-from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, last_row, markdown, mean_std, select
+from .grid import HERE, METHODS, Driver, Job, command_line, last_row, markdown, mean_std, select
 
 MODELS = {"mnist": "lenet300", "cifar10": "vgg", "glyph-digits": "lenet300"}  # the last for --quick
 OPTIONS = {  # of train_bnn; not annealed: nothing is to be learnt
@@ -21,17 +21,14 @@ OPTIONS = {  # of train_bnn; not annealed: nothing is to be learnt
 PAPER_NAMES = {"do": "binary dropout", "loguniform": "sparse_vd"}  # in paper_results.csv
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=int, default=5000, help="training images")
     parser.add_argument("--epochs", type=int, default=400, help="passes over them")
     parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, …")
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return dict.fromkeys(MODELS, f"{args.num_examples} images, {args.epochs} epochs")
 
 
@@ -65,13 +62,7 @@ def table(rows):
     return markdown("data | method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds", lines)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.num_examples, args.epochs = "glyph-digits", 200, 2
-    rows, _ = drive(args, "random_labels", jobs(args), settings, parse_args)
-    print(table(rows))
-
+DRIVER = Driver("random_labels", __doc__, add_arguments, dict(panel="glyph-digits", num_examples=200, epochs=2), settings, jobs, table)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

@@ -4,7 +4,6 @@ python -m experiments.report
 """
 
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from myexman.logger import read_rows
 from utils import run_cli
 
 from . import ablations, continual, cuts, early_stopping, fair, fig2, fig3, fig4, random_labels, sparsification, swaps, tune, uncertainty
-from .grid import FIGURES, HERE, METHODS, RESULTS, ensemble_wins, markdown, mean_std, select
+from .grid import FIGURES, HERE, METHODS, RESULTS, Driver, ensemble_wins, markdown, mean_std, select
 
 
 class Section(NamedTuple):
@@ -27,20 +26,20 @@ class Section(NamedTuple):
     figures: tuple
     title: str
     quantity: str
-    driver: ModuleType
+    driver: Driver
 
 
 SECTIONS = [
-    Section(("fig2",), "Fig. 2: a Bayesian CNN on n training images", "test accuracy of the ensemble", fig2),
-    Section(("fig3",), "Fig. 3: random features, share k of the filters", "test accuracy", fig3),
-    Section(("fig4",), "Fig. 4: convergence from three initialisations", "test accuracy, or nats per image, at a step x", fig4),
+    Section(("fig2",), "Fig. 2: a Bayesian CNN on n training images", "test accuracy of the ensemble", fig2.DRIVER),
+    Section(("fig3",), "Fig. 3: random features, share k of the filters", "test accuracy", fig3.DRIVER),
+    Section(("fig4",), "Fig. 4: convergence from three initialisations", "test accuracy, or nats per image, at a step x", fig4.DRIVER),
     Section(
         ("slides_sparse_vd", "ard_table1", "ard_table2"),
         "Sparse nets (slides; Kharitonov et al. 2018)",
         "test error; weights by weights kept",
-        sparsification,
+        sparsification.DRIVER,
     ),
-    Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels),
+    Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels.DRIVER),
 ]
 OUR_NAMES = {  # of what paper_results.csv calls otherwise
     "vgg-cifar10": "vgg",
@@ -58,8 +57,8 @@ def parse_args(argv=None):
 
 
 def results(driver):
-    """Our rows of a driver in its default settings; trials stay out."""
-    file, usual = RESULTS / f"{name_of(driver)}.csv", driver.settings(driver.parse_args([]))
+    """Our rows of a driver in its usual setting; trials stay out."""
+    file, usual = RESULTS / f"{driver.name}.csv", driver.usual()
     return [r for r in (read_rows(file) if file.exists() else []) if usual.get(r["panel"]) == r["setting"]]
 
 
@@ -81,7 +80,7 @@ def ours(published, rows):
     return [r for r in rows if all(str(r[k]) == str(v) for k, v in where.items())]
 
 
-def missing(published):
+def reason(published):
     """Why a published number has none of ours beside it."""
     if published["method"] in ("original", "pruning", "dns", "sws"):
         return "another paper's method"
@@ -103,7 +102,7 @@ def side_by_side(published, rows):
             runs = f"{own[0]['setting']}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
             cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
         else:
-            cells = [missing(row), "", ""]
+            cells = [reason(row), "", ""]
         lines.append([row["panel"], name, row["x"], row["value"], *cells])
     return markdown("panel | method | x | paper | ours | difference | setting", lines)
 
@@ -163,7 +162,7 @@ def fig2_details(rows):
     for panel in [panel for panel in fig2.PANELS if any(r["panel"] == panel for r in rows)]:
         own = [r for r in rows if r["panel"] == panel]
         text += ["", f"### {panel}", "", "With NLL, calibration error and Brier score, which the paper does not give:", ""]
-        text += [fig2.table(own, panel), "", "The deep weight prior less the other, on the same splits:", "", paired(own)]
+        text += [fig2.table(own), "", "The deep weight prior less the other, on the same splits:", "", paired(own)]
         text += ["", "The mean network and the ensemble of 10:", "", ensembles(own)]
     return text
 
@@ -171,26 +170,22 @@ def fig2_details(rows):
 # What the papers did not show: driver, title, what is asked
 BEYOND = [
     (
-        ablations,
+        ablations.DRIVER,
         "The parts of the deep weight prior, at n = 50",
         "What are the reverse model, the samples, the full KL sum and the start worth?",
     ),
-    (cuts, "The norms of the kernels", "What does a prior do to kernels that no data holds back, and how good is the net under it?"),
-    (swaps, "Which priors", "Pairs of 7x7 and 5x5 priors at n = 50: nets under them, and nets that only start from them."),
-    (early_stopping, "Early stopping, n = 50", "Test accuracy and NLL on the paper's schedule."),
-    (fair, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
-    (tune, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),
-    (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of the entropy)?"),
-    (continual, "Continual learning", "MNIST, then MNIST with shuffled pixels (LeNet-300-100); accuracy of the mean network."),
+    (cuts.DRIVER, "The norms of the kernels", "What does a prior do to kernels that no data holds back, and how good is the net under it?"),
+    (swaps.DRIVER, "Which priors", "Pairs of 7x7 and 5x5 priors at n = 50: nets under them, and nets that only start from them."),
+    (early_stopping.DRIVER, "Early stopping, n = 50", "Test accuracy and NLL on the paper's schedule."),
+    (fair.DRIVER, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
+    (tune.DRIVER, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),
+    (uncertainty.DRIVER, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of entropy)?"),
+    (continual.DRIVER, "Continual learning", "MNIST, then MNIST with shuffled pixels (LeNet-300-100); accuracy of the mean network."),
 ]
 
 
-def name_of(driver):
-    return driver.__name__.split(".")[-1]
-
-
 def pictures(driver):
-    return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{name_of(driver)}*.png"))]
+    return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{driver.name}*.png"))]
 
 
 def main(argv=None):
@@ -203,13 +198,13 @@ def main(argv=None):
     for section in SECTIONS:
         rows = results(section.driver)
         devices = ", ".join(sorted({r["device"] for r in rows})) or "not run yet"
-        text += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{name_of(section.driver)}`; {devices}.", ""]
+        text += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{section.driver.name}`; {devices}.", ""]
         text.append(side_by_side([r for r in published if r["figure"] in section.figures], rows))
         if rows:
-            text += fig2_details(rows) if section.driver is fig2 else []
-            text += ["", section.driver.table(rows)] if section.driver in (sparsification, random_labels) else []
+            text += fig2_details(rows) if section.driver is fig2.DRIVER else []
+            text += ["", section.driver.table(rows)] if section.driver in (sparsification.DRIVER, random_labels.DRIVER) else []
             text += ["", *pictures(section.driver)]
-    text += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures`, `python -m experiments.fig6`.", ""]
+    text += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures --figures 1 5 6`.", ""]
     text += [f"![{name}](figures/{name}.png)\n" for name in ("fig1", "fig5", "fig6")]
     for table in ("table1", "table2"):
         text += ["", f"## Table {table[-1]}: number of parameters", "", parameter_tables([r for r in published if r["figure"] == table])]
@@ -217,7 +212,7 @@ def main(argv=None):
         rows = results(driver)
         if rows:
             setting = "; ".join(sorted({r["setting"] for r in rows}))
-            text += ["", f"## {title}", "", f"{question} `python -m experiments.{name_of(driver)}`; {setting}."]
+            text += ["", f"## {title}", "", f"{question} `python -m experiments.{driver.name}`; {setting}."]
             for panel in sorted({r["panel"] for r in rows}):
                 text += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
             text += ["", *pictures(driver)]

@@ -22,7 +22,7 @@ from models.sparsity import dense_state
 from myexman.logger import read_rows
 from utils import load_weights, run_cli, seed_everything
 
-from .grid import HERE, METHODS, Job, command_line, drive, driver_parser, markdown, mean_std, places, select
+from .grid import HERE, METHODS, Driver, Job, command_line, folders, markdown, mean_std, select
 
 
 class Net(NamedTuple):
@@ -44,15 +44,13 @@ PRIORS = ("loguniform", "ard", "gamma")
 PAPER_NAMES = {"loguniform": "sparse_vd", "vgg": "vgg-cifar10"}  # in paper_results.csv
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=LENETS, help="what to make sparse")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS, help="priors of the weights")
     parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
     parser.add_argument("--epochs", type=int, help="passes over the training set (default: 60 and 40 for the LeNets; paper: 200)")
     parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, … (paper: 5)")
     parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
-    return parser.parse_args(argv)
 
 
 def settings(args):
@@ -153,18 +151,15 @@ def plot_weights(run, file):
     save_figure(figure, file)
 
 
+DRIVER = Driver("sparsification", __doc__, add_arguments, dict(nets=["lenet5"], epochs=2), settings, jobs, table, plot)
+
+
 def main(argv=None):
-    args = parse_args(argv)
-    if args.draw:
-        file = places(args.quick)[1] / "sparsification_weights.png"
-        plot_weights(args.draw, file)
-        print(f"drew {file}")
-        return
-    if args.quick:
-        args.nets, args.epochs = ["lenet5"], 2
-    rows, file = drive(args, "sparsification", jobs(args), settings, parse_args)
-    print(table(rows))
-    plot(rows, file)
+    args = DRIVER.parse_args(argv)
+    if not args.draw:
+        return DRIVER.main(argv)
+    file = folders(args.quick)[1] / "sparsification_weights.png"
+    plot_weights(args.draw, file)
     print(f"drew {file}")
 
 

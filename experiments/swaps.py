@@ -11,23 +11,19 @@ from pathlib import Path
 from utils import run_cli
 
 from .fig2 import net_options
-from .grid import CORE, METHODS, drive, driver_parser, markdown, mean_std, method_job, method_options, select
+from .grid import CORE, METHODS, Driver, markdown, mean_std, method_job, method_options, select
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     for k in (7, 5):
         parser.add_argument(f"--vae{k}x{k}", type=Path, nargs="+", default=[], help=f"prior folders of the {k}x{k} convolution")
     parser.add_argument("--methods", nargs="+", choices=CORE, default=("dwp", "det"), help="nets under the priors, or started from them")
     parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
     parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set")
-    parser.set_defaults(panel="mnist")
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, full KL sum, on validation images"}
 
 
@@ -36,6 +32,8 @@ def short(folder):
 
 
 def jobs(args):
+    if bool(args.vae7x7) != bool(args.vae5x5):
+        raise ValueError("give priors of both convolutions, --vae7x7 and --vae5x5, or none to see what has run")
     for split in range(args.splits):
         for first in args.vae7x7:
             for second in args.vae5x5:
@@ -56,15 +54,7 @@ def table(rows):
     return markdown("method | 7x7 prior | 5x5 prior | validation accuracy | NLL, nats | ECE | splits", lines)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.num_examples, args.epochs = "glyph-digits", 20, 1
-    if bool(args.vae7x7) != bool(args.vae5x5):
-        raise ValueError("give priors of both convolutions, --vae7x7 and --vae5x5, or none to see what has run")
-    rows, _ = drive(args, "swaps", jobs(args), settings, parse_args)
-    print(table(rows))
-
+DRIVER = Driver("swaps", __doc__, add_arguments, dict(panel="glyph-digits", num_examples=20, epochs=1), settings, jobs, table)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

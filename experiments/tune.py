@@ -9,7 +9,7 @@ from typing import NamedTuple
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import METHODS, drive, driver_parser, markdown, mean_std, method_job, method_options, select, shipped
+from .grid import METHODS, Driver, markdown, mean_std, method_job, method_options, select, shipped
 
 SCHEDULES = ((600, 1e-3), (600, 3e-3), (1500, 1e-3))  # epochs and Adam's rate
 L2 = (1e-4, 1e-3, 1e-2)  # for det-l2, in place of the schedules
@@ -47,18 +47,15 @@ def recipes(method, quick=False):
     return [recipe._replace(epochs=1) for recipe in candidates[:2]] if quick else candidates
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those of Fig. 2)")
     parser.add_argument("--splits", type=int, default=2, help="split seeds 0, 1, …")
     parser.add_argument("--methods", nargs="+", choices=TUNED, default=list(TUNED), help="what to tune")
     parser.set_defaults(epochs=0)  # the recipes have their own
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return dict.fromkeys(PANELS, "on validation images")
 
 
@@ -84,29 +81,22 @@ def best(rows, method, n):
     return max(found, key=lambda recipe: found[recipe].mean())
 
 
-def table(rows, quick=False):
-    """What was tried, by method, the highest mean accuracy in bold, as Markdown.  quick: of a smoke run."""
+def table(rows):
+    """What was tried, by method, the highest mean accuracy in bold, as Markdown."""
     lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in TUNED:
-            tried = recipes(method, quick)
-            accuracy = {recipe: select(rows, x=n, method=f"{method}, {recipe}", metric="acc") for recipe in tried}
-            best_mean = max((acc.mean() for acc in accuracy.values() if len(acc)), default=None)
-            for recipe in tried:
-                acc, nll = (select(rows, x=n, method=f"{method}, {recipe}", metric=metric) for metric in ("acc", "nll"))
-                if len(acc):
-                    mark = "**" if acc.mean() == best_mean else ""
-                    lines.append([n, METHODS[method][0], f"{mark}{recipe}{mark}", mean_std(acc), mean_std(nll), len(acc)])
+            tried = dict.fromkeys(r["method"] for r in rows if r["x"] == n and r["method"].startswith(f"{method}, "))
+            accuracy = {word: select(rows, x=n, method=word, metric="acc") for word in tried}
+            best_mean = max((acc.mean() for acc in accuracy.values()), default=None)
+            for word, acc in accuracy.items():
+                mark = "**" if acc.mean() == best_mean else ""
+                nll, recipe = select(rows, x=n, method=word, metric="nll"), word.partition(", ")[2]
+                lines.append([n, METHODS[method][0], f"{mark}{recipe}{mark}", mean_std(acc), mean_std(nll), len(acc)])
     return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.splits, args.methods = "glyph-digits", 1, ["det"]
-    rows, _ = drive(args, "tune", jobs(args), settings, parse_args)
-    print(table([r for r in rows if r["panel"] == args.panel], args.quick))
-
+DRIVER = Driver("tune", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, methods=["det"]), settings, jobs, table, by_panel=True)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

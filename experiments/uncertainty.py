@@ -21,21 +21,7 @@ from models.pictures import new_figure, save_figure
 from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run_cli
 
 from .fig2 import net_options
-from .grid import (
-    METHODS,
-    Job,
-    command_line,
-    curve,
-    drive,
-    driver_parser,
-    ensemble_wins,
-    last_row,
-    markdown,
-    mean_std,
-    method_options,
-    select,
-    shipped,
-)
+from .grid import METHODS, Driver, Job, command_line, curve, ensemble_wins, last_row, markdown, mean_std, method_options, select, shipped
 
 CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "det")
 MEMBERS = (1, 2, 5, 10, 20)
@@ -46,18 +32,14 @@ ANGLES = range(0, 181, 15)
 DIGIT = 3  # the class whose first test image is turned
 
 
-def parse_args(argv=None):
-    parser = driver_parser(__doc__)
+def add_arguments(parser):
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
     parser.add_argument("--num_examples", type=int, default=200, help="training images")
     parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over them, as in Fig. 2")
-    parser.set_defaults(panel="mnist")
-    return parser.parse_args(argv)
 
 
 def settings(args):
-    """{panel: what its rows say of how they were made}."""
     return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
 
 
@@ -203,15 +185,16 @@ def plot(rows, file):
     save_figure(figure, file)
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    if args.quick:
-        args.panel, args.num_examples, args.epochs, args.methods = "glyph-digits", 20, 2, ["dwp", "det"]
-    rows, file = drive(args, "uncertainty", jobs(args), settings, parse_args)
-    print(table(rows))
-    plot(rows, file)
-    print(f"drew {file}")
-
+DRIVER = Driver(
+    "uncertainty",
+    __doc__,
+    add_arguments,
+    dict(panel="glyph-digits", num_examples=20, epochs=2, methods=["dwp", "det"]),
+    settings,
+    jobs,
+    table,
+    plot,
+)
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

@@ -33,7 +33,7 @@ class Tiny(nn.Module):
         super().__init__()
         self.in_channels, self.weight, self.bias = conv.in_channels, conv.weight, conv.bias
 
-    def check(self, x, positions=1):
+    def expect(self, x, positions=1):
         """Raise ValueError unless x is (positions n, in_channels)."""
         if x.ndim != 2 or x.shape[1] != self.in_channels or len(x) % positions:
             rows = f"{positions} n" if positions > 1 else "n"
@@ -53,7 +53,7 @@ class Tiny3x3(Tiny):
         """x: (k^2 n, C_in), g: (3, 3, C_in, C_out) -> (k'^2 n, C_out)."""
         c_in, c_out = g.shape[2:]
         points, positions = self.before.shape
-        self.check(x, positions)
+        self.expect(x, positions)
         values = (self.before @ x.view(positions, -1)).view(points, -1, c_in)
         weights = (self.kernel @ g.reshape(9, -1)).view(points, c_in, c_out)
         return (self.after @ torch.bmm(values, weights).view(points, -1)).view(-1, c_out) + self.bias
@@ -105,7 +105,7 @@ class Conv1x1(Tiny):
         super().__init__(nn.Conv2d(in_channels, out_channels, 1))
 
     def forward(self, x):
-        self.check(x)
+        self.expect(x)
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
@@ -116,5 +116,5 @@ class ConvTranspose1x1(Tiny):
         super().__init__(nn.ConvTranspose2d(in_channels, out_channels, 1))
 
     def forward(self, x):
-        self.check(x)
+        self.expect(x)
         return F.linear(x, self.weight.flatten(1).T, self.bias)

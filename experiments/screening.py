@@ -1,7 +1,7 @@
 """The screen of the shipped priors: how well they model held-out kernels, and whether they make a net's kernels all alike.
 
-    python -m experiments.priors                        # writes results/priors.csv, draws figures/priors.png
-    python -m experiments.priors --published DIR        # with the authors' own priors and kernels as reference rows
+    python -m experiments.screening                     # writes results/priors.csv, draws figures/priors.png
+    python -m experiments.screening --published DIR     # with the authors' own priors and kernels as reference rows
 
 DIR holds the folders vae7x7, vae5x5, conv7x7 and conv5x5 of the original release. Without it their rows stay as they were.
 """
