@@ -20,8 +20,8 @@ import yaml
 
 from models.bayes import NOISE
 from models.pictures import new_figure, save_figure
-from myexman import Parser, at_least, save_state
-from utils import load_weights, one_per_layer, run_cli
+from myexman import Parser, at_least, progress, save_state
+from utils import load_weights, one_per_layer, run_cli, trained_weights
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
@@ -31,7 +31,7 @@ SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_de
 
 
 def parse_args(argv=None):
-    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or files with a state dict")
     parser.add_argument("--out", required=True, help="where the conv{k}x{k} folders go")
     cut = parser.add_mutually_exclusive_group()
@@ -72,10 +72,28 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def usable(runs):
+    """The run folders and files that hold trained nets, each once; a line on stderr for every other.
+
+    Raises ValueError if none is left."""
+    found, left_out = {}, []
+    for run in map(Path, runs):
+        if run.resolve() in found:
+            left_out.append(f"{run}: it is given twice")
+        elif run.is_dir() and (run / "params.yaml").exists() and not progress(run)[0]:
+            left_out.append(f"{run}: it stopped before its first evaluation")
+        else:
+            found[run.resolve()] = run
+    if not found:
+        raise ValueError(f"none of the runs holds a trained net; {left_out[0]}")
+    print(*(f"note: left out {what}\n" for what in left_out), sep="", end="", file=sys.stderr)
+    return list(found.values())
+
+
 def read_kernels(run):
     """{name of the convolution: its kernels (n, 1, k, k)} of a run folder or a file with a state dict, from input to output."""
     file = Path(run)
-    state = load_weights(file / "model.torch" if file.is_dir() else file)
+    state = trained_weights(file) if file.is_dir() else load_weights(file)
     convs = {name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(NOISE)}
     if not convs:
         raise ValueError(f"{file} holds no convolution")
@@ -86,25 +104,35 @@ def common_facts(params):
     """How source nets were trained, of their arguments: {argument: its value, or the list of values where nets differ}."""
     facts = {}
     for name in SOURCE_FACTS:
-        values = {str(p[name]): p[name] for p in params if name in p}
+        given = [p[name] for p in params if name in p]
+        several = [isinstance(value, list) and (name != "hid_dim" or isinstance(value[0], list)) for value in given]  # of a pool
+        values = {str(v): v for value, many in zip(given, several) for v in (value if many else [value])}
         if values:
             facts[name] = next(iter(values.values())) if len(values) == 1 else list(values.values())
     return facts
 
 
-def provenance(runs, layers):
-    """What kernels come from: dict(nets, kernels: {layer: how many there were}, source: how the nets were trained).
+def provenance(runs, nets, names):
+    """What kernels come from: dict(nets, kernels: {layer: how many there were}, source: how the nets were trained), added up.
 
-    layers: {name: kernels}.  A single pool knows it from its .yaml; of runs it is counted.  Raises ValueError if that .yaml is of
-    another pool."""
-    pool = Path(f"{runs[0]}.yaml")
-    if len(runs) == 1 and pool.exists():
-        known = yaml.safe_load(pool.read_text())
-        if not isinstance(known, dict) or known.keys() != {"nets", "kernels", "source"} or known["kernels"].keys() != layers.keys():
-            raise ValueError(f"{pool} does not describe {runs[0]}, whose layers are {', '.join(layers)}: delete it, or write the pool anew")
-        return known
-    params = [yaml.safe_load(file.read_text()) for run in runs if (file := Path(run) / "params.yaml").exists()]
-    return dict(nets=len(runs), kernels={name: len(w) for name, w in layers.items()}, source=common_facts(params))
+    nets: of each run its kernels by convolution.  names: the layers'.  A pool knows what it was made of from its .yaml.  Raises ValueError
+    if that is of another pool."""
+    known = []
+    for run, net in zip(runs, nets):
+        pool, params = Path(f"{run}.yaml"), run / "params.yaml"
+        if pool.exists():
+            try:
+                facts = yaml.safe_load(pool.read_text())
+            except yaml.YAMLError:
+                facts = None
+            if not isinstance(facts, dict) or facts.keys() != {"nets", "kernels", "source"} or facts["kernels"].keys() != set(names):
+                raise ValueError(f"{pool} does not describe {run}, whose layers are {', '.join(names)}: delete it, or write the pool anew")
+        else:
+            source = common_facts([yaml.safe_load(params.read_text())]) if params.exists() else {}
+            facts = dict(nets=1, kernels=dict(zip(names, map(len, net.values()))), source=source)
+        known.append(facts)
+    kernels = {name: sum(facts["kernels"][name] for facts in known) for name in names}
+    return dict(nets=sum(facts["nets"] for facts in known), kernels=kernels, source=common_facts([facts["source"] for facts in known]))
 
 
 def layer_names(kernels):
@@ -137,6 +165,16 @@ def narrow_cut(norms, cut, spread):
     return float(above[lowest]) if lowest else cut
 
 
+def save_split(folder, train, test, facts):
+    """Write train.npy, test.npy and pruning.yaml beside the old ones, then put all three in their place."""
+    for split, kernels in (("train", train), ("test", test)):
+        with open(folder / f".{split}.npy.part", "wb") as file:
+            np.save(file, kernels)
+    (folder / ".pruning.yaml.part").write_text(yaml.safe_dump(facts, sort_keys=False))
+    for name in ("train.npy", "test.npy", "pruning.yaml"):
+        (folder / f".{name}.part").replace(folder / name)
+
+
 def plot_norms(file, norms, cut, kept, total, low, high):
     figure, axes = new_figure(5, 3)
     bins = np.geomspace(max(norms.min(), 1e-6), norms.max(), 80)
@@ -151,7 +189,8 @@ def plot_norms(file, norms, cut, kept, total, low, high):
 
 def main(argv=None):
     args = parse_args(argv)
-    nets = [read_kernels(run) for run in args.runs]
+    runs = usable(args.runs)
+    nets = [read_kernels(run) for run in runs]
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
@@ -164,7 +203,7 @@ def main(argv=None):
     names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
     first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]
-    origin, rng = provenance(args.runs, dict(zip(names, layers))), np.random.default_rng(args.seed)
+    origin, rng = provenance(runs, nets, names), np.random.default_rng(args.seed)
     if args.pool:
         Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
         pool = zip(names, layers, norms_of, first_cuts)
@@ -180,15 +219,13 @@ def main(argv=None):
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
         scale = mean_norm / float(norms[chosen].mean()) if mean_norm else 1.0
-        np.save(folder / "test.npy", w[chosen[:n_test]] * np.float32(scale))
-        np.save(folder / "train.npy", w[chosen[n_test:]] * np.float32(scale))
         low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", norms, cut, len(alive), origin["kernels"][name], low, high)
         facts = dict(nets=origin["nets"], kernels=origin["kernels"][name], min_norm=round(cut, 4), kept=len(alive))
         facts |= dict(train=len(chosen) - n_test, test=n_test)
         facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
         facts["source"] = origin["source"]
-        (folder / "pruning.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
+        save_split(folder, w[chosen[n_test:]] * np.float32(scale), w[chosen[:n_test]] * np.float32(scale), facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
         if high > WIDE * low:
             print(

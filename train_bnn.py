@@ -10,7 +10,6 @@ import math
 import time
 from argparse import ArgumentTypeError
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from models.bayes import LAYERS, BayesLayer, bayes_layers, init_posterior, set_r
 from models.kernel_sums import Draw, FullSum, Turns
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
-from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
+from myexman import ExParser, Logger, at_least, finite, positive, resume, save_checkpoint, save_state
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -35,14 +34,15 @@ from utils import (
     linear_lr,
     load_data,
     load_into,
-    load_weights,
     prior_names,
     run_cli,
     seed_everything,
     sum_of_squares,
     train_epoch,
+    trained_weights,
 )
 
+PATHS = ("data", "vae_list", "filters_list", "pretrained", "start_from")
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 # Options for Bayesian layers only, and their defaults
@@ -51,7 +51,7 @@ BAYESIAN = dict(prior_list=None, prune=None, alpha=None, max_logsigma=None, kl_a
 
 def parse_args(argv=None):
     resume_with = ("epochs", "eval_freq", "prune", "threshold")
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_bnn.py", resume_with=resume_with)
+    parser = ExParser(description=__doc__, prog="train_bnn.py", resume_with=resume_with, paths=PATHS)
     add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
@@ -60,9 +60,9 @@ def parse_args(argv=None):
     add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
     add_init_flags(parser)
     add = parser.add_argument_group("posterior").add_argument
-    add("--logvarinit", type=float, default=-10.0, help="initial log-variance of the posterior, under `vd` of its rate (paper: -10)")
+    add("--logvarinit", type=finite, default=-10.0, help="initial log-variance of the posterior, under `vd` of its rate (paper: -10)")
     add("--logvarinit_std", type=at_least(0, float), default=0.0, help="its spread over weights (Kharitonov et al.: 0.2)")
-    add("--max_logsigma", type=float, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
+    add("--max_logsigma", type=finite, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
     add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
     add = parser.add_argument_group("priors").add_argument
     add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
@@ -160,7 +160,7 @@ def kernel_sum(args):
 
 def former_posterior(run, name):
     """dict(mean, log_var) of the layer of that name in a former run.  Raises FileNotFoundError and ValueError."""
-    state = load_weights(Path(run) / "model.torch")
+    state = trained_weights(run)
     found = {key: state.get(f"{name}.{part}.weight") for key, part in (("mean", "mean"), ("log_var", "var"))}
     if any(w is None for w in found.values()):
         raise ValueError(f"{run} has no posterior of {name}: it needs the same --model and --net_cfg, and neither --alpha nor vd")
@@ -216,7 +216,7 @@ def main(argv=None):
     init_posterior(bayes, args.logvarinit, args.logvarinit_std)
     set_rates(bayes, prior_names(args.prior_list, bayes), args.alpha, args.logvarinit)
     if args.start_from and not args.resume:
-        load_into(net, load_weights(Path(args.start_from) / "model.torch"), args.start_from)
+        load_into(net, trained_weights(args.start_from), args.start_from)
     priors = build_priors(args, layers).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
     if args.max_logsigma is not None:

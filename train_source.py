@@ -31,7 +31,7 @@ from utils import (
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_source.py", resume_with=("epochs", "eval_freq", "bs", "lr"))
+    parser = ExParser(description=__doc__, prog="train_source.py", resume_with=("epochs", "eval_freq", "bs", "lr"), paths=("data",))
     parser.add_argument("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
     parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")

@@ -8,6 +8,7 @@ ELBO on the held-out kernels), pictures, and a README.md card. --out copies all 
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "late
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="train_vae_prior.py", resume_with=("num_epochs", "eval_freq"))
+    parser = ExParser(description=__doc__, prog="train_vae_prior.py", resume_with=("num_epochs", "eval_freq"))
     parser.add_argument("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
     parser.add_argument("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
     parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
@@ -58,6 +59,17 @@ def held_out_terms(vae, kernels, n_samples=1):
     """ELBO, log-likelihood and KL in nats per kernel, averaged over kernels and n_samples draws of z."""
     terms = torch.stack([torch.stack([t.mean() for t in vae.elbo_terms(kernels)]) for _ in range(n_samples)]).mean(0).tolist()
     return dict(elbo=terms[0] - terms[1], loglik=terms[0], kl=terms[1])
+
+
+def load_split(data_dir, kernel_dim, device):
+    """Training and held-out kernels, each (n, 1, k, k).  Raises ValueError if a VAE of k x k kernels cannot be fitted to them."""
+    train, test = (load_kernels(Path(data_dir) / f"{split}.npy").to(device) for split in ("train", "test"))
+    for kernels in (train, test):
+        if kernels.shape[-1] != kernel_dim:
+            raise ValueError(f"--kernel_dim {kernel_dim}, but {data_dir} holds {kernels.shape[-1]}x{kernels.shape[-1]} kernels")
+    if (train == train[0]).all():
+        raise ValueError(f"{data_dir}: the training kernels ({len(train)}) are all the same, there is nothing to fit")
+    return train, test
 
 
 CARD = """# Kernel VAE, {k}x{k}
@@ -94,10 +106,21 @@ def describe_source(pruning):
     return text
 
 
-def write_card(run_dir, args, decrease_from, train, test, vae):
-    """README.md of the prior folder: where the kernels come from, how well they are modelled, and whether the prior passes the screen.
+def draw(args, decrease_from, train, test, vae):
+    """kernels.png, and for two latent dimensions latent.png."""
+    shown = test[torch.randperm(len(test))[:100]]
+    with torch.no_grad():
+        reconstructions = vae.decoder(vae.encoder(shown)[0])[0]
+    groups = {"held-out kernels": shown, "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)}
+    plot_kernels(groups, args.run_dir / "kernels.png")
+    if args.z_dim == 2:
+        plot_latent(vae, torch.cat([train, test]), args.run_dir / "latent.png")
 
-    Returns what screen() does."""
+
+def write_card(args, decrease_from, train, test, vae):
+    """README.md: where the kernels come from, how well they are modelled, and whether the prior passes the screen, whose numbers are
+    printed."""
+    run_dir, train, test, vae = args.run_dir, train.cpu(), test.cpu(), vae.cpu()
     numbers = screen(vae, train, test, 0, 0) if args.no_screen else screen(vae, train, test)
     pruning = Path(args.data_dir) / "pruning.yaml"
     meta = yaml.safe_load((run_dir / "params.yaml").read_text())["meta"]
@@ -116,20 +139,36 @@ def write_card(run_dir, args, decrease_from, train, test, vae):
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
     (run_dir / "README.md").write_text(CARD.format(**fields))
-    return numbers
+    print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
+
+
+def same_folder(a, b):
+    return Path(a).resolve() == Path(b).resolve()
+
+
+def publish(run_dir, out):
+    """Copy a finished prior to another folder, each file whole or not at all; what a former prior had besides goes last."""
+    if same_folder(run_dir, out):
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    names = [name for name in ARTEFACTS if (run_dir / name).exists()]
+    for name in names:
+        shutil.copyfile(run_dir / name, out / f".{name}.part")
+    for name in names:
+        (out / f".{name}.part").replace(out / name)
+    for name in set(ARTEFACTS) - set(names):
+        (out / name).unlink(missing_ok=True)
 
 
 def main(argv=None):
     args = parse_args(argv)
     decrease_from = args.num_epochs // 2 if args.decrease_from is None else args.decrease_from
     seed_everything(args.seed)
-    train, test = (load_kernels(Path(args.data_dir) / f"{split}.npy").to(args.device) for split in ("train", "test"))
-    if train.shape[-1] != args.kernel_dim:
-        raise ValueError(f"--kernel_dim {args.kernel_dim}, but {args.data_dir} holds {train.shape[-1]}x{train.shape[-1]} kernels")
+    train, test = load_split(args.data_dir, args.kernel_dim, args.device)
+    if args.out and not same_folder(args.out, args.run_dir) and (Path(args.out) / "checkpoint.torch").exists():
+        raise ValueError(f"--out {args.out} is the folder of another run, whose files would be lost: choose another")
 
     scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
-    if not scale > 0:
-        raise ValueError(f"{args.data_dir}: all weights of the training kernels are the same, there is nothing to fit")
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim, args.min_std / scale).to(args.device)
     vae.rescale(scale)
     if args.var == "shared":
@@ -153,21 +192,13 @@ def main(argv=None):
                 save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
             save_checkpoint(args.run_dir, epoch + 1, vae=vae, opt=opt)
 
-    shown = test[torch.randperm(len(test))[:100]]
-    with torch.no_grad():
-        reconstructions = vae.decoder(vae.encoder(shown)[0])[0]
-    groups = {"held-out kernels": shown, "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)}
-    plot_kernels(groups, args.run_dir / "kernels.png")
-    if args.z_dim == 2:
-        plot_latent(vae, torch.cat([train, test]), args.run_dir / "latent.png")
-    numbers = write_card(args.run_dir, args, decrease_from, train.cpu(), test.cpu(), vae.cpu())
-    print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
+    for what, make in (("pictures", draw), ("card", write_card)):
+        try:
+            make(args, decrease_from, train, test, vae)
+        except Exception as e:  # the fit is done and saved; what is missing beside it can be made again
+            print(f"warning: no {what}: {' '.join(str(e).split())}", file=sys.stderr)
     if args.out:
-        Path(args.out).mkdir(parents=True, exist_ok=True)
-        for name in ARTEFACTS:
-            (Path(args.out) / name).unlink(missing_ok=True)  # of a former prior
-            if (args.run_dir / name).exists():
-                shutil.copyfile(args.run_dir / name, Path(args.out) / name)
+        publish(args.run_dir, Path(args.out))
     print(f"saved {args.out or args.run_dir}")
     return args.run_dir
 

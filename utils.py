@@ -20,14 +20,17 @@ from models.initialization import DecoderMeans, LearnedKernels, Pretrained, Xavi
 from models.priors import DENSITIES
 from models.sparsity import dense_state
 from models.vae import VAE
-from myexman import at_least
+from myexman import at_least, progress, resolve_paths
 
 # ---------------------------------------------------------------- running a script
 
 
 def run_cli(main):
     """Run main() from the shell. A mistake in the input or a NaN is one line on stderr and exit status 2 ($DWP_TRACEBACK shows
-    where it came from)."""
+    where it came from). A terminal that lacks a character shows another."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         main()
     except (ValueError, OSError, FloatingPointError) as e:
@@ -192,7 +195,12 @@ def ensemble_average(members):
 
 
 def metrics(log_probs, y):
-    """dict of floats: acc in [0, 1]; nll, nats per image; ece in [0, 1], 15 equal bins of confidence; brier in [0, 2]."""
+    """dict of floats: acc in [0, 1]; nll, nats per image; ece in [0, 1], 15 equal bins of confidence; brier in [0, 2].
+
+    log_probs: (N, classes), of any floating type.  y: (N,).  Raises ValueError for a label that is no class."""
+    if y.max() >= log_probs.shape[1]:
+        raise ValueError(f"label {int(y.max())} is none of the {log_probs.shape[1]} classes")
+    log_probs = log_probs.float()
     probs = log_probs.exp()
     confidence, guess = probs.max(1)
     hit = (guess == y).float()
@@ -228,9 +236,10 @@ def count_flops(compute):
 
 
 def load_weights(file, device="cpu"):
-    """A saved state dict, without running anything that the file may hold.
+    """A saved state dict, dense, without running anything that the file may hold.  It may be one entry of the file's dict, as in a
+    checkpoint, and its names may begin with `module.`, as those of a net in parallel.
 
-    Raises FileNotFoundError, or ValueError if the file is damaged or holds more than tensors by name."""
+    Raises FileNotFoundError, or ValueError if the file is damaged, holds no tensors by name or several lots of them, or NaN or infinity."""
     file = Path(file)
     if not file.exists():
         raise FileNotFoundError(f"no weight file {file}")
@@ -238,9 +247,40 @@ def load_weights(file, device="cpu"):
         state = torch.load(file, map_location=device, weights_only=True)
     except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
         raise ValueError(f"{file} is damaged or not a plain state dict: {(str(e) or type(e).__name__).splitlines()[0][:120]}") from e
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"{file} is not a state dict (tensors by name)")
+    if not is_state(state):
+        inner = {name: value for name, value in state.items() if is_state(value)} if isinstance(state, dict) else {}
+        if len(inner) > 1:
+            raise ValueError(f"{file} holds several state dicts, {', '.join(map(str, inner))}: save the one you mean to a file of its own")
+        if not inner:
+            raise ValueError(f"{file} is not a state dict (tensors by name)")
+        (state,) = inner.values()
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = dense_state(state)
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"{file}: {bad[0]} holds NaN or infinity")
     return state
+
+
+def is_state(value):
+    """Whether it is a dict of tensors by name."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+
+
+def trained_weights(run, file="model.torch", device="cpu"):
+    """load_weights of a run's folder, whose net has been trained.
+
+    Says so on stderr if the run stopped before its last epoch.  Raises what load_weights does, and ValueError if it stopped before its
+    first evaluation: its weights are those it began with."""
+    run = Path(run)
+    weights = load_weights(run / file, device)
+    done, epochs = progress(run)
+    if (run / "params.yaml").exists() and not done:
+        raise ValueError(f"{run} stopped before its first evaluation: its net is untrained (--resume goes on, if there is a checkpoint)")
+    if done and epochs and done < epochs:
+        print(f"note: {run} stopped after {done} of {epochs} epochs; --resume goes on", file=sys.stderr)
+    return weights
 
 
 def load_into(module, state, source):
@@ -296,12 +336,13 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     params = yaml.safe_load((run_dir / "params.yaml").read_text())
     if (params.get("meta") or {}).get("script") != "train_bnn.py":
         raise ValueError(f"{run_dir / 'params.yaml'} is not of a run of train_bnn.py")
+    params = resolve_paths(params, ("data", "data_root"))
     train, test = load_data(**data_options(params) | dict(device=device) | (dict(data_root=data_root) if data_root else {}))
     net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train).to(device)
     layers = bayes_layers(net)
     set_rates(layers, prior_names(params["prior_list"], layers), params.get("alpha"))
-    file = run_dir / ("pruned.torch" if pruned else "model.torch")
-    load_into(net, dense_state(load_weights(file, device)), file)
+    file = "pruned.torch" if pruned else "model.torch"
+    load_into(net, trained_weights(run_dir, file, device), run_dir / file)
     set_mode(net, "det")
     return net, train, test
 
@@ -317,6 +358,8 @@ def load_kernels(file):
         raise ValueError(f"{file} is not a readable .npy array: {e}") from e
     if kernels.ndim != 4 or kernels.shape[1] != 1 or kernels.shape[2] != kernels.shape[3] or len(kernels) == 0:
         raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {kernels.shape}")
+    if not np.issubdtype(kernels.dtype, np.number) or not np.isfinite(kernels).all():
+        raise ValueError(f"{file}: kernels must be numbers, neither NaN nor infinite")
     return torch.from_numpy(kernels.astype(np.float32))
 
 

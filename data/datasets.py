@@ -19,6 +19,7 @@ from .glyphs import GLYPHS, make_glyphs
 TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 ALIASES = {"cifar": "cifar10", "notmnist": "not-mnist"}
 NAMES = (*GLYPHS, *TORCHVISION, "not-mnist")
+MAX_CLASSES = 10_000  # a net has an output for every label up to the largest
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -40,11 +41,12 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
     name: one of NAMES, the path of an .npz file, or the stem of `<root>/<name>.npz`; a file holds uint8 images
         `x_train, x_test` of shape (N, H, W) or (N, H, W, 3) and integer labels `y_train, y_test` of shape (N,).
     num_examples: size of a stratified training subset drawn with split_seed; None or 0 keeps all.
-    validate: every sixth training image takes the test set's place, to choose hyper-parameters on.
+    validate: a sixth of the training images of each class, always the same, takes the test set's place, to choose hyper-parameters on.
     Returns (train, test), two Datasets.  Raises FileNotFoundError (says where it looked) and ValueError.
     """
-    root = Path(root).expanduser()
-    name = ALIASES.get(str(name), str(name))
+    root, name = Path(root).expanduser(), str(name)
+    if name.lower() in (*NAMES, *ALIASES):
+        name = ALIASES.get(name.lower(), name.lower())
     file = Path(name).expanduser() if name.endswith(".npz") else root / f"{name}.npz"
     if name in GLYPHS and not file.exists():
         make_glyphs(name, file)
@@ -54,15 +56,18 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
         arrays = read_torchvision(name, root, file)
     else:
         raise FileNotFoundError(not_found(name, file))
+    for images, labels in (arrays[:2], arrays[2:]):
+        check_arrays(images, labels, file)
     if file.stem == "not-mnist":
         arrays = clean_notmnist(arrays)
-    x_train, y_train, x_test, y_test = arrays
-    train, test = as_dataset(x_train, y_train, file), as_dataset(x_test, y_test, file)
+    train, test = as_dataset(*arrays[:2]), as_dataset(*arrays[2:])
+    if validate:
+        held_out = validation_images(train.y)
+        train, test = (Dataset(train.x[part], train.y[part]) for part in (~held_out, held_out))
+    if not len(train.y) or not len(test.y):
+        raise ValueError(f"{file}: no {'training' if not len(train.y) else 'validation' if validate else 'test'} images are left")
     if test.y.max() > train.y.max():
         raise ValueError(f"{file}: test label {int(test.y.max())} is larger than every training label")
-    if validate:
-        held_out = torch.arange(len(train.y)) % 6 == 5
-        train, test = (Dataset(train.x[part], train.y[part]) for part in (~held_out, held_out))
     if num_examples:
         train = stratified_subset(train, num_examples, split_seed)
     return train, test
@@ -118,6 +123,8 @@ def read_torchvision(name, root, file):
             splits = [cls(str(root), train=train, download=True) for train in (True, False)]
         except (RuntimeError, OSError) as e:
             raise FileNotFoundError(f"{not_found(name, file)} (also tried torchvision's files in {root}, and its download: {e})") from e
+    except Exception as e:  # torchvision asserts, or lets numpy and pickle complain
+        raise ValueError(f"torchvision's files of {name} in {root} are damaged: {str(e) or type(e).__name__}") from e
     return [a for s in splits for a in (np.asarray(s.data), np.asarray(s.targets))]
 
 
@@ -135,16 +142,33 @@ def clean_notmnist(arrays):
     return cleaned
 
 
-def as_dataset(x, y, source):
-    if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y) or len(x) == 0:
+def check_arrays(x, y, source):
+    """Raise ValueError unless x are images and y their labels."""
+    if x.ndim == 0 or y.ndim == 0 or x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y) or len(x) == 0:
         raise ValueError(
-            f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, 3) with N labels, not {x.dtype} {x.shape} with {len(y)} labels"
+            f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, 3) with N labels, not {x.dtype} {x.shape} with {y.size} labels"
         )
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
         raise ValueError(f"{source}: labels must be integers 0, 1, … of shape (N,), not {y.dtype} {y.shape}")
+    if y.max() >= MAX_CLASSES:
+        raise ValueError(f"{source}: label {y.max()} is not below {MAX_CLASSES}; number the classes 0, 1, …")
+
+
+def as_dataset(x, y):
     x = torch.from_numpy(np.ascontiguousarray(x))
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
     return Dataset(x.float().div_(255).contiguous(), torch.from_numpy(y.astype(np.int64)))
+
+
+def validation_images(y, seed=0):
+    """Which of the images with labels y (N,) are held out: of each class a sixth, drawn with the seed, and one at least, unless it is the
+    only one.  Returns bool (N,)."""
+    rng, held_out = np.random.default_rng(seed), torch.zeros(len(y), dtype=torch.bool)
+    for label in y.unique():
+        members = rng.permutation(np.flatnonzero(y == label))
+        if len(members) > 1:
+            held_out[members[::6]] = True
+    return held_out
 
 
 def stratified_subset(data, n, seed):

@@ -396,7 +396,7 @@ def plot(rows, file):
 
 
 def parse_args(argv=None):
-    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, cuda, …")
     parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     parser.add_argument("--only", help="cases whose name contains this; nothing is written then")

@@ -32,7 +32,7 @@ from utils import (
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="convergence.py")
+    parser = ExParser(description=__doc__, prog="convergence.py")
     add = parser.add_argument
     add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")

@@ -23,7 +23,7 @@ STEPS = tuple(range(0, 601, 50))  # of the drift test
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="cut.py")
+    parser = ExParser(description=__doc__, prog="cut.py")
     add = parser.add_argument
     add("--runs", nargs="+", metavar="RUN", required=True, help="source nets, or a pool of their kernels, as for prune_kernels.py")
     add("--spread", type=at_least(1, float), default=1.66, help="90 %% quantile of the kept norms by the 10 %% quantile, at most")

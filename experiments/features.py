@@ -32,7 +32,7 @@ from utils import (
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__.split("\n\n")[0], prog="features.py")
+    parser = ExParser(description=__doc__, prog="features.py")
     add = parser.add_argument
     add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")

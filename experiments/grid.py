@@ -210,7 +210,7 @@ class Driver(NamedTuple):
     by_panel: bool = False
 
     def parse_args(self, argv=None):
-        parser = Parser(description=self.doc.split("\n\n")[0])
+        parser = Parser(description=self.doc)
         parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
         parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
         parser.add_argument("--time_limit", type=float, help="seconds after which no further run starts")

@@ -23,7 +23,7 @@ from .grid import FIGURES, RESULTS, write_rows
 
 
 def parse_args(argv=None):
-    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train_bnn.py or train_source.py")
     parser.add_argument("--out", type=Path, help="folder of the CSV file and the picture (default: results/ and figures/ here)")
     return parser.parse_args(argv)

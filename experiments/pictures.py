@@ -20,7 +20,7 @@ from .grid import FIGURES, METHODS, command_line, init_options, shipped
 
 
 def parse_args(argv=None):
-    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--figures", type=int, nargs="+", choices=[1, 5, 6], default=[1, 5], help="what to draw")
     parser.add_argument("--data", default="mnist", help="data set of Fig. 6")
     parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")

@@ -26,7 +26,7 @@ METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 
 
 def parse_args(argv=None):
-    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
     parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="where the embedded data are cached")
     parser.add_argument("--nets", type=int, default=3, help="source nets")

@@ -51,7 +51,7 @@ OUR_NAMES = {  # of what paper_results.csv calls otherwise
 
 
 def parse_args(argv=None):
-    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "REPORT.md", help="the file to write")
     return parser.parse_args(argv)
 

@@ -30,7 +30,7 @@ PUBLISHED = {"published/vae7x7": "conv7x7", "published/vae5x5": "conv5x5"}
 
 
 def parse_args(argv=None):
-    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where the folders of kernels and priors are")
     parser.add_argument("--priors", nargs="+", choices=list(SETS), default=list(SETS), help="which to screen; the others' rows stay")
     parser.add_argument("--published", type=Path, help="folder of the authors' priors and kernels")

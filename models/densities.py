@@ -66,7 +66,8 @@ class IndependentGaussian(GaussianKernels):
     @classmethod
     def fit(cls, kernels):
         density, x = cls(kernels.shape[-1]).to(kernels.device), kernels.flatten(1)
-        density.mean, density.scale = x.mean(0), torch.cov(x.T, correction=0).diagonal().sqrt()
+        var = torch.cov(x.T, correction=0).diagonal()
+        density.mean, density.scale = (x.mean(0), var.clamp_min(1e-8 * var.mean()).sqrt())  # also of a weight that is always the same
         return density
 
     def distribution(self):

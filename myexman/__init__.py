@@ -2,8 +2,8 @@
 
 from .checkpoint import load_checkpoint, resume, save_checkpoint, save_state
 from .index import Index
-from .logger import Logger
-from .parser import ExParser, Parser, at_least, commit_name, positive
+from .logger import Logger, progress
+from .parser import ExParser, Parser, at_least, commit_name, finite, positive, resolve_paths
 
 __all__ = [
     "ExParser",
@@ -12,8 +12,11 @@ __all__ = [
     "Parser",
     "at_least",
     "commit_name",
+    "finite",
     "load_checkpoint",
     "positive",
+    "progress",
+    "resolve_paths",
     "resume",
     "save_checkpoint",
     "save_state",

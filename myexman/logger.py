@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import yaml
 from tqdm import tqdm
 
 
@@ -46,6 +47,14 @@ class Logger:
             tqdm.write("  ".join(c.rjust(w) for c, w in zip(names, width)))
         cells = [f"{values[c]:.4g}" if isinstance(values[c], float) else str(values[c]) for c in names]
         tqdm.write("  ".join(c.rjust(w) for c, w in zip(cells, width)))
+
+
+def progress(run_dir):
+    """How far a run's training got at its last evaluation: (epochs or steps done, those asked for, or None if that is not known)."""
+    run_dir = Path(run_dir)
+    rows = read_rows(run_dir / "logs.csv") if (run_dir / "logs.csv").exists() else []
+    params = yaml.safe_load((run_dir / "params.yaml").read_text()) if (run_dir / "params.yaml").exists() else {}
+    return rows[-1].get("epoch", rows[-1].get("step", 0)) if rows else 0, params.get("epochs") or params.get("num_epochs")
 
 
 def read_rows(file):

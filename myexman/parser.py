@@ -20,7 +20,7 @@ import yaml
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy")
 NOT_PARAMS = ("tmp", "config", "resume", "run_dir", "again")
-PLACES = ("root", "device", "data_root", "data_dir", "out")  # may be others when a run is resumed
+PLACES = ("root", "device", "data_root", "data_dir", "out")  # where things are: may be others when a run is resumed
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -32,10 +32,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that shows defaults in --help, takes no abbreviations and reports a mistake in one line."""
+    """An ArgumentParser that shows defaults in --help, takes no abbreviations and reports a mistake in one line.
 
-    def __init__(self, *args, formatter_class=HelpFormatter, allow_abbrev=False, **kwargs):
-        super().__init__(*args, formatter_class=formatter_class, allow_abbrev=allow_abbrev, **kwargs)
+    description: a docstring, whose first paragraph is shown, or None, as a docstring is under python -OO."""
+
+    def __init__(self, *args, description=None, formatter_class=HelpFormatter, allow_abbrev=False, **kwargs):
+        first = (description or "").split("\n\n")[0]
+        super().__init__(*args, description=first, formatter_class=formatter_class, allow_abbrev=allow_abbrev, **kwargs)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
@@ -60,6 +63,7 @@ def at_least(low, number=int):
 
 
 positive = checked(float, lambda value: 0 < value < math.inf, "a number above 0")  # finite, too
+finite = checked(float, math.isfinite, "a finite number")
 
 
 class ExParser(Parser):
@@ -68,10 +72,13 @@ class ExParser(Parser):
     The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
     that run's params.yaml and stays in its folder; of its options only `resume_with` and PLACES may then change, which `resume()`
-    writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args()."""
+    writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args().
+    paths: further options that hold files or folders. A run that is resumed or repeated from another working directory finds those that
+    were given relative to its own (`meta: cwd`); on another machine the command line may say where those of the same names are."""
 
-    def __init__(self, *args, resume_with=None, **kwargs):
+    def __init__(self, *args, resume_with=None, paths=(), **kwargs):
         super().__init__(*args, **kwargs)
+        self.paths = (*PLACES, *paths)
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
@@ -89,24 +96,28 @@ class ExParser(Parser):
         sources.add_argument("--resume")
         found = sources.parse_known_args(typed)[0]
         resume = found.resume if self.resume_with is not None else None
+        if resume and found.config:
+            self.error("--resume goes on with the run's own options: leave --config out")
         config = Path(resume) / "params.yaml" if resume else found.config
-        elsewhere = {name for name in PLACES if any(word.split("=")[0] == f"--{name}" for word in typed)}
-        words = self.read_config(config, elsewhere) if config else []
+        elsewhere = {name for name in self.paths if any(word.split("=")[0] == f"--{name}" for word in typed)}
+        values = self.read_config(config) if config else {}
+        words = self.command_line({name: value for name, value in values.items() if name not in elsewhere})
         args = super().parse_args([*words, *typed], namespace)
         if resume:
-            former = super().parse_args([*words, *(f"--{name}={getattr(args, name)}" for name in elsewhere)])
+            typed_places = {name: vars(args)[name] for name in elsewhere if name in vars(args)}
+            former = super().parse_args([*words, *self.command_line(typed_places)])
             for name in sorted(vars(args).keys() - {*NOT_PARAMS, *PLACES, *self.resume_with}):
-                if getattr(args, name) != getattr(former, name):
-                    self.error(f"--resume goes on with --{name} {getattr(former, name)}; another is another run")
+                was, now = values[name] if name in elsewhere and name in values else getattr(former, name), getattr(args, name)
+                if now != was and not (name in self.paths and file_names(now) == file_names(was)):
+                    self.error(f"--resume goes on with --{name} {was}; another is another run")
             args.run_dir, args.again = Path(resume), provenance(self.prog, typed)
         else:
             args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
             write_params(args, provenance(self.prog, typed))
         return args
 
-    def read_config(self, path, without=()):
-        """The options in a params.yaml as command-line words; `meta` (facts about that run) is left out, and a device or folder that
-        the command line replaces and that this machine may not have."""
+    def read_config(self, path):
+        """The options in a params.yaml by name, without `meta`, the facts about that run."""
         try:
             values = yaml.safe_load(Path(path).read_text())
         except (OSError, yaml.YAMLError) as e:
@@ -117,9 +128,14 @@ class ExParser(Parser):
         unknown = sorted(set(values) - set(options) - {"meta"})
         if unknown:
             self.error(f"{path}: unknown argument {', '.join(unknown)}")
-        words = []
-        for name in (options.keys() & values.keys()) - set(without):
-            option, value = options[name].option_strings[-1], values[name]
+        values = resolve_paths(values, self.paths)
+        return {name: values[name] for name in options.keys() & values.keys()}
+
+    def command_line(self, values):
+        """Values by option as command-line words."""
+        words, options = [], {action.dest: action for action in self._actions}
+        for name, value in values.items():
+            option = options[name].option_strings[-1]
             if isinstance(value, list):
                 words += [option, *map(str, value)] if value else []
             elif options[name].nargs == 0:  # a switch
@@ -127,6 +143,26 @@ class ExParser(Parser):
             elif value is not None:
                 words.append(f"{option}={value}")
         return words
+
+
+def resolve_paths(params, names):
+    """params, a dict as in params.yaml, with those options `names` that hold paths relative to the run's working directory made absolute,
+    if this process works elsewhere and the files are still there."""
+    there = Path((params.get("meta") or {}).get("cwd") or ".")
+    if there.resolve() == Path.cwd():
+        return params
+
+    def resolve(value):
+        known = isinstance(value, str) and value not in ("", "none") and (there / value).exists()
+        return str(there / value) if known else value
+
+    found = {name: params[name] for name in names if params.get(name)}
+    return params | {name: list(map(resolve, value)) if isinstance(value, list) else resolve(value) for name, value in found.items()}
+
+
+def file_names(value):
+    """The last parts of a path, or of a list of them."""
+    return [Path(str(path)).name for path in (value if isinstance(value, list) else [value])]
 
 
 def make_run(root, tmp=False):
@@ -165,6 +201,7 @@ def provenance(prog, argv):
         python=platform.python_version(),
         versions={p: installed(p) for p in VERSIONS},
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        cwd=str(Path.cwd()),
         argv=list(argv),
     )
 

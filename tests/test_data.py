@@ -1,5 +1,7 @@
 """Data sets: stratified subsets, round trips through .npz, embedded glyphs, and honest errors."""
 
+import gzip
+
 import numpy as np
 import pytest
 import torch
@@ -122,10 +124,44 @@ def test_torchvision_files_are_read(tmp_path):
     assert np.array_equal(train.x[:, 0].mul(255).round().byte().numpy(), images) and test.y.tolist() == [0, 1, 2, 3]
 
 
-def test_validation_images_are_every_sixth_training_image(digits):
-    train, test = load_dataset(digits, "", validate=True)
-    whole, _ = load_dataset(digits, "")
-    assert len(train.y) == 50 and torch.equal(test.x, whole.x[5::6]) and torch.equal(train.x[:5], whole.x[:5])
+def test_validation_images_are_a_sixth_of_each_class_whatever_their_order(tmp_path):
+    """Of labels that come in turn, too; always the same; a class keeps one image at least on either side, if it has two."""
+    counts = (12, 30, 7, 2, 1)
+    y = np.repeat(np.arange(len(counts)), counts)
+    x = np.arange(len(y), dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    np.savez(tmp_path / "in-turn.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    splits = [load_dataset("in-turn", tmp_path, 8, seed, validate=True) for seed in (0, 1)]
+    assert torch.equal(splits[0][1].x, splits[1][1].x) and not torch.equal(splits[0][0].x, splits[1][0].x)
+    train, held_out = load_dataset("in-turn", tmp_path, validate=True)
+    assert torch.bincount(held_out.y).tolist() == [2, 5, 2, 1] and torch.bincount(train.y).tolist() == [10, 25, 5, 1, 1]
+    assert not set(train.x[:, 0, 0, 0].tolist()) & set(held_out.x[:, 0, 0, 0].tolist())
+    np.savez(tmp_path / "one.npz", x_train=x[:1], y_train=y[:1], x_test=x, y_test=y)
+    with pytest.raises(ValueError, match="no validation images"):
+        load_dataset("one", tmp_path, validate=True)
+
+
+def test_names_of_sets_have_no_case_and_bad_files_get_one_line(tmp_path):
+    x, y = np.zeros((3, 4, 4), np.uint8), np.arange(3)
+    good = dict(x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(tmp_path / "mnist.npz", **good)
+    assert len(load_dataset("MNIST", tmp_path)[0].y) == 3
+    for wrong in (
+        dict(x_train=np.uint8(1)),
+        dict(y_test=np.int64(1)),
+        dict(y_train=np.arange(2)),
+        dict(y_train=np.array([0, 1, 4_000_000_000])),
+    ):
+        for name in ("not-mnist", "mine"):
+            np.savez(tmp_path / f"{name}.npz", **good | wrong)
+            with pytest.raises(ValueError, match=f"{name}.npz: (images|label)"):
+                load_dataset(name, tmp_path)
+    (tmp_path / "mnist.npz").unlink()
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(gzip.compress(b"not unpacked"))
+    with pytest.raises(ValueError, match=r"files of mnist in .* are damaged"):
+        load_dataset("mnist", tmp_path)
 
 
 def test_random_labels_and_permuted_pixels(digits):

@@ -1,6 +1,8 @@
 """The four scripts in order on a tiny data set, and what they say to a user's mistakes."""
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from myexman import Parser
 from myexman.logger import read_rows
 from utils import load_kernels, load_run, load_vae, load_weights, predict, run_cli
 
+ROOT = Path(__file__).resolve().parents[1]
 BNN = ["--num_examples", "30", "--hid_dim", "3", "4", "--epochs", "4", "--eval_freq", "2", "--ens", "2", "--init_list", "vae", "vae"]
 
 
@@ -135,6 +138,12 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--alpha", "1", "--prune", "snr"], "take mean"),
         (train_bnn.main, [*good, "--prior_list", "dropout"], "give --alpha"),
         (train_bnn.main, [*good, "--lr", "nan"], "nan is not a number from 0 up"),
+        (train_bnn.main, [*good, "--logvarinit", "nan"], "nan is not a finite number"),
+        (
+            train_bnn.main,
+            [*good, "--net_cfg", "bayes-all", "--prior_list", "vae"],
+            "--prior_list says vae for classifier, but it has no kernels",
+        ),
         (train_bnn.main, ["--data", digits, "--model", "lenet300"], "lenet300 has none: take bayes-all"),
         (features.main, ["--scale", "1/0"], "a share such as 1/4"),
         (features.main, ["--resume", tmp_path], "unrecognized arguments"),
@@ -266,3 +275,107 @@ def test_the_seed_readmes_flags_parse():
         "--vae_list data/fconv/vae7x7/ data/fconv/vae5x5/ --init_list vae vae --prior_list vae vae --eval_freq 100",
     }.items():
         assert sys.modules[script].parse_args(words.split()).run_dir.exists()
+
+
+def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path, monkeypatch, capsys):
+    """A run that stopped before its first evaluation, one that failed before it began, one that stopped half-way, one given twice."""
+    source = ["--data", str(digits), "--hid_dim", "3", "4", "--bs", "16"]
+    done = train_source.main([*source, "--epochs", "2"])
+    whole = prune_kernels.usable([done])
+    assert whole == [done]
+    begun = tmp_path / "begun"
+    shutil.copytree(done, begun)
+    (begun / "logs.csv").unlink()
+    failed = train_source.parse_args(source).run_dir
+    half = tmp_path / "half"
+    shutil.copytree(done, half)
+    (half / "params.yaml").write_text((done / "params.yaml").read_text().replace("epochs: 2", "epochs: 20"))
+    capsys.readouterr()
+    runs = [done, begun, failed, half, done]
+    prune_kernels.main([*map(str, runs), "--out", str(tmp_path / "k"), "--keep", "1"])
+    err = capsys.readouterr().err
+    assert err.count("stopped before its first evaluation") == 2 and "given twice" in err and "stopped after 2 of 20 epochs" in err
+    assert yaml.safe_load((tmp_path / "k/conv7x7/pruning.yaml").read_text())["nets"] == 2
+    assert "none of the runs" in refuse(capsys, prune_kernels.main, [begun, "--out", tmp_path / "k"])
+
+    bnn = train_bnn.main(["--data", str(digits), *BNN[:-3]])
+    (bnn / "logs.csv").unlink()
+    with pytest.raises(ValueError, match="its net is untrained"):
+        load_run(bnn)
+    for words in (["--start_from", bnn], ["--prior_list", f"posterior:{bnn}"]):
+        assert "its net is untrained" in refuse(capsys, train_bnn.main, ["--data", digits, *BNN[:-3], *words])
+
+
+def test_weights_in_other_wrappings_are_read(tmp_path):
+    """Sparse, within a checkpoint, with the prefix of a net in parallel; several state dicts in one file, and NaN, are refused."""
+    state = {"features.conv1.weight": torch.randn(4, 1, 7, 7)}
+    file = tmp_path / "net.torch"
+    for saved in (
+        {name: w.to_sparse() for name, w in state.items()},
+        {f"module.{name}": w for name, w in state.items()},
+        dict(epoch=3, state_dict=state, opt=dict(lr=0.1)),
+    ):
+        torch.save(saved, file)
+        assert torch.equal(load_weights(file)["features.conv1.weight"], state["features.conv1.weight"])
+        assert list(prune_kernels.read_kernels(file)) == list(state)
+    torch.save(dict(net=state, ema=state), file)
+    with pytest.raises(ValueError, match="several state dicts, net, ema"):
+        load_weights(file)
+    torch.save({"w": torch.tensor([1.0, float("nan")])}, file)
+    with pytest.raises(ValueError, match="w holds NaN"):
+        load_weights(file)
+
+
+def test_a_prior_is_published_whole_and_no_run_is_overwritten(tmp_path, capsys):
+    np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
+    np.save(tmp_path / "test.npy", np.random.default_rng(1).normal(size=(4, 1, 7, 7)))
+    fit = ["--data_dir", tmp_path, "--num_epochs", "1", "--no_screen"]
+    first = train_vae_prior.main([str(word) for word in fit])
+    before = (first / "vae_params.torch").read_bytes()
+    (tmp_path / "link").symlink_to(first)
+    assert "is the folder of another run" in refuse(capsys, train_vae_prior.main, [*fit, "--out", tmp_path / "link"])
+    assert train_vae_prior.main(["--resume", str(first), "--out", str(first)]) == first  # its own folder: nothing to copy
+    assert (first / "vae_params.torch").read_bytes() == before
+    out = tmp_path / "prior"
+    for words, files in ((fit, train_vae_prior.ARTEFACTS), ([*fit, "--z_dim", "3"], set(train_vae_prior.ARTEFACTS) - {"latent.png"})):
+        train_vae_prior.main([str(word) for word in [*words, "--out", out]])
+        assert {p.name for p in out.iterdir()} == set(files) and load_vae(out)
+
+
+def test_kernels_are_looked_at_before_training_and_a_card_that_fails_loses_nothing(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    good = dict(train=rng.normal(size=(20, 1, 7, 7)), test=rng.normal(size=(4, 1, 7, 7)))
+    fit = ["--data_dir", tmp_path, "--num_epochs", "1", "--no_screen", "--out", tmp_path / "prior"]
+    nan = good["test"].copy()
+    nan[1, 0, 3, 3] = np.nan
+    for wrong, message in (
+        (dict(train=good["train"][:1]), "there is nothing to fit"),
+        (dict(train=np.repeat(good["train"][:1], 5, 0)), "there is nothing to fit"),
+        (dict(test=nan), "neither NaN nor infinite"),
+        (dict(test=rng.normal(size=(4, 1, 5, 5))), "holds 5x5 kernels"),
+    ):
+        for split, kernels in (good | wrong).items():
+            np.save(tmp_path / f"{split}.npy", kernels)
+        assert message in refuse(capsys, train_vae_prior.main, fit)
+    dead = good["train"].copy()
+    dead[:, :, 0, 0] = 0  # a weight that is always 0 is no mistake
+    for split, kernels in (good | dict(train=dead)).items():
+        np.save(tmp_path / f"{split}.npy", kernels)
+    train_vae_prior.main([str(word) for word in fit])
+    assert "warning" not in capsys.readouterr().err and "nan" not in (tmp_path / "prior/README.md").read_text()
+
+    def fail(*args):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(train_vae_prior, "plot_kernels", fail)
+    train_vae_prior.main([str(word) for word in fit])
+    assert "warning: no pictures: no font" in capsys.readouterr().err and load_vae(tmp_path / "prior")
+    assert not (tmp_path / "prior/kernels.png").exists() and (tmp_path / "prior/README.md").exists()
+
+
+def test_scripts_without_docstrings_and_in_a_terminal_without_unicode(tmp_path):
+    """python -OO drops docstrings; latin-1 has no dash of this width."""
+    for words, env in ((["-OO", "train_bnn.py", "--help"], {}), (["train_bnn.py", "--help"], {"PYTHONIOENCODING": "latin-1"})):
+        result = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, env=os.environ | env)
+        assert result.returncode == 0, result.stderr
+        assert b"--kl_kernels" in result.stdout

@@ -143,3 +143,12 @@ def test_the_elbo_and_the_loop_find_the_posterior_of_bayesian_linear_regression(
     with torch.no_grad():
         bounds = torch.stack([-objective(x, y)[0] for _ in range(2000)])
     assert abs(bounds.mean() - evidence) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_metrics_take_any_floating_type_and_refuse_a_label_that_is_no_class(dtype):
+    log_probs, y = torch.randn(20, 4).log_softmax(1), torch.arange(20) % 3  # class 3 does not occur
+    rounded = log_probs.to(dtype)
+    assert metrics(rounded, y) == metrics(rounded.float(), y)
+    with pytest.raises(ValueError, match="label 4 is none of the 4 classes"):
+        metrics(rounded, y + 2)
