@@ -111,24 +111,29 @@ def table(rows):
     return markdown("n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits", lines)
 
 
+def draw_metric(axis, rows, metric):
+    """A metric, acc or nll, of all methods against n, the paper's accuracy in grey."""
+    for method in CHOICES:
+        curve(axis, rows, method, metric)
+        if metric == "acc":
+            paper_curve(axis, "fig2", rows[0]["panel"], published(method), label=f"paper, {METHODS[method][0]}")
+    sizes = sorted({r["x"] for r in rows})
+    ylabel = dict(acc="test accuracy", nll="test NLL, nats per image")[metric]
+    axis.set(xscale="log", xlabel="training examples", ylabel=ylabel, xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
+    axis.set_xticks(sizes, map(str, sizes))
+    axis.minorticks_off()
+
+
 def plot(rows, file):
     panel = rows[0]["panel"]
     figure, (left, right) = new_figure(11, 4, columns=2)
-    for method in CHOICES:
-        curve(left, rows, method, "acc")
-        curve(right, rows, method, "nll")
-        sizes = sorted({r["x"] for r in rows})
-        paper_curve(left, "fig2", panel, published(method), label=f"paper, {METHODS[method][0]}")
+    draw_metric(left, rows, "acc")
+    draw_metric(right, rows, "nll")
     counts = {len(select(rows, method=r["method"], x=r["x"], metric="acc")) for r in rows}
     splits = "–".join(map(str, sorted({min(counts), max(counts)})))
     figure.suptitle(
         f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {splits} splits; grey: paper, 10 splits, 10 000 epochs", fontsize=10
     )
-    left.set(xscale="log", xlabel="training examples", ylabel="test accuracy", xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
-    right.set(xscale="log", xlabel="training examples", ylabel="test NLL, nats per image")
-    for axes in (left, right):
-        axes.set_xticks(sizes, map(str, sizes))
-        axes.minorticks_off()
     left.legend(frameon=False, fontsize=7, ncols=2, loc="lower right")
     right.legend(frameon=False, fontsize=8)
     save_figure(figure, file)

@@ -1,8 +1,12 @@
-"""Gather every result into REPORT.md: the papers' numbers, ours beside them or the reason why there is none, setting and command.
+"""Gather every result: REPORT.md, the papers' numbers with ours beside them, and the list of results in README.md.
 
-python -m experiments.report
+    python -m experiments.report
+
+Tables come from results/*.csv, prose from notes.md, whose [[...]] are numbers of those files.
 """
 
+import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +21,20 @@ from myexman.logger import read_rows
 from utils import run_cli
 
 from . import ablations, continual, cuts, early_stopping, fair, fig2, fig3, fig4, random_labels, sparsification, swaps, tune, uncertainty
-from .grid import FIGURES, HERE, METHODS, RESULTS, Driver, ensemble_wins, markdown, mean_std, select
+from .grid import FIGURES, HERE, METHODS, RESULTS, ROOT, Driver, ensemble_wins, markdown, mean_std, select
+
+MARKS = "<!-- results: written by experiments.report from experiments/notes.md -->", "<!-- end of results -->"
 
 
 class Section(NamedTuple):
-    """Published numbers and where ours are: names in paper_results.csv, title, what the number is, and the driver."""
+    """Published numbers and where ours are: names in paper_results.csv, title, what the number is, the driver, and whether its own table
+    says more than the one beside the papers' numbers."""
 
     figures: tuple
     title: str
     quantity: str
     driver: Driver
+    own_table: bool = False
 
 
 SECTIONS = [
@@ -38,9 +46,28 @@ SECTIONS = [
         "Sparse nets (slides; Kharitonov et al. 2018)",
         "test error; weights by weights kept",
         sparsification.DRIVER,
+        own_table=True,
     ),
-    Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels.DRIVER),
+    Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels.DRIVER, own_table=True),
 ]
+DRIVERS = {
+    module.DRIVER.name: module.DRIVER
+    for module in (
+        ablations,
+        continual,
+        cuts,
+        early_stopping,
+        fair,
+        fig2,
+        fig3,
+        fig4,
+        random_labels,
+        sparsification,
+        swaps,
+        tune,
+        uncertainty,
+    )
+}
 OUR_NAMES = {  # of what paper_results.csv calls otherwise
     "vgg-cifar10": "vgg",
     "sparse_vd": "loguniform",
@@ -52,7 +79,8 @@ OUR_NAMES = {  # of what paper_results.csv calls otherwise
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "REPORT.md", help="the file to write")
+    parser.add_argument("--out", type=Path, default=HERE / "REPORT.md", help="the report to write")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file whose list of results to write")
     return parser.parse_args(argv)
 
 
@@ -60,6 +88,47 @@ def results(driver):
     """Our rows of a driver in its usual setting; trials stay out."""
     file, usual = RESULTS / f"{driver.name}.csv", driver.usual()
     return [r for r in (read_rows(file) if file.exists() else []) if usual.get(r["panel"]) == r["setting"]]
+
+
+def notes():
+    """The sections of notes.md by name, their numbers filled in."""
+    text = re.sub(r"<!--.*?-->", "", (HERE / "notes.md").read_text(), flags=re.DOTALL)
+    sections = re.split(r"^# (\w+)$", text, flags=re.MULTILINE)[1:]
+    fill = {name: re.sub(r"\[\[(.*?)\]\]", lambda match: number(match[1]), body) for name, body in zip(sections[::2], sections[1::2])}
+    return {name: body.strip() for name, body in fill.items()}
+
+
+def number(words):
+    """What [[words]] stands for: the mean of a column over the rows of results/NAME.csv that agree with all `column=value`.
+
+    words: NAME column=value[,value]… and
+        column=NAME          which column (value)
+        minus=METHOD         less that method's, seed by seed
+        setting=, less=      another setting than the driver's usual one; less that one's, seed by seed
+        digits=3, show=percent|size
+    Raises ValueError if there are no such rows."""
+    name, *pairs = shlex.split(words)
+    where = dict(pair.split("=", 1) for pair in pairs)
+    column, digits, show = (where.pop(key, default) for key, default in (("column", "value"), ("digits", "3"), ("show", "")))
+    minus, less, rows = where.pop("minus", None), where.pop("less", None), read_rows(RESULTS / f"{name}.csv")
+    if name in DRIVERS and "setting" not in where:
+        usual = DRIVERS[name].usual()
+        rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
+
+    def values(where):
+        found = [r for r in rows if all(str(r[k]) in v.split(",") or str(r[k]) == v for k, v in where.items())]
+        return {r.get("seed"): r[column] for r in found}
+
+    found = values(where)
+    if minus or less:
+        other = values(where | (dict(method=minus) if minus else dict(setting=less)))
+        found = {seed: value - other[seed] for seed, value in found.items() if seed in other}
+    if not found:
+        raise ValueError(f"notes.md: no rows for [[{words}]]")
+    value = float(np.mean(list(found.values())))
+    if show == "percent":
+        return f"{100 * value:.{2 if value < 0.1 else 1}f}".rstrip("0").rstrip(".")
+    return f"{abs(value) if show == 'size' else value:.{int(digits)}f}"
 
 
 def ours(published, rows):
@@ -81,17 +150,17 @@ def ours(published, rows):
 
 
 def reason(published):
-    """Why a published number has none of ours beside it."""
+    """Why a published number has none of ours beside it, in words."""
     if published["method"] in ("original", "pruning", "dns", "sws"):
         return "another paper's method"
     if published["figure"] == "slides_random_labels" or "vgg" in published["panel"]:
-        return "not run: a VGG-like net needs an accelerator"
-    return "not run: two cores, and the time went into the rows that stand here"
+        return "a VGG-like net needs an accelerator"
+    return "not run on these two cores"
 
 
 def side_by_side(published, rows):
-    """Panel, method, x, the paper's number, ours, the difference, and what ours is, as Markdown."""
-    lines = []
+    """Panel, method, x, the paper's number, ours, the difference, and what ours is, as Markdown; and why some have none of ours."""
+    lines, absent = [], {}
     for row in published:
         own, name = ours(row, rows), METHODS.get(OUR_NAMES.get(row["method"], row["method"]), (row["method"],))[0]
         if own and own[0]["method"] == "vd":
@@ -102,9 +171,11 @@ def side_by_side(published, rows):
             runs = f"{own[0]['setting']}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
             cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
         else:
-            cells = [reason(row), "", ""]
+            cells = ["–", "", ""]
+            absent.setdefault(reason(row), None)
         lines.append([row["panel"], name, row["x"], row["value"], *cells])
-    return markdown("panel | method | x | paper | ours | difference | setting", lines)
+    table = markdown("panel | method | x | paper | ours | difference | setting", lines)
+    return table + (f"\n\n–: {'; '.join(absent)}." if absent else "")
 
 
 def parameters():
@@ -167,20 +238,13 @@ def fig2_details(rows):
     return text
 
 
-# What the papers did not show: driver, title, what is asked
+# What the papers did not show, beside "Why priors hold or fail": driver, title, what is asked
 BEYOND = [
-    (
-        ablations.DRIVER,
-        "The parts of the deep weight prior, at n = 50",
-        "What are the reverse model, the samples, the full KL sum and the start worth?",
-    ),
-    (cuts.DRIVER, "The norms of the kernels", "What does a prior do to kernels that no data holds back, and how good is the net under it?"),
-    (swaps.DRIVER, "Which priors", "Pairs of 7x7 and 5x5 priors at n = 50: nets under them, and nets that only start from them."),
-    (early_stopping.DRIVER, "Early stopping, n = 50", "Test accuracy and NLL on the paper's schedule."),
-    (fair.DRIVER, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
-    (tune.DRIVER, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),
-    (uncertainty.DRIVER, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of entropy)?"),
-    (continual.DRIVER, "Continual learning", "MNIST, then MNIST with shuffled pixels (LeNet-300-100); accuracy of the mean network."),
+    (ablations, "The parts of the deep weight prior, at n = 50", "What are the reverse model, samples, full KL sum and start worth?"),
+    (fair, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
+    (tune, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),
+    (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of entropy)?"),
+    (continual, "Continual learning", "What is left of the first task after the second? Accuracy of the mean network."),
 ]
 
 
@@ -188,36 +252,86 @@ def pictures(driver):
     return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{driver.name}*.png"))]
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    published = read_rows(HERE / "paper_results.csv")
-    text = ["# The papers' numbers and ours", ""]
-    text += [
-        "Written by `python -m experiments.report` from `results/*.csv`; `mean ± standard deviation` over runs, device and commit there."
-    ]
-    for section in SECTIONS:
-        rows = results(section.driver)
-        devices = ", ".join(sorted({r["device"] for r in rows})) or "not run yet"
-        text += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{section.driver.name}`; {devices}.", ""]
-        text.append(side_by_side([r for r in published if r["figure"] in section.figures], rows))
-        if rows:
-            text += fig2_details(rows) if section.driver is fig2.DRIVER else []
-            text += ["", section.driver.table(rows)] if section.driver in (sparsification.DRIVER, random_labels.DRIVER) else []
-            text += ["", *pictures(section.driver)]
-    text += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures --figures 1 5 6`.", ""]
-    text += [f"![{name}](figures/{name}.png)\n" for name in ("fig1", "fig5", "fig6")]
-    for table in ("table1", "table2"):
-        text += ["", f"## Table {table[-1]}: number of parameters", "", parameter_tables([r for r in published if r["figure"] == table])]
-    for driver, title, question in BEYOND:
+def schedules(rows):
+    """Accuracy and NLL of pairs of priors at steps of a schedule of 3000, as Markdown.  rows: of swaps.csv."""
+    rows = [r for r in rows if r["setting"].startswith("n = 50, 3000 epochs") and r["method"].startswith("dwp") and r["seed"] == 0]
+    steps, lines = sorted({r["steps"] for r in rows}), []
+    for method in sorted({r["method"] for r in rows}):
+        first, second = method.removeprefix("dwp, ").split(" + ")
+        pairs = ([select(rows, method=method, steps=step, metric=metric) for metric in ("acc", "nll")] for step in steps)
+        lines.append([first, second, *(", ".join(f"{v[0]:.3f}" for v in pair if len(v)) or "–" for pair in pairs)])
+    return markdown(" | ".join(["7x7 prior", "5x5 prior", *map(str, steps)]), lines)
+
+
+def priors_section(text):
+    """Why priors hold or fail: prose, the cuts, pairs of priors, and their long schedules."""
+    lines = ["", "## Why priors hold or fail", "", text["priors"]]
+    for driver, title in ((cuts.DRIVER, "Cuts"), (swaps.DRIVER, "Pairs of priors")):
         rows = results(driver)
         if rows:
             setting = "; ".join(sorted({r["setting"] for r in rows}))
-            text += ["", f"## {title}", "", f"{question} `python -m experiments.{driver.name}`; {setting}."]
+            lines += [
+                "",
+                f"### {title}",
+                "",
+                f"{text[driver.name]} `python -m experiments.{driver.name}`; {setting}.",
+                "",
+                driver.table(rows),
+            ]
+            lines += ["", *pictures(driver)]
+    lines += ["", "### Long schedules", "", text["schedules"], "", schedules(read_rows(RESULTS / "swaps.csv"))]
+    return [*lines, "", "The trials, 7x7 with `--hidden_dim 32 --bs 16`:", "", text["trials"]]
+
+
+def report(text):
+    """The lines of REPORT.md.  text: the prose by section."""
+    published = read_rows(HERE / "paper_results.csv")
+    lines = ["# The papers' numbers and ours", ""]
+    lines += ["Written by `python -m experiments.report` from `results/*.csv` and `notes.md`; `mean ± standard deviation` over runs."]
+    lines += ["Device, commit and seed of each run are in the CSV files."]
+    for section in SECTIONS:
+        driver, rows = section.driver, results(section.driver)
+        devices = ", ".join(sorted({r["device"] for r in rows})) or "not run yet"
+        lines += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{driver.name}`; {devices}."]
+        lines += ["", text[driver.name]] if driver.name in text else []
+        lines += ["", side_by_side([r for r in published if r["figure"] in section.figures], rows)]
+        if rows:
+            lines += fig2_details(rows) if driver.name == "fig2" else []
+            lines += ["", driver.table(rows)] if section.own_table else []
+            lines += ["", *pictures(driver)]
+        lines += ["", "### Long training", "", text["long"]] if driver.name == "fig2" else []
+    lines += priors_section(text)
+    for module, title, question in BEYOND:
+        driver, rows = module.DRIVER, results(module.DRIVER)
+        if rows:
+            setting = "; ".join(sorted({r["setting"] for r in rows}))
+            lines += ["", f"## {title}", "", f"{question} `python -m experiments.{driver.name}`; {setting}."]
+            lines += ["", text[driver.name]] if driver.name in text else []
             for panel in sorted({r["panel"] for r in rows}):
-                text += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
-            text += ["", *pictures(driver)]
-    args.out.write_text("\n".join(text) + "\n")
-    print(f"wrote {args.out}")
+                lines += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
+            lines += ["", *pictures(driver)]
+    rows = results(early_stopping.DRIVER)
+    if rows:
+        lines += ["", "## The paper's schedule, n = 50", "", text.get("early_stopping", ""), "", early_stopping.DRIVER.table(rows)]
+        lines += ["", *pictures(early_stopping.DRIVER)]
+    lines += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures --figures fig1 fig5 fig6`.", ""]
+    lines += [f"![{name}](figures/{name}.png)\n" for name in ("fig1", "fig5", "fig6")]
+    for table in ("table1", "table2"):
+        lines += ["", f"## Table {table[-1]}: number of parameters", "", parameter_tables([r for r in published if r["figure"] == table])]
+    return lines
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    text = notes()
+    args.out.write_text("\n".join(report(text)) + "\n")
+    start, end = MARKS
+    before, _, rest = args.readme.read_text().partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{args.readme} has no place for the results, between {start} and {end}")
+    args.readme.write_text(f"{before}{start}\n\n{text['README']}\n\n{end}{after}")
+    print(f"wrote {args.out} and the results in {args.readme}")
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def test_cuts_in_miniature(digits, glyphs):
 
 def test_pictures_of_the_priors(tmp_path):
     pictures.main(["--out", str(tmp_path)])
-    assert {"fig1.png", "fig5.png"} == {p.name for p in tmp_path.iterdir()}
+    assert {"fig1.png", "fig5.png", "overview.png"} == {p.name for p in tmp_path.iterdir()}
 
 
 def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
