@@ -7,6 +7,7 @@ Tables come from results/*.csv, prose from notes.md, whose [[...]] are numbers o
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,13 +96,24 @@ def notes():
     text = re.sub(r"<!--.*?-->", "", (HERE / "notes.md").read_text(), flags=re.DOTALL)
     sections = re.split(r"^# (\w+)$", text, flags=re.MULTILINE)[1:]
     fill = {name: re.sub(r"\[\[(.*?)\]\]", lambda match: number(match[1]), body) for name, body in zip(sections[::2], sections[1::2])}
-    return {name: body.strip() for name, body in fill.items()}
+    return {name: wrap(body.strip()) for name, body in fill.items()}
+
+
+def wrap(text, width=140):
+    """Markdown with its paragraphs and list items set to lines of that width anew; tables stay."""
+
+    def fill(block):
+        if block.startswith("|"):
+            return block
+        return textwrap.fill(" ".join(block.split()), width, subsequent_indent="  " * block.startswith("- "), break_on_hyphens=False)
+
+    return "\n\n".join("\n".join(map(fill, re.split(r"\n(?=- )", paragraph))) for paragraph in text.split("\n\n"))
 
 
 def number(words):
     """What [[words]] stands for: the mean of a column over the rows of results/NAME.csv that agree with all `column=value`.
 
-    words: NAME column=value[,value]… and
+    words: NAME (`paper` for paper_results.csv) column=value[,value]… and
         column=NAME          which column (value)
         minus=METHOD         less that method's, seed by seed
         setting=, less=      another setting than the driver's usual one; less that one's, seed by seed
@@ -110,19 +122,20 @@ def number(words):
     name, *pairs = shlex.split(words)
     where = dict(pair.split("=", 1) for pair in pairs)
     column, digits, show = (where.pop(key, default) for key, default in (("column", "value"), ("digits", "3"), ("show", "")))
-    minus, less, rows = where.pop("minus", None), where.pop("less", None), read_rows(RESULTS / f"{name}.csv")
+    minus, less = where.pop("minus", None), where.pop("less", None)
+    rows = read_rows(HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv")
     if name in DRIVERS and "setting" not in where:
         usual = DRIVERS[name].usual()
         rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
 
     def values(where):
         found = [r for r in rows if all(str(r[k]) in v.split(",") or str(r[k]) == v for k, v in where.items())]
-        return {r.get("seed"): r[column] for r in found}
+        return {(r.get("x"), r.get("seed")): r[column] for r in found}
 
     found = values(where)
     if minus or less:
         other = values(where | (dict(method=minus) if minus else dict(setting=less)))
-        found = {seed: value - other[seed] for seed, value in found.items() if seed in other}
+        found = {run: value - other[run] for run, value in found.items() if run in other}
     if not found:
         raise ValueError(f"notes.md: no rows for [[{words}]]")
     value = float(np.mean(list(found.values())))

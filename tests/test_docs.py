@@ -1,0 +1,63 @@
+"""What is written: links lead somewhere, names exist, and numbers are those of the results."""
+
+import importlib
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import report
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*(ROOT / name for name in ("README.md", "data/README.md", "experiments/README.md", "experiments/REPORT.md"))]
+PAGES += sorted(ROOT.glob("data/*/vae*/README.md"))
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_the_table_of_equations_names_what_there_is():
+    rows = re.findall(r"`((?:models/)?\w+\.py)`: (.*) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) > 6
+    for file, names in rows:
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        for name in re.findall(r"`(\w+)", names):
+            assert hasattr(module, name) or name == "VAE", f"{file}: {name}"
+
+
+def test_the_modules_of_the_experiments_are_those_of_their_readme():
+    text = (ROOT / "experiments/README.md").read_text()
+    named = set(re.findall(r"^\| `(\w+)", text, flags=re.MULTILINE)) | set(
+        re.findall(r"`(features|convergence|deep_ensemble|cut|quickstart)`", text)
+    )
+    modules = {file.stem for file in (ROOT / "experiments").glob("*.py")} - {"__init__", "grid", "textbook"}
+    assert modules <= named, modules - named
+
+
+def test_the_report_and_the_results_in_the_readme_are_of_these_csv_files(tmp_path):
+    """python -m experiments.report writes them anew."""
+    shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
+    report.main(["--out", str(tmp_path / "REPORT.md"), "--readme", str(tmp_path / "README.md")])
+    for name, written in (("README.md", ROOT / "README.md"), ("REPORT.md", ROOT / "experiments/REPORT.md")):
+        assert (tmp_path / name).read_text() == written.read_text(), f"{name} is out of date: python -m experiments.report"
+
+
+def test_a_number_that_the_results_lack_is_an_error():
+    assert report.number("paper figure=fig2 panel=mnist method=dwp x=50") == "0.800"
+    assert report.number("paper figure=fig2 panel=mnist method=dwp x=50,100 digits=2") == "0.83"
+    with pytest.raises(ValueError, match="no rows for"):
+        report.number("paper figure=fig2 panel=mnist method=dwp x=51")
