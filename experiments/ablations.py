@@ -19,8 +19,10 @@ VARIANTS = {
     "Xavier start": dict(init_list=["xavier", "xavier"]),
     "4 draws of w and z": dict(dwp_samples=4),
     "reverse model frozen": dict(train_reverse=0),
+    "Bayesian classifier, too, under N(0, 1)": dict(net_cfg="bayes-all", prior_list=["vae", "vae", "sn"]),
     "standard normal prior": dict(prior_list=["sn", "sn"]),
     "standard normal prior, Xavier start": dict(prior_list=["sn", "sn"], init_list=["xavier", "xavier"]),
+    "standard normal prior, Bayesian classifier, too": dict(net_cfg="bayes-all", prior_list=["sn", "sn", "sn"]),
 }
 
 

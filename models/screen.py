@@ -89,7 +89,7 @@ def zero_is_denser(vae, n=400, n_samples=25):
 @torch.no_grad()
 def active_dimensions(vae, kernels):
     """Latent dimensions whose mean moves with the kernel: variance of E_r[z] over kernels above 0.01 (Burda et al. 2016)."""
-    return int((vae.encoder(kernels)[0].var(0) > 0.01).sum())
+    return int((vae.encoder(kernels)[0].var(0, correction=0) > 0.01).sum())
 
 
 # What screen() finds, in the order and the words of a prior's card
@@ -114,12 +114,12 @@ QUANTITIES = {
 }
 
 
-def screen(vae, train, test, drifting=128, held_out=200):
+def screen(vae, train, test, drifting=128, held_out=200, schedules=(DRIFT_STEPS, (LONG_DRIFT,))):
     """{name in QUANTITIES: number} of a kernel VAE and the kernels (n, 1, k, k) it was fitted to, on the CPU.
 
     Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness and
-    alignment, in [0, 1], of `drifting` samples of the prior that drift() moved, by a schedule of 600 steps and by one of 3000. The
-    bound takes half a minute, the drift two minutes; 0 leaves either out."""
+    alignment, in [0, 1], of `drifting` samples of the prior that drift() moved, once for each of `schedules`, its steps. The bound takes
+    half a minute, the drift two minutes; 0 leaves either out."""
 
     def norm(w):
         return w.flatten(1).norm(dim=1)
@@ -148,5 +148,5 @@ def screen(vae, train, test, drifting=128, held_out=200):
     if not drifting:
         return numbers
     start = vae.sample(drifting)
-    moved = drift(KernelPrior(vae), start) | drift(KernelPrior(vae), start, at=(LONG_DRIFT,))
+    moved = {step: w for at in schedules for step, w in drift(KernelPrior(vae), start, at).items()}
     return numbers | {f"{measure.__name__}_{step}": measure(w) for measure in (likeness, alignment) for step, w in moved.items()}

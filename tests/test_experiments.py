@@ -235,9 +235,9 @@ def test_pictures_of_the_priors(tmp_path):
     assert {"fig1.png", "fig5.png", "overview.png"} == {p.name for p in tmp_path.iterdir()}
 
 
-def test_a_driver_killed_in_the_middle_goes_on_where_it_was(tmp_path):
+def test_a_driver_killed_in_the_middle_goes_on_where_it_was(glyphs):
     """SIGKILL after the first finished run; the second call repeats none."""
-    command = [sys.executable, "-m", "experiments.fig2", "--quick", "--data_root", str(tmp_path)]
+    command = [sys.executable, "-m", "experiments.fig2", "--quick", "--data_root", str(glyphs)]
     results = Path(os.environ["DWP_PATH"]) / "quick/fig2.csv"
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from models.screen import active_dimensions, alignment, drift, importance_bound, likeness, recurrence, screen, zero_is_denser
+from models.screen import QUANTITIES, active_dimensions, alignment, drift, importance_bound, likeness, recurrence, screen, zero_is_denser
 from models.vae import VAE
 from prune_kernels import narrow_cut
 from tests.test_priors import LinearGaussian
@@ -83,7 +83,8 @@ def test_zero_is_denser_than_the_means_of_a_density_that_peaks_there():
 
 def test_the_screen_of_a_small_prior():
     vae = VAE(5, 2, 4)
-    numbers = screen(vae, torch.randn(30, 1, 5, 5), torch.randn(10, 1, 5, 5), drifting=4)
+    numbers = screen(vae, torch.randn(30, 1, 5, 5), torch.randn(10, 1, 5, 5), drifting=4, schedules=((0, 150), (300,)))
+    assert set(numbers) < set(QUANTITIES) and {"likeness_0", "alignment_150", "likeness_300"} < set(numbers)
     assert all(np.isfinite(x) for x in numbers.values()) and numbers["elbo"] < numbers["importance_bound"]
     nn.init.zeros_(vae.encoder.fc_mu.weight)
     assert active_dimensions(vae, torch.randn(10, 1, 5, 5)) == 0
