@@ -18,6 +18,7 @@ from tqdm import trange
 
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, BayesLayer, bayes_layers, init_posterior, set_rates
+from models.initialization import initialize
 from models.kernel_sums import Draw, FullSum, Turns
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
@@ -29,7 +30,6 @@ from utils import (
     count_flops,
     data_options,
     evaluate,
-    initialize,
     layer_sources,
     linear_lr,
     load_data,

@@ -4,7 +4,6 @@ import os
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import load_dataset, permute_pixels, shuffle_labels
 from models import build_net
 from models.bayes import BayesLayer, bayes_layers, conv_layers, is_stochastic, mode, set_mode, set_rates
-from models.densities import Density
-from models.initialization import DecoderMeans, LearnedKernels, Pretrained, Xavier, fill
+from models.initialization import INITS, Layer
 from models.priors import DENSITIES
 from models.sparsity import dense_state
 from models.vae import VAE
@@ -366,22 +364,6 @@ def load_kernels(file):
 # ---------------------------------------------------------------- layers, and what the command line gives for them
 
 
-class Layer(NamedTuple):
-    """A convolution, plain or Bayesian, or another Bayesian layer, with what its first kernels and its prior can be made of."""
-
-    name: str  # in the net
-    module: torch.nn.Module
-    init: str | None = None  # of a convolution: its entry of --init_list
-    density: Density | None = None  # of --vae_list
-    kernels: torch.Tensor | None = None  # trained ones (n, 1, k, k), of --filters_list
-    pretrained: torch.Tensor | None = None  # a trained layer's weight, of --pretrained
-
-    @property
-    def weight(self):
-        """The weight, of a Bayesian layer its mean."""
-        return getattr(self.module, "mean", self.module).weight
-
-
 def one_per_layer(values, default, layers, flag):
     """A command-line list with one entry per layer: a single one stands for all, as the default does if there is none.
 
@@ -422,28 +404,6 @@ def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=
         elif isinstance(module, BayesLayer):
             layers.append(Layer(name, module))
     return layers
-
-
-# --init_list: what of a Layer a source of kernels is made of, the flag that gives it, and the source
-SOURCES = {
-    "vae": ("density", "--vae_list", lambda density: density),
-    "vae-mean": ("density", "--vae_list", DecoderMeans),
-    "filters": ("kernels", "--filters_list", LearnedKernels),
-    "pretrained": ("pretrained", "--pretrained", Pretrained),
-}
-INITS = ("xavier", *SOURCES)
-
-
-def initialize(layers):
-    """Fill each convolution from the source of kernels that --init_list names for it."""
-    for layer in layers:
-        if layer.init == "xavier":
-            fill(layer.weight, Xavier(layer.weight.shape))
-        elif layer.init:
-            what, flag, source = SOURCES[layer.init]
-            if getattr(layer, what) is None:
-                raise ValueError(f"--init_list says {layer.init} for {layer.name}, but {flag} gives nothing for it")
-            fill(layer.weight, source(getattr(layer, what)))
 
 
 def prior_names(prior_list, layers):

@@ -16,13 +16,13 @@ from tqdm import tqdm
 from data import load_dataset
 from models import NETWORKS, build_net
 from models.image_vae import ImageVAE
+from models.initialization import initialize
 from myexman import ExParser, Logger, at_least
 from utils import (
     add_init_flags,
     add_run_flags,
     default_data_root,
     evaluate,
-    initialize,
     layer_sources,
     minibatches,
     run_cli,

@@ -15,13 +15,13 @@ from tqdm import trange
 from data import Dataset
 from models import NETWORKS, build_net
 from models.bayes import mode
+from models.initialization import initialize
 from myexman import ExParser, Logger
 from utils import (
     add_common_flags,
     add_init_flags,
     data_options,
     evaluate,
-    initialize,
     layer_sources,
     linear_lr,
     load_data,

@@ -1,8 +1,12 @@
-"""Initialisation of a convolution as "fill it from sample(n)": a source of kernels is anything with sample(n) -> (n, 1, k, k)."""
+"""Initialisation of a convolution as "fill it from sample(n)": a source of kernels is anything with sample(n) -> (n, 1, k, k), and a Layer
+knows what it can be filled from."""
 
 import math
+from typing import NamedTuple
 
 import torch
+
+from .densities import Density
 
 
 class Xavier:
@@ -59,3 +63,41 @@ def fill(weight, source):
     if w.shape[-1] != k:
         raise ValueError(f"the source has {w.shape[-1]}x{w.shape[-1]} kernels, the layer {k}x{k}")
     weight.copy_(w.view(c1, c2, k, k))
+
+
+class Layer(NamedTuple):
+    """A convolution, plain or Bayesian, or another Bayesian layer, with what its first kernels and its prior can be made of."""
+
+    name: str  # in the net
+    module: torch.nn.Module
+    init: str | None = None  # of a convolution: its entry of --init_list
+    density: Density | None = None  # of --vae_list
+    kernels: torch.Tensor | None = None  # trained ones (n, 1, k, k), of --filters_list
+    pretrained: torch.Tensor | None = None  # a trained layer's weight, of --pretrained
+
+    @property
+    def weight(self):
+        """The weight, of a Bayesian layer its mean."""
+        return getattr(self.module, "mean", self.module).weight
+
+
+# --init_list: what of a Layer a source of kernels is made of, the flag that gives it, and the source
+SOURCES = {
+    "vae": ("density", "--vae_list", lambda density: density),
+    "vae-mean": ("density", "--vae_list", DecoderMeans),
+    "filters": ("kernels", "--filters_list", LearnedKernels),
+    "pretrained": ("pretrained", "--pretrained", Pretrained),
+}
+INITS = ("xavier", *SOURCES)
+
+
+def initialize(layers):
+    """Fill each convolution from the source of kernels that --init_list names for it."""
+    for layer in layers:
+        if layer.init == "xavier":
+            fill(layer.weight, Xavier(layer.weight.shape))
+        elif layer.init:
+            what, flag, source = SOURCES[layer.init]
+            if getattr(layer, what) is None:
+                raise ValueError(f"--init_list says {layer.init} for {layer.name}, but {flag} gives nothing for it")
+            fill(layer.weight, source(getattr(layer, what)))
