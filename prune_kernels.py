@@ -80,7 +80,7 @@ def usable(runs):
     for run in map(Path, runs):
         if run.resolve() in found:
             left_out.append(f"{run}: it is given twice")
-        elif run.is_dir() and (run / "params.yaml").exists() and not progress(run)[0]:
+        elif run.is_dir() and progress(run)[0] == 0:
             left_out.append(f"{run}: it stopped before its first evaluation")
         else:
             found[run.resolve()] = run

@@ -42,16 +42,18 @@ from utils import (
     trained_weights,
 )
 
-PATHS = ("data", "vae_list", "filters_list", "pretrained", "start_from")
+PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), names_or_paths=("data", "prior_list"))
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 # Options for Bayesian layers only, and their defaults
-BAYESIAN = dict(prior_list=None, prune=None, alpha=None, max_logsigma=None, kl_anneal_epochs=0, kl_scale=1.0)
+BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, max_logsigma=None, train_reverse=1)
+BAYESIAN |= dict(gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, kl_kernels=0, kl_memory=False, kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
 
 
 def parse_args(argv=None):
     resume_with = ("epochs", "eval_freq", "prune", "threshold")
-    parser = ExParser(description=__doc__, prog="train_bnn.py", resume_with=resume_with, paths=PATHS)
+    parser = ExParser(description=__doc__, prog="train_bnn.py", resume_with=resume_with, **PATHS)
+    parser.set_defaults(**BAYESIAN)
     add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
@@ -60,27 +62,27 @@ def parse_args(argv=None):
     add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
     add_init_flags(parser)
     add = parser.add_argument_group("posterior").add_argument
-    add("--logvarinit", type=finite, default=-10.0, help="initial log-variance of the posterior, under `vd` of its rate (paper: -10)")
-    add("--logvarinit_std", type=at_least(0, float), default=0.0, help="its spread over weights (Kharitonov et al.: 0.2)")
+    add("--logvarinit", type=finite, help="initial log-variance of the posterior, or under `vd` logit of its alpha (paper: -10)")
+    add("--logvarinit_std", type=at_least(0, float), help="its spread over weights (Kharitonov et al.: 0.2)")
     add("--max_logsigma", type=finite, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
     add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
     add = parser.add_argument_group("priors").add_argument
     add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
     shape = "shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)"
-    add("--gamma_a", type=positive, default=0.51, help=shape)
-    add("--gamma_b", type=at_least(0, float), default=1e-8, help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
-    add("--train_reverse", type=int, choices=[0, 1], default=1, help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
+    add("--gamma_a", type=positive, help=shape)
+    add("--gamma_b", type=at_least(0, float), help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
+    add("--train_reverse", type=int, choices=[0, 1], help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
     l2 = "weight of the sum of squares of `features`, the layers before the classifier, for nets without priors"
     add("--l2", type=at_least(0, float), default=0.0, help=l2)
     add = parser.add_argument_group("KL term").add_argument
-    add("--dwp_samples", type=at_least(1), default=1, help="draws of w and z per kernel in the bound (paper: 1)")
-    add("--kl_kernels", type=at_least(0), default=0, help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
+    add("--dwp_samples", type=at_least(1), help="draws of w and z per kernel in the bound (paper: 1)")
+    add("--kl_kernels", type=at_least(0), help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
     add("--kl_memory", action="store_true", help="with --kl_kernels: a kernel's KL gradient acts on until it is drawn again")
     chunk = "kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
-    add("--kl_chunk", type=at_least(0), default=0, help=chunk)
-    add("--kl_scale", type=at_least(0, float), default=BAYESIAN["kl_scale"], help="factor of the KL term")
+    add("--kl_chunk", type=at_least(0), help=chunk)
+    add("--kl_scale", type=at_least(0, float), help="factor of the KL term")
     rise = "epochs in which that factor rises from 0 (Kharitonov et al.: 20)"
-    add("--kl_anneal_epochs", type=at_least(0), default=BAYESIAN["kl_anneal_epochs"], help=rise)
+    add("--kl_anneal_epochs", type=at_least(0), help=rise)
     add_common_flags(parser, epochs=10000, bs=256)
     add = parser.add_argument_group("evaluation, pruning").add_argument
     add("--decrease_from", type=at_least(0), default=0, help="epoch from which the learning rate falls (Kharitonov et al.: 100)")
@@ -102,15 +104,17 @@ def prior_name(word):
 def check_options(args, net, layers, n):
     """Raise ValueError if options do not go together, or not with the net, its Bayesian layers and its n training images."""
     given = [f"--{name}" for name, default in BAYESIAN.items() if getattr(args, name) != default]
+    if given and not layers:
+        raise ValueError(f"{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
     priors, fixed, clipped = args.prior_list or [], args.alpha is not None, args.max_logsigma is not None
     vd, snr = "vd" in priors, args.prune == "snr"
     for wrong, what in (
-        (given and not layers, f"{' '.join(given[:1])} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none"),
         (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
         (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
         (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
         (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
         (fixed and clipped, "--max_logsigma clips a free variance; with --alpha there is none"),
+        (fixed and args.logvarinit_std, "--logvarinit_std is for a free variance; with --alpha there is none"),
         (vd and clipped, "--max_logsigma clips a free variance; under the prior vd it is alpha mean^2"),
         (vd and args.logvarinit_std, "--logvarinit_std is for a free variance; under the prior vd it is alpha mean^2"),
         (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
@@ -122,22 +126,22 @@ def check_options(args, net, layers, n):
     check_batches(net, n, args.bs)
 
 
-def build_priors(args, layers):
-    """One prior per Bayesian layer, in a ModuleList beside the net.  layers: of utils.layer_sources.
+def build_priors(args, sources):
+    """One prior per Bayesian layer, in a ModuleList beside the net.  sources: the Layers of utils.layer_sources.
 
     Raises ValueError if a prior needs what a layer does not have."""
-    layers = [layer for layer in layers if isinstance(layer.module, BayesLayer)]
+    bayesian = [layer for layer in sources if isinstance(layer.module, BayesLayer)]
     options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
     priors = torch.nn.ModuleList()
-    for word, layer in zip(prior_names(args.prior_list, layers), layers):
+    for word, layer in zip(prior_names(args.prior_list, bayesian), bayesian):
         name, _, run = word.partition(":")
-        offered = dict(options, kernel_sum=kernel_sum(args), density=density_for(name, layer))
+        offered = dict(options, kernel_sum=make_kernel_sum(args), density=density_for(name, layer))
         if run:
             offered |= former_posterior(run, layer.name)
         kind = PRIORS[name]
         if "density" in kind.needs and offered["density"] is None:
-            flag = "--filters_list" if hasattr(DENSITIES[name], "fit") else "--vae_list"
-            why = f"{flag} gives nothing for it" if layer.init else "it has no kernels"
+            flags = "--vae_list and --filters_list give" if hasattr(DENSITIES[name], "fit") else "--vae_list gives"
+            why = f"{flags} nothing for it" if layer.weight.ndim == 4 else "it has no kernels"
             raise ValueError(f"--prior_list says {name} for {layer.name}, but {why}")
         priors.append(kind(**{need: offered[need] for need in kind.needs}))
     return priors
@@ -151,8 +155,8 @@ def density_for(name, layer):
     return kind.fit(layer.kernels) if hasattr(kind, "fit") and layer.kernels is not None else None
 
 
-def kernel_sum(args):
-    """Which kernels of a layer a step sums over."""
+def make_kernel_sum(args):
+    """What chooses the kernels of a layer that a step sums over."""
     if not args.kl_kernels:
         return FullSum()
     return Turns(args.kl_kernels) if args.kl_memory else Draw(args.kl_kernels)
@@ -167,19 +171,19 @@ def former_posterior(run, name):
     return found
 
 
-def kl_weight(epoch, anneal_epochs=0, scale=1.0):
+def kl_factor_at(epoch, anneal_epochs=0, scale=1.0):
     """Factor of the KL term in epoch (0, 1, …): from 0 up to scale, reached after anneal_epochs."""
     return scale * (min(1.0, epoch / anneal_epochs) if anneal_epochs else 1.0)
 
 
-def negative_elbo(net, layers, priors, N, x, y, weight=1.0, mean_nll=F.cross_entropy):
+def negative_elbo(net, layers, priors, N, x, y, kl_factor=1.0, mean_nll=F.cross_entropy):
     """Estimate of -L^aux (eq. 8) from B of N images, nats: N / B * sum of their nll + sum of the layers' KL terms.
 
-    weight: factor of the KL terms.  mean_nll: of the net's outputs and y, a mean over the B.  Returns the estimate and dict(nll: mean per
-    image, kl: the sum), all 0-d tensors."""
+    The net draws its own noise for the data term (local reparametrisation), the priors draw theirs. layers: the Bayesian ones.
+    mean_nll: of the net's outputs and y, a mean over the B.  Returns the estimate and dict(nll: mean per image, kl: the sum), all 0-d."""
     nll = mean_nll(net(x), y)
     kl = sum((prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)), torch.zeros((), device=x.device))
-    return N * nll + weight * kl, dict(nll=nll, kl=kl)
+    return N * nll + kl_factor * kl, dict(nll=nll, kl=kl)
 
 
 def announce_cost(net, layers, priors, batch, full):
@@ -187,7 +191,7 @@ def announce_cost(net, layers, priors, batch, full):
     out."""
     data = 3 * count_flops(lambda: net(batch))
     kl = 3 * count_flops(lambda: sum(prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)))
-    hint = "; --kl_kernels 256 --kl_memory does the same from 256 kernels of each layer" if kl > 2 * data and full else ""
+    hint = "; --kl_kernels 256 --kl_memory has the same effect from 256 kernels of each layer" if kl > 2 * data and full else ""
     print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 
@@ -209,24 +213,24 @@ def main(argv=None):
     N = len(train.y)
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
-    bayes = bayes_layers(net)
-    check_options(args, net, bayes, N)
-    layers = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device)
-    initialize(layers)
-    init_posterior(bayes, args.logvarinit, args.logvarinit_std)
-    set_rates(bayes, prior_names(args.prior_list, bayes), args.alpha, args.logvarinit)
+    layers = bayes_layers(net)
+    check_options(args, net, layers, N)
+    sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device)
+    initialize(sources)
+    init_posterior(layers, args.logvarinit, args.logvarinit_std)
+    set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logvarinit)
     if args.start_from and not args.resume:
         load_into(net, trained_weights(args.start_from), args.start_from)
-    priors = build_priors(args, layers).to(args.device)
-    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
+    priors = build_priors(args, sources).to(args.device)
+    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)  # theta and psi
     if args.max_logsigma is not None:
-        clipped = [layer.var.weight.data for layer in bayes]
+        clipped = [layer.var.weight.data for layer in layers]
         opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
     if args.device == "cpu" and any(type(prior) is KernelPrior for prior in priors):
-        announce_cost(net, bayes, priors, train.x[: args.bs], full=not args.kl_kernels)
+        announce_cost(net, layers, priors, train.x[: args.bs], full=not args.kl_kernels)
 
-    def objective(weight, x, y):
-        loss, report = negative_elbo(net, bayes, priors, N, x, y, weight)
+    def objective(kl_factor, x, y):
+        loss, report = negative_elbo(net, layers, priors, N, x, y, kl_factor)
         if args.l2:
             loss = loss + N * args.l2 * sum_of_squares(net.features)
         return loss, report
@@ -238,13 +242,13 @@ def main(argv=None):
     began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
     for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
-        weight = kl_weight(epoch, args.kl_anneal_epochs, args.kl_scale)
-        stats = train_epoch(train, args.bs, opt, partial(objective, weight), epoch)
+        kl_factor = kl_factor_at(epoch, args.kl_anneal_epochs, args.kl_scale)
+        stats = train_epoch(train, args.bs, opt, partial(objective, kl_factor), epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
             step = (epoch + 1) * math.ceil(N / args.bs)
             results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
-            log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - began)
             save_state(net.state_dict(), args.run_dir / "model.torch")
+            log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - began)
             save_checkpoint(args.run_dir, epoch + 1, net=net, priors=priors, opt=opt)
     print(f"saved {args.run_dir / 'model.torch'}")
     if args.prune:

@@ -31,7 +31,8 @@ from utils import (
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__, prog="train_source.py", resume_with=("epochs", "eval_freq", "bs", "lr"), paths=("data",))
+    resume_with = ("epochs", "eval_freq", "bs", "lr")
+    parser = ExParser(description=__doc__, prog="train_source.py", resume_with=resume_with, names_or_paths=("data",))
     parser.add_argument("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
     parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
@@ -74,6 +75,7 @@ def main(argv=None):
         if args.drop_dead:
             drop_dead(net, opt, args.drop_dead)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
+            save_state(net.state_dict(), args.run_dir / "model.torch")
             log.row(
                 epoch=epoch + 1,
                 **{f"train_{k}": v for k, v in train_stats.items()},
@@ -81,7 +83,6 @@ def main(argv=None):
                 **{f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in conv_layers(net).items()},
                 seconds=time.time() - began,
             )
-            save_state(net.state_dict(), args.run_dir / "model.torch")
             save_checkpoint(args.run_dir, epoch + 1, net=net, opt=opt)
     print(f"saved {args.run_dir / 'model.torch'}")
     return args.run_dir

@@ -48,7 +48,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def negative_elbo(vae, w):
+def vae_loss(vae, w):
     """The loss on kernels w (n, 1, k, k), eq. 4, and its parts, all means in nats per kernel."""
     loglik, kl = (t.mean() for t in vae.elbo_terms(w))
     return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)
@@ -146,6 +146,16 @@ def same_folder(a, b):
     return Path(a).resolve() == Path(b).resolve()
 
 
+def check_out(out, run_dir):
+    """Raise ValueError if the folder `out` holds what is no former prior, and would be lost."""
+    if same_folder(out, run_dir) or not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "vae_params.torch").exists()):
+        raise ValueError(f"--out {out} holds other files, which would be lost: choose a new folder, or that of a former prior")
+    if (out / "checkpoint.torch").exists():
+        raise ValueError(f"--out {out} is the folder of another run, whose files would be lost: choose another")
+
+
 def publish(run_dir, out):
     """Copy a finished prior to another folder, each file whole or not at all; what a former prior had besides goes last."""
     if same_folder(run_dir, out):
@@ -165,8 +175,8 @@ def main(argv=None):
     decrease_from = args.num_epochs // 2 if args.decrease_from is None else args.decrease_from
     seed_everything(args.seed)
     train, test = load_split(args.data_dir, args.kernel_dim, args.device)
-    if args.out and not same_folder(args.out, args.run_dir) and (Path(args.out) / "checkpoint.torch").exists():
-        raise ValueError(f"--out {args.out} is the folder of another run, whose files would be lost: choose another")
+    if args.out:
+        check_out(Path(args.out), args.run_dir)
 
     scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
     vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim, args.min_std / scale).to(args.device)
@@ -182,16 +192,18 @@ def main(argv=None):
     best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
     for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
-        stats = train_epoch((train,), args.bs, opt, lambda w: negative_elbo(vae, w), epoch)
+        stats = train_epoch((train,), args.bs, opt, lambda w: vae_loss(vae, w), epoch)
         if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs:
             held_out = held_out_terms(vae, test)
-            log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
             save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
+            log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
             if held_out["elbo"] > best:
                 best = held_out["elbo"]
                 save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
             save_checkpoint(args.run_dir, epoch + 1, vae=vae, opt=opt)
 
+    for name in ("kernels.png", "latent.png", "README.md"):
+        (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
     for what, make in (("pictures", draw), ("card", write_card)):
         try:
             make(args, decrease_from, train, test, vae)

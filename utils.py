@@ -49,7 +49,7 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
     add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
-    add("--validate", action="store_true", help="test on every sixth training image instead, to choose hyper-parameters")
+    add("--validate", action="store_true", help="test on a sixth of the training images of each class instead, to choose hyper-parameters")
     add("--random_labels", action="store_true", help="shuffle the training labels, whatever the images show")
     add("--permute", type=at_least(0), metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
     add = parser.add_argument_group("training").add_argument
@@ -67,7 +67,7 @@ def add_init_flags(parser):
     add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae` in a list, or none")
     what = "folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none"
     add("--filters_list", nargs="+", default=[], help=what)
-    add("--pretrained", help="state dict of a trained net, for `pretrained` in --init_list")
+    add("--pretrained", help="run, or state dict, of a trained net, for `pretrained` in --init_list")
 
 
 def check_batches(net, n, bs):
@@ -273,12 +273,18 @@ def trained_weights(run, file="model.torch", device="cpu"):
     first evaluation: its weights are those it began with."""
     run = Path(run)
     weights = load_weights(run / file, device)
+    check_trained(run)
+    return weights
+
+
+def check_trained(run):
+    """Raise ValueError if a run stopped before its first evaluation; say so on stderr if it stopped before its last epoch.  A folder whose
+    params.yaml has no `meta` is not a run's, and passes."""
     done, epochs = progress(run)
-    if (run / "params.yaml").exists() and not done:
-        raise ValueError(f"{run} stopped before its first evaluation: its net is untrained (--resume goes on, if there is a checkpoint)")
+    if done == 0:
+        raise ValueError(f"{run} stopped before its first evaluation: it is untrained (its logs.csv is missing or empty)")
     if done and epochs and done < epochs:
         print(f"note: {run} stopped after {done} of {epochs} epochs; --resume goes on", file=sys.stderr)
-    return weights
 
 
 def load_into(module, state, source):
@@ -298,6 +304,7 @@ def load_density(path, device=None, weights="vae_params.torch"):
     path = Path(path)
     if not (path / "params.yaml").exists():
         raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
+    check_trained(path)
     try:
         params = yaml.safe_load((path / "params.yaml").read_text())
         name = params.get("density", "vae")
@@ -334,7 +341,9 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     params = yaml.safe_load((run_dir / "params.yaml").read_text())
     if (params.get("meta") or {}).get("script") != "train_bnn.py":
         raise ValueError(f"{run_dir / 'params.yaml'} is not of a run of train_bnn.py")
-    params = resolve_paths(params, ("data", "data_root"))
+    params = resolve_paths(params, ("data_root",), ("data",))
+    if params.get("validate") and "cwd" not in params["meta"]:
+        raise ValueError(f"{run_dir} held out every sixth training image, as --validate did then; today's images are others")
     train, test = load_data(**data_options(params) | dict(device=device) | (dict(data_root=data_root) if data_root else {}))
     net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train).to(device)
     layers = bayes_layers(net)
@@ -368,6 +377,8 @@ def one_per_layer(values, default, layers, flag):
     """A command-line list with one entry per layer: a single one stands for all, as the default does if there is none.
 
     Raises ValueError on another length."""
+    if values and not layers:
+        raise ValueError(f"{flag}: the net has no layer for it")
     values = values or [default]
     if len(values) not in (1, layers):
         raise ValueError(f"{flag} needs one entry per layer: {layers}, got {len(values)}")
@@ -385,7 +396,9 @@ def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=
             (filters_list, "none", "--filters_list"),
         )
     )
-    trained = load_weights(pretrained, device) if pretrained else {}
+    trained = {}
+    if pretrained:
+        trained = (trained_weights if Path(pretrained).is_dir() else load_weights)(pretrained, device=device)
     trained = {key.replace(".mean.", "."): w for key, w in trained.items()}  # of a Bayesian net, the mean
     entries, layers = iter(zip(inits, vaes, filters)), []
     for name, module in net.named_modules():

@@ -45,7 +45,7 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
     Returns (train, test), two Datasets.  Raises FileNotFoundError (says where it looked) and ValueError.
     """
     root, name = Path(root).expanduser(), str(name)
-    if name.lower() in (*NAMES, *ALIASES):
+    if name.lower() in (*NAMES, *ALIASES) and not (root / f"{name}.npz").exists():
         name = ALIASES.get(name.lower(), name.lower())
     file = Path(name).expanduser() if name.endswith(".npz") else root / f"{name}.npz"
     if name in GLYPHS and not file.exists():

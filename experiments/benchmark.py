@@ -33,7 +33,7 @@ from models.vae import VAE
 from myexman import Parser, commit_name
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
-from train_vae_prior import negative_elbo as vae_loss
+from train_vae_prior import vae_loss
 from utils import count_flops, default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
 
 from . import textbook

@@ -7,7 +7,6 @@ alignment is the length of the mean of w / |w|: near 0 where signs balance. For 
 the decoder is of its kernels. Writes results/kernels.csv and figures/kernels.png.
 """
 
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -49,8 +48,10 @@ def main(argv=None):
     rows, first_layers = [], {}
     for run in args.runs:
         params = yaml.safe_load((Path(run) / "params.yaml").read_text())
-        facts, priors = facts_of(params), params.get("prior_list") or []
-        for (name, kernels), prior, folder in zip_longest(read_kernels(run).items(), priors, params.get("vae_list") or []):
+        facts, layers = facts_of(params), read_kernels(run)
+        priors, folders = ((params.get(name) or [""])[: len(layers)] for name in ("prior_list", "vae_list"))
+        priors, folders = (values * len(layers) if len(values) == 1 else values for values in (priors, folders))
+        for (name, kernels), prior, folder in zip(layers.items(), priors, folders):
             row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels), alignment=alignment(kernels))
             row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())
             row["decoder_std"] = decoder_std(load_vae(folder), kernels) if prior == "vae" else ""

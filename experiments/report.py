@@ -95,7 +95,8 @@ def notes():
     """The sections of notes.md by name, their numbers filled in."""
     text = re.sub(r"<!--.*?-->", "", (HERE / "notes.md").read_text(), flags=re.DOTALL)
     sections = re.split(r"^# (\w+)$", text, flags=re.MULTILINE)[1:]
-    fill = {name: re.sub(r"\[\[(.*?)\]\]", lambda match: number(match[1]), body) for name, body in zip(sections[::2], sections[1::2])}
+    bodies = [re.sub(r"\[\[(.*?)\]\]", lambda match: number(match[1]), body, flags=re.DOTALL) for body in sections[1::2]]
+    fill = dict(zip(sections[::2], bodies))
     return {name: wrap(body.strip()) for name, body in fill.items()}
 
 
@@ -128,17 +129,19 @@ def number(words):
         usual = DRIVERS[name].usual()
         rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
 
-    def values(where):
-        found = [r for r in rows if all(str(r[k]) in v.split(",") or str(r[k]) == v for k, v in where.items())]
-        return {(r.get("x"), r.get("seed")): r[column] for r in found}
+    def found(where):
+        return [r for r in rows if all(str(r.get(k)) in v.split(",") or str(r.get(k)) == v for k, v in where.items())]
 
-    found = values(where)
+    values = [r.get(column) for r in found(where)]
     if minus or less:
-        other = values(where | (dict(method=minus) if minus else dict(setting=less)))
-        found = {run: value - other[run] for run, value in found.items() if run in other}
-    if not found:
+        against = where | (dict(method=minus) if minus else dict(setting=less))
+        by_seed, other = ({r["seed"]: r[column] for r in found(which)} for which in (where, against))
+        if len(by_seed) < len(values):
+            raise ValueError(f"notes.md: several rows of a seed for [[{words}]]")
+        values = [by_seed[seed] - other[seed] for seed in by_seed.keys() & other.keys()]
+    if not values or not all(isinstance(value, (int, float)) for value in values):
         raise ValueError(f"notes.md: no rows for [[{words}]]")
-    value = float(np.mean(list(found.values())))
+    value = float(np.mean(values))
     if show == "percent":
         return f"{100 * value:.{2 if value < 0.1 else 1}f}".rstrip("0").rstrip(".")
     return f"{abs(value) if show == 'size' else value:.{int(digits)}f}"
@@ -337,12 +340,12 @@ def report(text):
 def main(argv=None):
     args = parse_args(argv)
     text = notes()
-    args.out.write_text("\n".join(report(text)) + "\n")
     start, end = MARKS
     before, _, rest = args.readme.read_text().partition(start)
     _, found, after = rest.partition(end)
     if not found:
         raise ValueError(f"{args.readme} has no place for the results, between {start} and {end}")
+    args.out.write_text("\n".join(report(text)) + "\n")
     args.readme.write_text(f"{before}{start}\n\n{text['README']}\n\n{end}{after}")
     print(f"wrote {args.out} and the results in {args.readme}")
 

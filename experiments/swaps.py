@@ -1,5 +1,5 @@
 """Which prior to ship: priors of the two convolutions, each with each, compared by the nets under them, or started from them, on
-validation images (every sixth training image).
+validation images.
 
     python -m experiments.swaps --vae7x7 data/fconv/vae7x7 TRIAL --vae5x5 data/fconv/vae5x5 --data_root DATA_ROOT --workers 2
 

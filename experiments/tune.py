@@ -1,4 +1,4 @@
-"""Every method's start, steps, rate and L2, chosen from one small grid on validation images (every sixth training image), for
+"""Every method's start, steps, rate and L2, chosen from one small grid on validation images, for
 experiments.fair.
 
     python -m experiments.tune --data_root DATA_ROOT --workers 2

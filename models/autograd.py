@@ -53,8 +53,8 @@ class ChunkedSum(torch.autograd.Function):
 
 
 class Remembered(torch.autograd.Function):
-    """Unbiased estimate of f(mean, scale), a sum over n kernels, from the m chosen ones; a kernel that is not among them has the
-    gradient of its last turn (`step, fconv, vae, 256 kernels, remembered`).
+    """The value is an unbiased estimate of f(mean, scale), a sum over n kernels, from the m chosen ones; any other kernel's gradient is
+    that of its last turn (`step, fconv, vae, 256 kernels, remembered`).
 
     memory: the last gradients with respect to mean and scale, tensors of their shape, overwritten at the chosen. They are f's own,
     whatever factor the sum gets afterwards; the parameters of f have no memory, their gradient is n / m times that of the chosen."""

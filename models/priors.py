@@ -36,7 +36,8 @@ class Prior(nn.Module):
     needs = ()
 
     def kl(self, q):
-        """KL(q || p), exact, an unbiased estimate, or an upper bound, as the docstring says."""
+        """The prior's term of the objective: KL(q || p), up to a constant, an unbiased estimate of it, or an upper bound, as the docstring
+        says."""
         raise NotImplementedError(f"{type(self).__name__} must define kl(q)")
 
 
@@ -90,7 +91,7 @@ class ARD(Prior):
         return 1 / (q.loc.square() + q.variance)
 
     def kl(self, q):
-        """Exact, at tau*: 0.5 sum log(1 + mu^2 / sigma^2) (eq. 1)."""
+        """Exact, at tau*: 0.5 sum log(1 + mu^2 / sigma^2) (Kharitonov et al., eq. 1)."""
         return 0.5 * softplus(log_snr(q)).sum()
 
 
@@ -112,7 +113,7 @@ class GammaARD(Prior):
         return (2 * self.a - 1) / (q.loc.square() + q.variance + 2 * self.b)
 
     def kl(self, q):
-        """KL(q || p(w|tau*)) - log p(tau*), exact (appendix B): not a divergence, it can be negative.
+        """KL(q || p(w|tau*)) - log p(tau*), exact (Kharitonov et al., appendix B): not a divergence, it can be negative.
 
         At b = 0 the hyperprior is improper, and its constant a log b is left out."""
         a, b = self.a, self.b
@@ -139,7 +140,7 @@ class Student(Prior):
 
 
 class Dropout(Prior):
-    """N(0, 1) for weights under binary dropout of rate p: the slides' L2 penalty.
+    """N(0, 1) for weights under binary dropout of rate p, whose KL term is an L2 penalty.
 
     Binary dropout's q(w) = p delta(0) + (1 - p) delta(mean / (1 - p)) has mean `mean` and variance alpha mean^2, alpha = p / (1 - p).
     The Gaussian of `--alpha` has the same moments and takes its place; that Gaussian's own KL has a term -log |mean| more, which
@@ -171,6 +172,14 @@ class FormerPosterior(Prior):
 
 class KernelPrior(Prior):
     """Every k x k kernel of a layer, independently, has the same density (eq. 5). With a kernel VAE it is the paper's deep weight prior.
+    The inner loop of Algorithm 1 is then
+
+        w ~ q(w; theta)                                  cross_entropy()
+        z ~ r(z|w; psi), log p(w|z; phi), KL(r || p(z))  models.vae.VAE.elbo_terms(), of which log_prob() is the difference
+        -log q(w)                                        its mean, the entropy, in closed form: kl()
+        the sum over kernels                             kernel_sum, and sum_log_prob() in chunks
+
+    Algorithm 1 samples log r(z|w) - log p(z) and log q(w); their means are in closed form here, as section 3.2 allows.
 
     density: a models.densities.Density; it is copied and frozen, but for the parameters of its reverse model, which are learned with
     the posterior if train_reverse.
@@ -242,8 +251,8 @@ class GaussianPrior(KernelPrior):
 # Densities of kernels by name: in a prior folder's params.yaml (`density`, by default vae), and in --prior_list
 DENSITIES = {"vae": VAE, "gauss": GaussianKernels, "gauss-indep": IndependentGaussian}
 
-# --prior_list; a density of kernels makes a KernelPrior, but where a class with a closed form is named here
-PRIORS = dict.fromkeys(DENSITIES, KernelPrior) | {
+# --prior_list.  A density without a closed form makes a KernelPrior.
+PRIORS = {
     "sn": StandardNormal,
     "loguniform": LogUniform,
     "vd": VariationalDropout,
@@ -255,3 +264,4 @@ PRIORS = dict.fromkeys(DENSITIES, KernelPrior) | {
     "gauss": GaussianPrior,
     "gauss-indep": GaussianPrior,
 }
+PRIORS |= {name: KernelPrior for name in DENSITIES if name not in PRIORS}

@@ -50,11 +50,17 @@ class Logger:
 
 
 def progress(run_dir):
-    """How far a run's training got at its last evaluation: (epochs or steps done, those asked for, or None if that is not known)."""
+    """How far a run's training got at its last evaluation: (epochs done, epochs asked for), each None if it is not known, as of a folder
+    that no run made, whose params.yaml has no `meta`."""
     run_dir = Path(run_dir)
+    try:
+        params = yaml.safe_load((run_dir / "params.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        params = None
+    if not isinstance(params, dict) or "meta" not in params:
+        return None, None
     rows = read_rows(run_dir / "logs.csv") if (run_dir / "logs.csv").exists() else []
-    params = yaml.safe_load((run_dir / "params.yaml").read_text()) if (run_dir / "params.yaml").exists() else {}
-    return rows[-1].get("epoch", rows[-1].get("step", 0)) if rows else 0, params.get("epochs") or params.get("num_epochs")
+    return rows[-1].get("epoch") if rows else 0, params.get("epochs") or params.get("num_epochs")
 
 
 def read_rows(file):

@@ -73,12 +73,13 @@ class ExParser(Parser):
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
     that run's params.yaml and stays in its folder; of its options only `resume_with` and PLACES may then change, which `resume()`
     writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args().
-    paths: further options that hold files or folders. A run that is resumed or repeated from another working directory finds those that
-    were given relative to its own (`meta: cwd`); on another machine the command line may say where those of the same names are."""
+    paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
+    that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
+    machine the command line may say where files of the same names are."""
 
-    def __init__(self, *args, resume_with=None, paths=(), **kwargs):
+    def __init__(self, *args, resume_with=None, paths=(), names_or_paths=(), **kwargs):
         super().__init__(*args, **kwargs)
-        self.paths = (*PLACES, *paths)
+        self.paths, self.names_or_paths = (*PLACES, *paths), names_or_paths
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
@@ -99,7 +100,7 @@ class ExParser(Parser):
         if resume and found.config:
             self.error("--resume goes on with the run's own options: leave --config out")
         config = Path(resume) / "params.yaml" if resume else found.config
-        elsewhere = {name for name in self.paths if any(word.split("=")[0] == f"--{name}" for word in typed)}
+        elsewhere = {name for name in (*self.paths, *self.names_or_paths) if any(word.split("=")[0] == f"--{name}" for word in typed)}
         values = self.read_config(config) if config else {}
         words = self.command_line({name: value for name, value in values.items() if name not in elsewhere})
         args = super().parse_args([*words, *typed], namespace)
@@ -108,8 +109,13 @@ class ExParser(Parser):
             former = super().parse_args([*words, *self.command_line(typed_places)])
             for name in sorted(vars(args).keys() - {*NOT_PARAMS, *PLACES, *self.resume_with}):
                 was, now = values[name] if name in elsewhere and name in values else getattr(former, name), getattr(args, name)
-                if now != was and not (name in self.paths and file_names(now) == file_names(was)):
+                movable = name in (*self.paths, *self.names_or_paths) and file_names(now) == file_names(was)
+                if now != was and not movable:
                     self.error(f"--resume goes on with --{name} {was}; another is another run")
+            here = dict(vars(args), meta=dict(cwd="."))
+            vars(args).update(
+                {name: resolve_paths(here, self.paths, self.names_or_paths, True)[name] for name in elsewhere & vars(args).keys()}
+            )
             args.run_dir, args.again = Path(resume), provenance(self.prog, typed)
         else:
             args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
@@ -128,7 +134,7 @@ class ExParser(Parser):
         unknown = sorted(set(values) - set(options) - {"meta"})
         if unknown:
             self.error(f"{path}: unknown argument {', '.join(unknown)}")
-        values = resolve_paths(values, self.paths)
+        values = resolve_paths(values, self.paths, self.names_or_paths)
         return {name: values[name] for name in options.keys() & values.keys()}
 
     def command_line(self, values):
@@ -145,19 +151,26 @@ class ExParser(Parser):
         return words
 
 
-def resolve_paths(params, names):
-    """params, a dict as in params.yaml, with those options `names` that hold paths relative to the run's working directory made absolute,
-    if this process works elsewhere and the files are still there."""
-    there = Path((params.get("meta") or {}).get("cwd") or ".")
-    if there.resolve() == Path.cwd():
+def resolve_paths(params, paths, names_or_paths=(), always=False):
+    """params, a dict as in params.yaml, with those of its options that hold paths relative to the run's working directory made absolute, if
+    the files are still there and this process works elsewhere, or always.
+
+    names_or_paths: options in which a path has a slash, or comes after a colon, as in posterior:RUN."""
+    there = Path((params.get("meta") or {}).get("cwd") or ".").resolve()
+    if there == Path.cwd() and not always:
         return params
 
-    def resolve(value):
-        known = isinstance(value, str) and value not in ("", "none") and (there / value).exists()
-        return str(there / value) if known else value
+    def resolve(value, plain):
+        if not isinstance(value, str):
+            return value
+        head, colon, path = value.rpartition(":")
+        is_path = bool(path) and path != "none" and (plain or colon or "/" in path or path.endswith(".npz"))
+        return f"{head}{colon}{there / path}" if is_path and (there / path).exists() else value
 
-    found = {name: params[name] for name in names if params.get(name)}
-    return params | {name: list(map(resolve, value)) if isinstance(value, list) else resolve(value) for name, value in found.items()}
+    found = {name: params[name] for name in (*paths, *names_or_paths) if params.get(name) and name != "device"}
+    for name, value in found.items():
+        found[name] = [resolve(v, name in paths) for v in value] if isinstance(value, list) else resolve(value, name in paths)
+    return params | found
 
 
 def file_names(value):

@@ -62,11 +62,14 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
-def test_kernels_of_a_run_are_drawn(digits, tmp_path):
-    run = train_bnn.main(["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"])
-    kernels.main([str(run), "--out", str(tmp_path / "out")])
+def test_kernels_of_a_run_are_drawn(digits, priors, tmp_path):
+    """One entry of a list that stands for all layers; a Bayesian classifier, which has no kernels."""
+    net = ["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"]
+    runs = [train_bnn.main([*net, *words, "--vae_list", *priors]) for words in (["--prior_list", "vae"], ["--net_cfg", "bayes-all"])]
+    kernels.main([*map(str, runs), "--out", str(tmp_path / "out")])
     rows = read_rows(tmp_path / "out/kernels.csv")
-    assert [row["layer"] for row in rows] == ["conv1", "conv2"] and all(0 < row["likeness"] < 1 for row in rows)
+    assert [row["layer"] for row in rows] == ["conv1", "conv2"] * 2 and all(0 < row["likeness"] < 1 for row in rows)
+    assert [row["decoder_std"] != "" for row in rows] == [True, True, False, False]
     assert (tmp_path / "out/kernels.png").exists()
 
 

@@ -165,24 +165,30 @@ def test_a_run_finds_its_files_from_elsewhere(tmp_path, monkeypatch, capsys):
     """Relative to where it was started, else where the command line says that those of the same names are."""
 
     def with_files():
-        p = ExParser(prog="script.py", resume_with=(), paths=("data", "folders"))
+        p = ExParser(prog="script.py", resume_with=(), paths=("folders",), names_or_paths=("data", "priors"))
         p.add_argument("--data")
+        p.add_argument("--priors", nargs="+")
         p.add_argument("--folders", nargs="+", default=[])
         return p
 
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
-    for folder in (home / "vae", elsewhere / "moved/vae"):
+    for folder in (home / "vae", home / "mnist", elsewhere / "moved/vae"):
         folder.mkdir(parents=True)
     monkeypatch.chdir(home)
-    run = with_files().parse_args(["--root", str(tmp_path / "logs"), "--folders", "vae", "none", "--data", "mnist"]).run_dir
+    words = ["--folders", "vae", "none", "--data", "mnist", "--priors", "vae", "posterior:vae"]
+    run = with_files().parse_args(["--root", str(tmp_path / "logs"), *words]).run_dir
     assert yaml.safe_load((run / "params.yaml").read_text())["folders"] == ["vae", "none"]  # as typed
     monkeypatch.chdir(elsewhere)
     for option in ("--resume", "--config"):
         args = with_files().parse_args([option, str(run if option == "--resume" else run / "params.yaml")])
         assert args.folders == [str(home / "vae"), "none"] and args.data == "mnist"
+        assert args.priors == ["vae", f"posterior:{home / 'vae'}"]
     (home / "vae").rmdir()
     assert with_files().parse_args(["--resume", str(run)]).folders == ["vae", "none"]
-    assert with_files().parse_args(["--resume", str(run), "--folders", "moved/vae", "none"]).folders == ["moved/vae", "none"]
+    assert with_files().parse_args(["--resume", str(run), "--folders", "moved/vae", "none"]).folders == [
+        str(elsewhere / "moved/vae"),
+        "none",
+    ]
     for words in (["--folders", "moved", "none"], ["--data", "cifar10"]):
         with pytest.raises(SystemExit):
             with_files().parse_args(["--resume", str(run), *words])

@@ -146,7 +146,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, ["--data", digits, "--model", "lenet300"], "lenet300 has none: take bayes-all"),
         (features.main, ["--scale", "1/0"], "a share such as 1/4"),
         (features.main, ["--resume", tmp_path], "unrecognized arguments"),
-        (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--filters_list gives nothing for it"),
+        (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--vae_list and --filters_list give nothing for it"),
         (train_bnn.main, [*bnn, "--vae_list", *priors[::-1]], "has 5x5 kernels, features.conv1 has 7x7"),
         (train_bnn.main, [*bnn, "--vae_list", priors[0], tmp_path / "gone"], f"{tmp_path}/gone is not a prior folder"),
         (train_bnn.main, [*good, "--num_examples", "61"], "larger than the training set (60)"),
@@ -297,12 +297,17 @@ def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path
     assert yaml.safe_load((tmp_path / "k/conv7x7/pruning.yaml").read_text())["nets"] == 2
     assert "none of the runs" in refuse(capsys, prune_kernels.main, [begun, "--out", tmp_path / "k"])
 
+    prior = tmp_path / "prior"
+    shutil.copytree(ROOT / "data/fconv/vae7x7", prior)
+    (prior / "logs.csv").unlink()
+    with pytest.raises(ValueError, match="it is untrained"):
+        load_vae(prior)
     bnn = train_bnn.main(["--data", str(digits), *BNN[:-3]])
     (bnn / "logs.csv").unlink()
-    with pytest.raises(ValueError, match="its net is untrained"):
+    with pytest.raises(ValueError, match="it is untrained"):
         load_run(bnn)
     for words in (["--start_from", bnn], ["--prior_list", f"posterior:{bnn}"]):
-        assert "its net is untrained" in refuse(capsys, train_bnn.main, ["--data", digits, *BNN[:-3], *words])
+        assert "it is untrained" in refuse(capsys, train_bnn.main, ["--data", digits, *BNN[:-3], *words])
 
 
 def test_weights_in_other_wrappings_are_read(tmp_path):
@@ -335,6 +340,10 @@ def test_a_prior_is_published_whole_and_no_run_is_overwritten(tmp_path, capsys):
     assert "is the folder of another run" in refuse(capsys, train_vae_prior.main, [*fit, "--out", tmp_path / "link"])
     assert train_vae_prior.main(["--resume", str(first), "--out", str(first)]) == first  # its own folder: nothing to copy
     assert (first / "vae_params.torch").read_bytes() == before
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("my notes")
+    assert "holds other files" in refuse(capsys, train_vae_prior.main, [*fit, "--out", mine])
     out = tmp_path / "prior"
     for words, files in ((fit, train_vae_prior.ARTEFACTS), ([*fit, "--z_dim", "3"], set(train_vae_prior.ARTEFACTS) - {"latent.png"})):
         train_vae_prior.main([str(word) for word in [*words, "--out", out]])

@@ -11,7 +11,7 @@ from data import Dataset
 from models import FConvMNIST
 from models.bayes import BayesConv2d, BayesLinear, bayes_layers, set_mode
 from models.priors import StandardNormal
-from train_bnn import kl_weight, negative_elbo
+from train_bnn import kl_factor_at, negative_elbo
 from utils import count_flops, ensemble_average, evaluate, linear_lr, mc_ensemble, metrics, minibatches, predict, train_epoch
 
 
@@ -26,7 +26,7 @@ def test_minibatch_elbo_weights_the_data_by_n_over_b():
     torch.testing.assert_close(torch.stack([loss for loss, _ in parts]).mean(), full)
     torch.testing.assert_close(parts[0][0], 3 * F.cross_entropy(net(x[:4]), y[:4], reduction="sum") + kl)
     torch.testing.assert_close(parts[0][1]["kl"], kl)
-    half, report = negative_elbo(net, layers, priors, 12, x, y, weight=0.5)
+    half, report = negative_elbo(net, layers, priors, 12, x, y, kl_factor=0.5)
     torch.testing.assert_close(half, full - 0.5 * kl)
     torch.testing.assert_close(report["kl"], kl)
 
@@ -110,7 +110,7 @@ def test_flops_of_a_net_and_the_random_state():
 
 
 def test_schedules():
-    assert [kl_weight(epoch, 4, 0.5) for epoch in (0, 1, 4, 9)] == [0, 0.125, 0.5, 0.5] and kl_weight(0) == 1
+    assert [kl_factor_at(epoch, 4, 0.5) for epoch in (0, 1, 4, 9)] == [0, 0.125, 0.5, 0.5] and kl_factor_at(0) == 1
     opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     rates = []
     for epoch in range(10):
