@@ -33,13 +33,14 @@ from utils import (
 def parse_args(argv=None):
     resume_with = ("epochs", "eval_freq", "bs", "lr")
     parser = ExParser(description=__doc__, prog="train_source.py", resume_with=resume_with, names_or_paths=("data",))
-    parser.add_argument("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
-    parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
-    parser.add_argument("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
-    parser.add_argument("--l2", type=at_least(0, float), default=1e-3, help="weight of the convolutions' sum of squares (paper: 0.001)")
-    parser.add_argument("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
-    parser.add_argument("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
-    parser.add_argument("--bf16", action="store_true", help="forward pass in bfloat16: about twice as fast where the hardware has it")
+    add = parser.add_argument_group("net").add_argument
+    add("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
+    add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
+    add("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
+    add("--l2", type=at_least(0, float), default=1e-3, help="weight of the convolutions' sum of squares (paper: 0.001)")
+    add("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
+    add("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
+    add("--bf16", action="store_true", help="forward pass in bfloat16: about twice as fast where the hardware has it")
     add_common_flags(parser, epochs=20, bs=256)
     return parser.parse_args(argv)
 

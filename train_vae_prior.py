@@ -29,21 +29,22 @@ ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "late
 
 def parse_args(argv=None):
     parser = ExParser(description=__doc__, prog="train_vae_prior.py", resume_with=("num_epochs", "eval_freq"))
-    parser.add_argument("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
-    parser.add_argument("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
-    parser.add_argument("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
-    parser.add_argument("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
-    parser.add_argument("--var", choices=["train", "shared"], default="train", help="decoder's variance: one per weight (paper), or one")
-    parser.add_argument(
-        "--min_std", type=at_least(0, float), default=0.0, help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)"
-    )
-    parser.add_argument("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
-    parser.add_argument("--bs", type=at_least(1), default=128, help="kernels per step")
-    parser.add_argument("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate at the start")
-    parser.add_argument("--decrease_from", type=at_least(0), help="epoch from which it falls linearly to 0 (default: half of them)")
-    parser.add_argument("--eval_freq", type=at_least(1), default=10, help="epochs between evaluations")
-    parser.add_argument("--no_screen", action="store_true", help="leave the slow measurements off the card: importance bound, drift test")
-    parser.add_argument("--out", help="copy the finished prior folder here, e.g. data/fconv/vae7x7")
+    add = parser.add_argument_group("density").add_argument
+    add("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
+    add("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
+    add("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
+    add("--var", choices=["train", "shared"], default="train", help="decoder's variance: one per weight (paper), or one")
+    add("--min_std", type=at_least(0, float), default=0.0, help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)")
+    add = parser.add_argument_group("training").add_argument
+    add("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
+    add("--bs", type=at_least(1), default=128, help="kernels per step")
+    add("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate at the start")
+    add("--decrease_from", type=at_least(0), help="epoch from which it falls linearly to 0 (default: half of them)")
+    add("--eval_freq", type=at_least(1), default=10, help="epochs between evaluations")
+    add = parser.add_argument_group("kernels and prior").add_argument
+    add("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
+    add("--no_screen", action="store_true", help="leave the slow measurements off the card: importance bound, drift test")
+    add("--out", help="copy the finished prior folder here, e.g. logs/vae7x7")
     add_run_flags(parser)
     return parser.parse_args(argv)
 
