@@ -10,5 +10,14 @@ setup(
     python_requires=">=3.11",
     packages=["data", "experiments", "models", "myexman"],
     py_modules=["prune_kernels", "train_bnn", "train_source", "train_vae_prior", "utils"],
-    install_requires=["torch>=2.11,<2.14", "torchvision>=0.26", "numpy>=1.26", "scipy>=1.11", "matplotlib>=3.8", "tqdm>=4.60", "pyyaml>=6"],
+    install_requires=[
+        "torch>=2.11,<2.14",
+        "torchvision>=0.26",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "matplotlib>=3.8",
+        "tqdm>=4.60",
+        "pyyaml>=6",
+        "filelock>=3.12",
+    ],
 )

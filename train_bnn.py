@@ -22,7 +22,7 @@ from models.initialization import initialize
 from models.kernel_sums import Draw, FullSum, Turns
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
-from myexman import ExParser, Logger, at_least, finite, positive, resume, save_checkpoint, save_state
+from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -206,8 +206,8 @@ def prune_net(net, test, run_dir, criterion, threshold):
     print("pruned: error {error_before:.4f} before, {error:.4f} after, {compression:.1f}x fewer weights".format(**report))
 
 
-def main(argv=None):
-    args = parse_args(argv)
+@script(parse_args)
+def main(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
     N = len(train.y)
@@ -240,16 +240,18 @@ def main(argv=None):
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
     began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
-    for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
-        linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
-        kl_factor = kl_factor_at(epoch, args.kl_anneal_epochs, args.kl_scale)
-        stats = train_epoch(train, args.bs, opt, partial(objective, kl_factor), epoch)
-        if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
-            step = (epoch + 1) * math.ceil(N / args.bs)
-            results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
-            save_state(net.state_dict(), args.run_dir / "model.torch")
-            log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - began)
-            save_checkpoint(args.run_dir, epoch + 1, net=net, priors=priors, opt=opt)
+    with Checkpoints(args.run_dir, args.save_every, net=net, priors=priors, opt=opt) as checkpoints:
+        for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
+            linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
+            kl_factor = kl_factor_at(epoch, args.kl_anneal_epochs, args.kl_scale)
+            stats = train_epoch(train, args.bs, opt, partial(objective, kl_factor), epoch)
+            evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
+            if evaluated:
+                step = (epoch + 1) * math.ceil(N / args.bs)
+                results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
+                save_state(net.state_dict(), args.run_dir / "model.torch")
+                log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - began)
+            checkpoints.finished(epoch + 1, save=evaluated)
     print(f"saved {args.run_dir / 'model.torch'}")
     if args.prune:
         threshold = CRITERIA[args.prune][1] if args.threshold is None else args.threshold

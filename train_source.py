@@ -15,7 +15,7 @@ from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
 from models.sparsity import drop_dead, narrow, readers
-from myexman import ExParser, Logger, at_least, positive, resume, save_checkpoint, save_state
+from myexman import Checkpoints, ExParser, Logger, at_least, positive, resume, save_state, script
 from utils import (
     add_common_flags,
     check_batches,
@@ -45,8 +45,8 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
-    args = parse_args(argv)
+@script(parse_args)
+def main(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
 
@@ -70,21 +70,23 @@ def main(argv=None):
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
     began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
-    for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
-        linear_lr(opt, epoch, args.epochs, args.lr)
-        train_stats = train_epoch(train, args.bs, opt, objective, epoch)
-        if args.drop_dead:
-            drop_dead(net, opt, args.drop_dead)
-        if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs:
-            save_state(net.state_dict(), args.run_dir / "model.torch")
-            log.row(
-                epoch=epoch + 1,
-                **{f"train_{k}": v for k, v in train_stats.items()},
-                **evaluate(net, test, ens=0),
-                **{f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in conv_layers(net).items()},
-                seconds=time.time() - began,
-            )
-            save_checkpoint(args.run_dir, epoch + 1, net=net, opt=opt)
+    with Checkpoints(args.run_dir, args.save_every, net=net, opt=opt) as checkpoints:
+        for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
+            linear_lr(opt, epoch, args.epochs, args.lr)
+            train_stats = train_epoch(train, args.bs, opt, objective, epoch)
+            if args.drop_dead:
+                drop_dead(net, opt, args.drop_dead)
+            evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
+            if evaluated:
+                save_state(net.state_dict(), args.run_dir / "model.torch")
+                log.row(
+                    epoch=epoch + 1,
+                    **{f"train_{k}": v for k, v in train_stats.items()},
+                    **evaluate(net, test, ens=0),
+                    **{f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in conv_layers(net).items()},
+                    seconds=time.time() - began,
+                )
+            checkpoints.finished(epoch + 1, save=evaluated)
     print(f"saved {args.run_dir / 'model.torch'}")
     return args.run_dir
 

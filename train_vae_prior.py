@@ -18,7 +18,7 @@ from tqdm import trange
 from models.pictures import plot_kernels, plot_latent
 from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
-from myexman import ExParser, Logger, at_least, commit_name, resume, save_checkpoint, save_state
+from myexman import Checkpoints, ExParser, Logger, at_least, commit_name, resume, save_state, script
 from utils import add_run_flags, linear_lr, load_kernels, run_cli, seed_everything, train_epoch
 
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
@@ -171,8 +171,8 @@ def publish(run_dir, out):
         (out / name).unlink(missing_ok=True)
 
 
-def main(argv=None):
-    args = parse_args(argv)
+@script(parse_args)
+def main(args):
     decrease_from = args.num_epochs // 2 if args.decrease_from is None else args.decrease_from
     seed_everything(args.seed)
     train, test = load_split(args.data_dir, args.kernel_dim, args.device)
@@ -191,17 +191,19 @@ def main(argv=None):
     if not args.resume:
         save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
     best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
-    for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
-        linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
-        stats = train_epoch((train,), args.bs, opt, lambda w: vae_loss(vae, w), epoch)
-        if (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs:
-            held_out = held_out_terms(vae, test)
-            save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
-            log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
-            if held_out["elbo"] > best:
-                best = held_out["elbo"]
-                save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
-            save_checkpoint(args.run_dir, epoch + 1, vae=vae, opt=opt)
+    with Checkpoints(args.run_dir, args.save_every, vae=vae, opt=opt) as checkpoints:
+        for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
+            linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
+            stats = train_epoch((train,), args.bs, opt, lambda w: vae_loss(vae, w), epoch)
+            evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs
+            if evaluated:
+                held_out = held_out_terms(vae, test)
+                save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
+                log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
+                if held_out["elbo"] > best:
+                    best = held_out["elbo"]
+                    save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
+            checkpoints.finished(epoch + 1, save=evaluated)
 
     for name in ("kernels.png", "latent.png", "README.md"):
         (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed

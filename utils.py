@@ -18,7 +18,7 @@ from models.initialization import INITS, Layer
 from models.priors import DENSITIES
 from models.sparsity import dense_state
 from models.vae import VAE
-from myexman import at_least, progress, resolve_paths
+from myexman import Stopped, at_least, progress, resolve_paths
 
 # ---------------------------------------------------------------- running a script
 
@@ -36,6 +36,9 @@ def run_cli(main):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as e:
+        print(f"{Path(sys.argv[0]).name}: {e}", file=sys.stderr)
+        sys.exit(128 + e.args[0])
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -7,7 +7,7 @@
 
 import train_bnn
 from data import load_dataset, permute_pixels
-from myexman import ExParser, Logger, at_least
+from myexman import ExParser, Logger, at_least, script
 from myexman.logger import read_rows
 from utils import add_run_flags, default_data_root, evaluate, load_run, run_cli
 
@@ -30,9 +30,9 @@ def parse_task_args(argv):
     return parser.parse_args(argv)
 
 
-def two_tasks(argv):
+@script(parse_task_args)
+def two_tasks(args):
     """Train on both tasks, one after the other; the runs of the two lie in this one's folder, which is returned."""
-    args = parse_task_args(argv)
     shared = dict(data=args.data, data_root=args.data_root, num_examples=args.num_examples, model="lenet300", bs=100, ens=0)
     shared |= dict(epochs=args.epochs, eval_freq=args.epochs, seed=args.seed, root=args.run_dir, device=args.device)
     if args.method == "det":

@@ -17,7 +17,7 @@ from data import load_dataset
 from models import NETWORKS, build_net
 from models.image_vae import ImageVAE
 from models.initialization import initialize
-from myexman import ExParser, Logger, at_least
+from myexman import ExParser, Logger, at_least, script
 from utils import (
     add_init_flags,
     add_run_flags,
@@ -59,8 +59,8 @@ def mean_elbo(net, x, bs=500):
     return float(torch.cat([net.elbo(batch) for batch in x.split(bs)]).mean())
 
 
-def main(argv=None):
-    args = parse_args(argv)
+@script(parse_args)
+def main(args):
     seed_everything(args.seed)
     train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root))
     images = args.model == "image_vae"

@@ -14,7 +14,7 @@ import train_bnn
 import train_vae_prior
 from models.priors import KernelPrior
 from models.screen import alignment, drift, likeness, zero_is_denser
-from myexman import ExParser, at_least
+from myexman import ExParser, at_least, script
 from utils import add_run_flags, default_data_root, load_vae, run_cli, seed_everything
 
 from .grid import command_line, method_options, shipped
@@ -41,8 +41,8 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
-    args = parse_args(argv)
+@script(parse_args)
+def main(args):
     where, kernels = dict(root=args.run_dir, device=args.device, seed=args.seed), args.run_dir / "kernels"
     cut = dict(out=kernels, min_norm=(0, 0.05), spread=("inf", args.spread), max_kernels=args.max_kernels, seed=args.seed)
     prune_kernels.main([*map(str, args.runs), *command_line(**cut)])

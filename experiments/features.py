@@ -16,7 +16,7 @@ from data import Dataset
 from models import NETWORKS, build_net
 from models.bayes import mode
 from models.initialization import initialize
-from myexman import ExParser, Logger
+from myexman import ExParser, Logger, script
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -68,8 +68,8 @@ def standardize(train, test):
     return [Dataset((data.x - mean) / std, data.y) for data in (train, test)]
 
 
-def main(argv=None):
-    args = parse_args(argv)
+@script(parse_args)
+def main(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
     widths = [max(round(h * args.scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]

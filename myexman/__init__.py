@@ -1,15 +1,18 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
-from .checkpoint import load_checkpoint, resume, save_checkpoint, save_state
+from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
 from .index import Index
+from .life import script, status
 from .logger import Logger, progress
 from .parser import ExParser, Parser, at_least, commit_name, finite, positive, resolve_paths
 
 __all__ = [
+    "Checkpoints",
     "ExParser",
     "Index",
     "Logger",
     "Parser",
+    "Stopped",
     "at_least",
     "commit_name",
     "finite",
@@ -20,4 +23,6 @@ __all__ = [
     "resume",
     "save_checkpoint",
     "save_state",
+    "script",
+    "status",
 ]

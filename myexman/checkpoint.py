@@ -1,6 +1,10 @@
-"""Saving so that nothing is lost: files are replaced whole, and never by a state that holds NaN or infinity."""
+"""Saving so that nothing is lost: files are replaced whole, never by a state that holds NaN or infinity, and in time."""
 
+import copy
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -8,16 +12,28 @@ import yaml
 
 from .parser import write_params
 
+PATIENCE = 5.0  # seconds of an epoch that a signal waits for
+HEARTBEAT = 30.0  # seconds between signs of life
+
 
 def save_state(state, file):
-    """Write a state dict (or any nest of tensors and plain values) atomically.  Raises FloatingPointError on NaN or infinity."""
+    """Write a state dict (or any nest of tensors and plain values) atomically; it is on the disk when this returns.
+
+    Raises FloatingPointError on NaN or infinity, and OSError if the disk is full; the former file is then whole."""
     bad = next((name for name, t in walk(state) if t.is_floating_point() and not torch.isfinite(t).all()), None)
     if bad is not None:
         raise FloatingPointError(f"{bad} holds NaN or infinity; kept the former {file}")
     file = Path(file)
     part = file.with_name(f".{file.name}.{os.getpid()}")
-    torch.save(state, part)
-    part.replace(file)
+    try:
+        with part.open("wb") as f:
+            torch.save(state, f)
+            f.flush()
+            os.fsync(f.fileno())
+        part.replace(file)
+    except (OSError, RuntimeError) as e:  # torch makes a RuntimeError of a full disk
+        part.unlink(missing_ok=True)
+        raise OSError(f"cannot write {file} ({str(e).splitlines()[0]}); the former one is kept") from e
 
 
 def walk(state, name="state"):
@@ -33,8 +49,77 @@ def walk(state, name="state"):
 
 def save_checkpoint(run_dir, epoch, **objects):
     """Write <run_dir>/checkpoint.torch: the epoch, each object's state_dict(), and the random state."""
+    save_state(state_of(epoch, objects), Path(run_dir) / "checkpoint.torch")
+
+
+def state_of(epoch, objects):
+    """What a checkpoint holds."""
     rng = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
-    save_state(dict(epoch=epoch, rng=rng, **{k: o.state_dict() for k, o in objects.items()}), Path(run_dir) / "checkpoint.torch")
+    return dict(epoch=epoch, rng=rng, **{name: o.state_dict() for name, o in objects.items()})
+
+
+class Stopped(BaseException):
+    """A signal ended a run, whose last finished epoch is on the disk.  Arguments: the signal's number, the run's folder, the epoch."""
+
+    def __str__(self):
+        signum, run_dir, epoch = self.args
+        return f"stopped by {signal.Signals(signum).name} after epoch {epoch}; go on with --resume {run_dir}"
+
+
+class Checkpoints:
+    """A run's checkpoints: of every evaluation, of every `every` seconds, and of the last finished epoch when the process is told to end.
+
+        with Checkpoints(run_dir, every, net=net, opt=opt) as checkpoints:
+            for epoch in …:
+                …
+                checkpoints.finished(epoch + 1, save=evaluated)
+
+    On SIGTERM, SIGINT or SIGUSR1 (a scheduler's warning) the epoch is brought to its end, unless epochs take longer than PATIENCE:
+    then the state after the last one, of which a copy is kept, is written at once. Either way Stopped is raised."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, run_dir, every, **objects):
+        self.run_dir, self.every, self.objects = Path(run_dir), every, objects
+        self.signum, self.copy, self.busy, self.former = None, None, False, {}
+        self.epoch, self.saved, self.began, self.beat = None, time.monotonic(), time.monotonic(), time.monotonic()
+
+    def __enter__(self):
+        for part in self.run_dir.glob(".*.torch.*"):  # of a process that was killed while it wrote
+            part.unlink(missing_ok=True)
+        if threading.current_thread() is threading.main_thread():
+            self.former = {s: signal.signal(s, self.told_to_end) for s in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for s, handler in self.former.items():
+            signal.signal(s, handler)
+
+    def told_to_end(self, signum, frame):
+        self.signum = signum
+        if self.copy is not None and not self.busy:
+            self.stop(self.copy)
+
+    def stop(self, state):
+        """Write a state, unless another signal has made that begin already, and end the run."""
+        self.busy = True
+        save_state(state, self.run_dir / "checkpoint.torch")
+        raise Stopped(self.signum, str(self.run_dir), state["epoch"])
+
+    def finished(self, epoch, save=False):
+        """After each epoch (1, 2, …).  save: whether it was evaluated, and a checkpoint is due."""
+        self.busy, now = True, time.monotonic()
+        slow, self.began = now - self.began > PATIENCE, now
+        if save or now - self.saved >= self.every:
+            save_checkpoint(self.run_dir, epoch, **self.objects)
+            self.saved = time.monotonic()
+        self.copy = copy.deepcopy(state_of(epoch, self.objects)) if slow else None
+        if now - self.beat >= HEARTBEAT and (self.run_dir / "status.yaml").exists():
+            os.utime(self.run_dir / "status.yaml")
+            self.beat = now
+        self.busy = False
+        if self.signum:
+            self.stop(state_of(epoch, self.objects))
 
 
 def resume(args, epochs, **objects):

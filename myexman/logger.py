@@ -17,7 +17,8 @@ class Logger:
     def __init__(self, run_dir, echo=None, resume_at=0):
         self.file = Path(run_dir) / "logs.csv"
         self.echo, self.columns, self.rows = echo, None, []
-        kept = [row for row in (read_rows(self.file) if resume_at else []) if row["epoch"] <= resume_at]
+        former = read_rows(self.file) if resume_at and self.file.exists() else []  # a checkpoint may be older than the first evaluation
+        kept = [row for row in former if row["epoch"] <= resume_at]
         if kept:
             self.columns = list(kept[0])
             part = self.file.with_name(".logs.csv.part")

@@ -20,7 +20,7 @@ import yaml
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy")
 NOT_PARAMS = ("tmp", "config", "resume", "run_dir", "again")
-PLACES = ("root", "device", "data_root", "data_dir", "out")  # where things are: may be others when a run is resumed
+PLACES = ("root", "device", "data_root", "data_dir", "out", "save_every")  # may be others when a run is resumed
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -89,6 +89,8 @@ class ExParser(Parser):
             may = ", ".join(f"--{name}" for name in resume_with)
             what = f"go on with a stopped run, in its folder, from its last checkpoint; {may}, folders and device may be others"
             group.add_argument("--resume", metavar="RUN", help=what)
+            every = "seconds between checkpoints, beside those of evaluations and of a signal to end"
+            group.add_argument("--save_every", type=at_least(0, float), default=300.0, metavar="SECONDS", help=every)
 
     def parse_args(self, args=None, namespace=None):
         typed = list(sys.argv[1:] if args is None else args)
@@ -167,7 +169,7 @@ def resolve_paths(params, paths, names_or_paths=(), always=False):
         is_path = bool(path) and path != "none" and (plain or colon or "/" in path or path.endswith(".npz"))
         return f"{head}{colon}{there / path}" if is_path and (there / path).exists() else value
 
-    found = {name: params[name] for name in (*paths, *names_or_paths) if params.get(name) and name != "device"}
+    found = {name: params[name] for name in (*paths, *names_or_paths) if params.get(name) and name not in ("device", "save_every")}
     for name, value in found.items():
         found[name] = [resolve(v, name in paths) for v in value] if isinstance(value, list) else resolve(value, name in paths)
     return params | found
@@ -251,5 +253,9 @@ def write_params(args, meta):
 def write_yaml(file, values):
     plain = {k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, (Path, Fraction)) else v for k, v in values.items()}
     part = file.with_name(f".{file.name}.part")
-    part.write_text(yaml.safe_dump(plain, sort_keys=False))
-    part.replace(file)
+    try:
+        part.write_text(yaml.safe_dump(plain, sort_keys=False))
+        part.replace(file)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise OSError(f"cannot write {file} ({e.strerror or e})") from e

@@ -1,0 +1,154 @@
+"""Kill runs of the three training scripts at random moments, resume them, and compare with runs that were left alone.
+
+    python -m tests.soak --kills 50 --terms 10 --usr1 10
+
+Weights must be equal bit by bit, logs equal but for seconds. tests/test_life.py does a few such rounds.
+"""
+
+import importlib
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.glyphs import make_glyphs
+from myexman import Parser, status
+from myexman.logger import read_rows
+from utils import load_weights, run_cli
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTEXT = multiprocessing.get_context("forkserver")  # which imports once
+CONTEXT.set_forkserver_preload(["train_bnn", "train_source", "train_vae_prior"])
+
+
+def commands(folder):
+    """{script: (its options, its file of weights)}, of runs of some seconds on data under `folder`."""
+    for name in ("glyph-digits", "glyph-letters"):
+        make_glyphs(name, folder / f"{name}.npz", {"train": 100, "test": 40})
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 40), ("test", 8)):
+        np.save(folder / f"{split}.npy", rng.normal(size=(n, 1, 7, 7)))
+    priors = [str(ROOT / f"data/fconv/vae{k}x{k}") for k in (7, 5)]
+    bnn = "--data glyph-digits --hid_dim 3 4 --epochs 30 --eval_freq 10 --ens 2 --bs 50 --prior_list vae --init_list vae"
+    memory = ["--kl_kernels", "4", "--kl_memory"]
+    source = "--data glyph-letters --hid_dim 8 6 --epochs 30 --eval_freq 10 --bs 25 --drop_dead 0.05 --l2 0.01"
+    vae = f"--data_dir {folder} --num_epochs 60 --eval_freq 20 --bs 8 --z_dim 2 --hidden_dim 8 --no_screen"
+    data = ["--data_root", str(folder), "--save_every", "0.3"]
+    return {
+        "train_bnn.py": ([*bnn.split(), *memory, *data, "--vae_list", *priors], "model.torch"),
+        "train_source.py": ([*source.split(), *data], "model.torch"),
+        "train_vae_prior.py": ([*vae.split(), "--save_every", "0.3"], "vae_params.torch"),
+    }
+
+
+def work(script, words, root, err):
+    """A script in a process of its own."""
+    os.environ["DWP_PATH"] = str(root)
+    torch.set_num_threads(1)
+    sys.argv = [script]
+    with open(os.devnull, "w") as nothing, open(err, "w") as said, redirect_stdout(nothing), redirect_stderr(said):
+        run_cli(partial(importlib.import_module(script.removesuffix(".py")).main, words))
+
+
+def begin(script, words, root):
+    """Start a script; returns the process and the file of what it says."""
+    root.mkdir(parents=True, exist_ok=True)
+    process = CONTEXT.Process(target=work, args=(script, words, root, root / "stderr"))
+    process.start()
+    return process, root / "stderr"
+
+
+def finish(process, err):
+    process.join()
+    return process.exitcode, err.read_text() if err.exists() else ""
+
+
+def run_to_the_end(script, words, root):
+    """Returns the run's folder and the seconds it took."""
+    began = time.time()
+    code, err = finish(*begin(script, words, root))
+    assert code == 0, err
+    return sorted((root / "runs").iterdir())[-1], time.time() - began
+
+
+def interrupted(script, words, root, signum, delay):
+    """Begin a run and send it a signal after a delay, in seconds; returns its folder, None if it had not yet begun, and its last words."""
+    process, err = begin(script, words, root)
+    time.sleep(delay)
+    if process.is_alive():
+        os.kill(process.pid, signum)
+    _, said = finish(process, err)
+    runs = sorted((root / "runs").iterdir()) if (root / "runs").exists() else [None]
+    return runs[-1], said
+
+
+def contents(run, weights):
+    """What two equal runs agree in: weights, and the logs without seconds."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run / "logs.csv")]
+    return load_weights(run / weights), rows
+
+
+def differences(script, words, weights, whole, root, signum, delay):
+    """What differs, in words, between the run `whole` and one that a signal hit and that was resumed until it ended; "" if nothing."""
+    run, err = interrupted(script, words, root, signum, delay)
+    if run is None:
+        return ""  # hit before there was a run
+    if signum != signal.SIGKILL and "go on with --resume" not in err and status(run)["state"] not in ("finished", "killed"):
+        return f"said {err!r}"
+    if (run / "checkpoint.torch").exists():
+        if status(run)["state"] != "finished":
+            code, err = finish(*begin(script, ["--resume", str(run)], root))
+            if code:
+                return f"did not resume: {err!r}"
+    else:
+        return ""  # hit before its first checkpoint: nothing to resume
+    (state, rows), (other, other_rows) = contents(whole, weights), contents(run, weights)
+    found = [f"weights {name}" for name in state if not torch.equal(state[name], other[name])]
+    found += ["logs"] if rows != other_rows else []
+    found += [f"left {p.name}" for p in run.iterdir() if p.name.startswith(".") and p.name != ".lock"]
+    return "; ".join(found)
+
+
+def soak(counts, seed=0):
+    """counts: {signal: how often}.  Returns the list of (script, signal, delay, what differs) of all rounds that went wrong."""
+    rng, failures = random.Random(seed), []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        scripts = commands(folder)
+        whole = {script: run_to_the_end(script, words, folder / f"whole-{script}") for script, (words, _) in scripts.items()}
+        rounds = [signum for signum, n in counts.items() for _ in range(n)]
+        for i, signum in enumerate(tqdm(rounds, desc="signals", disable=None)):
+            script = list(scripts)[i % 3]
+            words, weights = scripts[script]
+            run, seconds = whole[script]
+            delay = rng.uniform(0.05, 1.05) * seconds
+            wrong = differences(script, words, weights, run, folder / f"round-{i}", signum, delay)
+            failures += [(script, signum.name, round(delay, 2), wrong)] * bool(wrong)
+    return failures
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs")
+    parser.add_argument("--terms", type=int, default=10, help="SIGTERMs")
+    parser.add_argument("--usr1", type=int, default=10, help="SIGUSR1s")
+    args = parser.parse_args(argv)
+    failures = soak({signal.SIGKILL: args.kills, signal.SIGTERM: args.terms, signal.SIGUSR1: args.usr1})
+    for failure in failures:
+        print(*failure)
+    print(f"{args.kills + args.terms + args.usr1} signals, {len(failures)} runs that differ")
+    return sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
