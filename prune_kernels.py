@@ -20,7 +20,7 @@ import yaml
 
 from models.bayes import NOISE
 from models.pictures import new_figure, save_figure
-from myexman import Parser, at_least, progress, save_state
+from myexman import Parser, at_least, progress, read_params, save_state
 from utils import load_weights, one_per_layer, run_cli, trained_weights
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
@@ -122,13 +122,13 @@ def provenance(runs, nets, names):
         pool, params = Path(f"{run}.yaml"), run / "params.yaml"
         if pool.exists():
             try:
-                facts = yaml.safe_load(pool.read_text())
-            except yaml.YAMLError:
-                facts = None
-            if not isinstance(facts, dict) or facts.keys() != {"nets", "kernels", "source"} or facts["kernels"].keys() != set(names):
+                facts = read_params(pool)
+            except ValueError:
+                facts = {}
+            if facts.keys() != {"nets", "kernels", "source"} or facts["kernels"].keys() != set(names):
                 raise ValueError(f"{pool} does not describe {run}, whose layers are {', '.join(names)}: delete it, or write the pool anew")
         else:
-            source = common_facts([yaml.safe_load(params.read_text())]) if params.exists() else {}
+            source = common_facts([read_params(params)]) if params.exists() else {}
             facts = dict(nets=1, kernels=dict(zip(names, map(len, net.values()))), source=source)
         known.append(facts)
     kernels = {name: sum(facts["kernels"][name] for facts in known) for name in names}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import load_dataset, permute_pixels, shuffle_labels
@@ -18,7 +17,7 @@ from models.initialization import INITS, Layer
 from models.priors import DENSITIES
 from models.sparsity import dense_state
 from models.vae import VAE
-from myexman import Stopped, at_least, progress, resolve_paths
+from myexman import Stopped, at_least, progress, read_params, resolve_paths
 
 # ---------------------------------------------------------------- running a script
 
@@ -309,13 +308,13 @@ def load_density(path, device=None, weights="vae_params.torch"):
         raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
     check_trained(path)
     try:
-        params = yaml.safe_load((path / "params.yaml").read_text())
+        params = read_params(path / "params.yaml")
         name = params.get("density", "vae")
         if name not in DENSITIES:
             raise ValueError(f"{path / 'params.yaml'}: unknown density {name!r}; choose from {', '.join(sorted(DENSITIES))}")
         kind = DENSITIES[name]
         density = kind(**{option: number(params[option]) for option, number in kind.options.items() if option in params})
-    except (yaml.YAMLError, TypeError, AttributeError) as e:
+    except TypeError as e:
         raise ValueError(f"{path / 'params.yaml'} does not describe a density of kernels: {' '.join(str(e).split())}") from e
     state, own = load_weights(path / weights), density.state_dict()
     for k in own.keys() & state.keys():  # a 1x1 head may be stored as Conv2d, ConvTranspose2d or Linear: same numbers, other shape
@@ -341,7 +340,7 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     device: by default the GPU if there is one.  data_root: of the data sets, if not where the run found them.  Returns (net, train,
     test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
     run_dir, device = Path(run_dir), device or default_device()
-    params = yaml.safe_load((run_dir / "params.yaml").read_text())
+    params = read_params(run_dir / "params.yaml")
     if (params.get("meta") or {}).get("script") != "train_bnn.py":
         raise ValueError(f"{run_dir / 'params.yaml'} is not of a run of train_bnn.py")
     params = resolve_paths(params, ("data_root",), ("data",))

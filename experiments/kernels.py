@@ -10,11 +10,10 @@ the decoder is of its kernels. Writes results/kernels.csv and figures/kernels.pn
 from pathlib import Path
 
 import torch
-import yaml
 
 from models.pictures import draw_kernels, new_figure, save_figure
 from models.screen import alignment, likeness
-from myexman import Parser
+from myexman import Parser, read_params
 from prune_kernels import read_kernels
 from utils import load_vae, run_cli
 
@@ -47,7 +46,7 @@ def main(argv=None):
     results, figures = (args.out, args.out) if args.out else (RESULTS, FIGURES)
     rows, first_layers = [], {}
     for run in args.runs:
-        params = yaml.safe_load((Path(run) / "params.yaml").read_text())
+        params = read_params(Path(run) / "params.yaml")
         facts, layers = facts_of(params), read_kernels(run)
         priors, folders = ((params.get(name) or [""])[: len(layers)] for name in ("prior_list", "vae_list"))
         priors, folders = (values * len(layers) if len(values) == 1 else values for values in (priors, folders))

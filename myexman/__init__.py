@@ -1,7 +1,7 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
-from .index import Index
+from .index import Index, read_params
 from .life import script, status
 from .logger import Logger, progress
 from .parser import ExParser, Parser, at_least, commit_name, finite, positive, resolve_paths
@@ -19,6 +19,7 @@ __all__ = [
     "load_checkpoint",
     "positive",
     "progress",
+    "read_params",
     "resolve_paths",
     "resume",
     "save_checkpoint",

@@ -1,34 +1,70 @@
-"""Index: all runs under a root as a table."""
+"""Index: all runs under a root as a table, whatever state their files are in."""
 
 from pathlib import Path
 
 import yaml
 
+from .life import status
 from .logger import read_rows
 
 
 class Index:
-    """Index(root).info() -> one dict per run, oldest first: `run` (number), `path`, every argument, `commit`, and the columns
-    of the last line of logs.csv (an argument keeps its name if both have it)."""
+    """Index(root).info() -> one dict per run, oldest first: `run` (number), `path`, `state` (of myexman.status), every argument, `commit`,
+    and the columns of the last line of logs.csv (an argument keeps its name if both have it); `note` says which file cannot be read."""
 
     def __init__(self, root):
         self.root = Path(root).expanduser()
 
+    def links(self):
+        return sorted((self.root / "index").glob("[0-9]*")) if self.root.exists() else []
+
     def info(self):
-        links = sorted((self.root / "index").glob("[0-9]*")) if self.root.exists() else []
-        rows = [self.read(link) for link in links]
+        rows = [self.read(link) for link in self.links()]
         return [row for row in rows if row]
 
+    def find(self, name):
+        """The folder of a run, by its number or path.  Raises ValueError."""
+        if name.isdigit():
+            found = [link.resolve() for link in self.links() if int(link.name) == int(name)]
+            if found and found[0].exists():
+                return found[0]
+        elif (Path(name) / "params.yaml").exists():
+            return Path(name).resolve()
+        raise ValueError(f"no run {name} under {self.root}")
+
     @staticmethod
-    def read(link):
-        try:
-            params = yaml.safe_load((link / "params.yaml").read_text())
-        except OSError:  # claimed a moment ago, or removed by hand
+    def read(run):
+        """What is known of the run in a folder, or behind a link of the index; None if there is none."""
+        if not run.exists():  # claimed a moment ago, or removed by hand
             return None
-        meta = params.pop("meta", {})
-        logs = read_rows(link / "logs.csv") if (link / "logs.csv").exists() else []
-        last = logs[-1] if logs else {}
-        return {"run": link.name, "path": str(link.resolve()), "script": meta.get("script"), "commit": meta.get("commit"), **last, **params}
+        row, notes = {"run": run.name.split("-")[0], "path": str(run.resolve()), "state": status(run)["state"]}, []
+        try:
+            params = read_params(run / "params.yaml")
+        except (OSError, ValueError) as e:
+            params = {}
+            notes.append("no params.yaml" if isinstance(e, FileNotFoundError) else str(e))
+        meta = params.pop("meta", None)
+        meta = meta if isinstance(meta, dict) else {}
+        try:
+            rows = read_rows(run / "logs.csv") if (run / "logs.csv").exists() else []
+        except (OSError, ValueError) as e:
+            rows = []
+            notes.append(str(e))
+        row |= {"script": meta.get("script"), "commit": meta.get("commit"), **(rows[-1] if rows else {}), **params}
+        return row | {"note": "; ".join(notes)} if notes else row
+
+
+def read_params(file):
+    """The dict in a params.yaml.  Raises OSError, and ValueError in one line if it is damaged."""
+    try:
+        params = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{file} is not text in UTF-8") from e
+    except yaml.YAMLError as e:
+        raise ValueError(f"{file} is not YAML") from e
+    if not isinstance(params, dict) or not all(isinstance(name, str) for name in params):
+        raise ValueError(f"{file} is not a list of `name: value` lines")
+    return params
 
 
 def format_table(rows, columns):

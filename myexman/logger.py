@@ -65,7 +65,9 @@ def progress(run_dir):
 
 
 def read_rows(file):
-    """The rows of a CSV file as dicts, numbers as numbers; a last line that was cut off by a kill is left out."""
+    """The rows of a CSV file as dicts, numbers as numbers; a last line that was cut off by a kill is left out.
+
+    Raises OSError, and ValueError in one line if it is no such file."""
 
     def value(text):
         for cast in (int, float):
@@ -75,6 +77,11 @@ def read_rows(file):
                 pass
         return text
 
-    with Path(file).open(newline="") as f:
-        rows = [row for row in csv.DictReader(f) if None not in row.values()]
+    try:
+        with Path(file).open(newline="", encoding="utf-8-sig") as f:
+            rows = [row for row in csv.DictReader(f, strict=True) if None not in row.values()]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise ValueError(f"{file} is not a CSV file in UTF-8") from e
+    if any(None in row for row in rows):
+        raise ValueError(f"{file} has rows that are longer than its header")
     return [{k: value(v) for k, v in row.items()} for row in rows]

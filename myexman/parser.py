@@ -224,12 +224,14 @@ def provenance(prog, argv):
 def git_state():
     """{'commit': short hash or None, 'dirty': whether tracked files, results of experiments aside, differ from it}."""
 
+    home = Path(__file__).resolve().parents[1]
+
     def git(*words):
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).resolve().parent), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", "-C", str(home), *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != home:  # a copy within another project's repository
+            return dict(commit=None, dirty=None)
         results = [f":(top,exclude)experiments/{folder}" for folder in ("results", "figures")]
         return dict(
             commit=git("rev-parse", "--short=10", "HEAD"), dirty=bool(git("status", "--porcelain", "-uno", "--", ":(top)", *results))

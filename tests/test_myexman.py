@@ -1,13 +1,19 @@
 """The experiment manager: unique run folders, reruns from params.yaml, logs and checkpoints that survive."""
 
 import multiprocessing
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from myexman import ExParser, Index, Logger, load_checkpoint, resume, save_checkpoint, save_state
-from myexman.__main__ import main as list_runs
+from myexman.__main__ import main as command
+from myexman.life import alive
 from myexman.logger import read_rows
 from myexman.parser import make_run
 
@@ -110,13 +116,13 @@ def test_index_and_table(tmp_path, capsys):
     rows = Index(tmp_path).info()
     assert [row.get("ens_acc") for row in rows] == [0.5, 0.9, 0.7, None] and rows[1]["lr"] == 2.0
     capsys.readouterr()
-    list_runs(["--root", str(tmp_path), "--sort", "ens_acc", "--descending", "--columns", "run", "ens_acc"])
+    command(["--root", str(tmp_path), "--sort", "ens_acc", "--descending", "--columns", "run", "ens_acc"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "000001", "000002", "000000", "000003"]
-    list_runs(["--root", str(tmp_path), "--filter", "lr=2.0", "--columns", "run", "lr", "--csv", str(tmp_path / "runs.csv")])
+    command(["--root", str(tmp_path), "--filter", "lr=2.0", "--columns", "run", "lr", "--csv", str(tmp_path / "runs.csv")])
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert read_rows(tmp_path / "runs.csv") == [{"run": 1, "lr": 2.0}]
     with pytest.raises(SystemExit) as e:
-        list_runs(["--root", str(tmp_path), "--sort", "nonsense"])
+        command(["--root", str(tmp_path), "--sort", "nonsense"])
     assert e.value.code == 2
 
 
@@ -196,3 +202,77 @@ def test_a_run_finds_its_files_from_elsewhere(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as e:
         with_files().parse_args(["--resume", str(run), "--config", str(run / "params.yaml")])
     assert e.value.code == 2 and "leave --config out" in capsys.readouterr().err
+
+
+def some_runs(root):
+    """Three runs: finished, failed, and one with another rate and no logs."""
+    runs = []
+    for lr, error in ((1e-3, None), (1e-3, ValueError("no kernels")), (2e-3, None)):
+        run = parser().parse_args(["--root", str(root), "--lr", str(lr)]).run_dir
+        with suppress(ValueError), alive(run):
+            if error:
+                raise error
+        runs.append(run)
+    Logger(runs[0]).row(epoch=1, ens_acc=0.5)
+    return runs
+
+
+def test_commands_on_runs(tmp_path, capsys, monkeypatch):
+    runs, root = some_runs(tmp_path), ["--root", str(tmp_path)]
+    capsys.readouterr()
+    assert not command([*root, "--filter", "lr=1e-3", "state=finished"])  # 0.001 as a number
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["run", "000000"]
+    command(["show", "1", *root])
+    out = capsys.readouterr().out
+    assert "state                failed" in out and "ValueError: no kernels" in out
+    command(["compare", "0", str(runs[2]), *root])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["lr", "0.001", "0.002"] in lines and "hid_dim" not in [line[0] for line in lines]
+    for words in (["show", "7"], ["compare", "0", "gone"], ["resume", "0"]):
+        assert command([*words, *root]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    calls = []
+    monkeypatch.setattr("subprocess.call", lambda words: calls.append(words) or 0)
+    params = yaml.safe_load((runs[0] / "params.yaml").read_text())
+    params["meta"]["script"] = "train_bnn.py"
+    (runs[0] / "params.yaml").write_text(yaml.safe_dump(params))
+    assert command(["rerun", "0", *root, "--seed", "1"]) == command(["resume", "0", *root]) == 0
+    assert calls[0][2:] == ["--config", str(runs[0] / "params.yaml"), "--seed", "1"] and calls[1][2:] == ["--resume", str(runs[0])]
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    command(["rm", "--failed", *root])
+    assert runs[1].exists()
+    command(["rm", "--failed", "--yes", *root])
+    assert not runs[1].exists() and runs[0].exists() and len(Index(tmp_path).info()) == 2
+
+
+LATIN, BINARY = "lr: é".encode("latin-1"), bytes(range(256))
+DAMAGE = [b"", b"[1, 2]", b"a: [1", LATIN, b"\xef\xbb\xbflr: 1\n", b"a;b\n1;2\n", b"a\n1,2,3\n", BINARY, b"1: 2\n"]
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "logs.csv"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_become_a_note_in_the_listing(tmp_path, capsys, name, damage):
+    runs = some_runs(tmp_path)
+    (runs[0] / name).write_bytes(damage)
+    capsys.readouterr()
+    assert not command(["--root", str(tmp_path)]) and not command(["show", "0", "--root", str(tmp_path)])
+    rows = Index(tmp_path).info()
+    assert len(rows) == 3 and "note" not in rows[2]
+    if damage in (LATIN, BINARY):
+        assert name in rows[0]["note"]
+
+
+def test_a_pipe_that_closes_is_no_error(tmp_path):
+    some_runs(tmp_path)
+    words = f"{sys.executable} -m myexman --root {tmp_path} | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", words], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    assert result.returncode == 0 and result.stderr == ""
+
+
+def test_a_copy_in_another_repository_does_not_claim_its_commit(tmp_path):
+    shutil.copytree(Path(__file__).resolve().parents[1] / "myexman", tmp_path / "copy/myexman")
+    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    code = "from myexman.parser import git_state; print(git_state())"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "copy", capture_output=True, text=True)
+    assert result.stdout.strip() == "{'commit': None, 'dirty': None}", result.stderr
