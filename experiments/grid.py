@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock
 from tqdm import tqdm
 
 import train_bnn
@@ -299,16 +300,17 @@ def append_rows(rows, file, columns=COLUMNS):
     file.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
-    old = file.read_bytes() if file.exists() else b""
-    whole = old[: old.rfind(b"\n") + 1]  # without a line that a kill cut off
-    if not whole:
-        writer.writeheader()
-    writer.writerows(rows)
-    with file.open("r+b" if old else "wb", buffering=0) as f:
-        f.truncate(len(whole))
-        f.seek(len(whole))
-        f.write(text.getvalue().encode())
-        os.fsync(f.fileno())
+    with FileLock(file.with_name(f".{file.name}.lock")):  # another driver may append to it
+        old = file.read_bytes() if file.exists() else b""
+        whole = old[: old.rfind(b"\n") + 1]  # without a line that a kill cut off
+        if not whole:
+            writer.writeheader()
+        writer.writerows(rows)
+        with file.open("r+b" if old else "wb", buffering=0) as f:
+            f.truncate(len(whole))
+            f.seek(len(whole))
+            f.write(text.getvalue().encode())
+            os.fsync(f.fileno())
 
 
 def write_rows(rows, file):

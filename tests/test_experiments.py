@@ -1,6 +1,7 @@
 """The drivers of the experiments, in miniature."""
 
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -179,6 +180,18 @@ def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
     file.write_bytes(file.read_bytes()[:-2])
     append_rows([dict(a=5, b=6)], file, ("a", "b"))
     assert read_rows(file) == [dict(a=1, b=2), dict(a=5, b=6)]
+
+
+def append_alone(file, n, seed):
+    for i in range(n):
+        append_rows([dict(a=seed, b=i)], file, ("a", "b"))
+
+
+def test_two_drivers_lose_no_rows(tmp_path):
+    file = tmp_path / "rows.csv"
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        pool.starmap(append_alone, [(file, 25, seed) for seed in range(4)])
+    assert sorted((r["a"], r["b"]) for r in read_rows(file)) == [(seed, i) for seed in range(4) for i in range(25)]
 
 
 def test_side_by_side_workers_keep_what_finished_when_one_fails(digits, tmp_path):
