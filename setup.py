@@ -19,5 +19,6 @@ setup(
         "tqdm>=4.60",
         "pyyaml>=6",
         "filelock>=3.12",
+        "safetensors>=0.4",
     ],
 )

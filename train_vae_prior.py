@@ -3,28 +3,31 @@
     python train_vae_prior.py --hidden_dim 32 --kernel_dim 7 --z_dim 2 --num_epochs 300 --data_dir data/fconv/conv7x7
     python train_vae_prior.py --hidden_dim 64 --kernel_dim 5 --z_dim 4 --num_epochs 300 --data_dir data/fconv/conv5x5
 
-The run folder is a prior folder, to be loaded by utils.load_vae: params.yaml, vae_params.torch (last), vae_params_best.torch (best
-ELBO on the held-out kernels), pictures, and a README.md card. --out copies all but the best weights elsewhere.
+The run folder is a prior folder, to be loaded by utils.load_vae: params.yaml, vae_params.torch and .safetensors (last),
+vae_params_best.torch (best ELBO on the held-out kernels), pictures, sums, and a README.md card. --out copies all but the best elsewhere.
 """
 
+import hashlib
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors.torch import save_file
 from tqdm import trange
 
 from models.pictures import plot_kernels, plot_latent
 from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
-from myexman import Checkpoints, ExParser, Logger, at_least, commit_name, resume, save_state, script
-from utils import add_run_flags, linear_lr, load_kernels, run_cli, seed_everything, train_epoch
+from myexman import Checkpoints, ExParser, Logger, at_least, commit_name, read_params, resume, save_state, script
+from utils import SUMS, add_run_flags, linear_lr, load_kernels, load_weights, run_cli, seed_everything, train_epoch
 
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
 # larger ones left as it is, since scaling up slows its training.
 TYPICAL_WEIGHT = 0.1
-ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md")
+ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS)
 
 
 def parse_args(argv=None):
@@ -143,6 +146,19 @@ def write_card(args, decrease_from, train, test, vae):
     print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
 
 
+def seal(folder):
+    """Write a prior folder's weights as safetensors, too, with its params.yaml and the card's table as metadata; and SHA256SUMS."""
+    params = read_params(folder / "params.yaml")
+    facts = {name: str(value) for name, value in params.items() if name not in ("root", "device", "out", "meta")}
+    card = folder / "README.md"
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE) if card.exists() else []
+    facts |= {words: value for words, value in rows if words in QUANTITIES.values()}
+    save_file(load_weights(folder / "vae_params.torch"), folder / ".vae_params.safetensors.part", metadata=facts)
+    (folder / ".vae_params.safetensors.part").replace(folder / "vae_params.safetensors")
+    files = ("params.yaml", "vae_params.safetensors", "vae_params.torch")
+    (folder / SUMS).write_text("".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in files))
+
+
 def same_folder(a, b):
     return Path(a).resolve() == Path(b).resolve()
 
@@ -188,6 +204,8 @@ def main(args):
 
     start = resume(args, args.num_epochs, vae=vae, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)
+    for name in ("kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS):
+        (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
     if not args.resume:
         save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
     best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
@@ -205,13 +223,12 @@ def main(args):
                     save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
             checkpoints.finished(epoch + 1, save=evaluated)
 
-    for name in ("kernels.png", "latent.png", "README.md"):
-        (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
     for what, make in (("pictures", draw), ("card", write_card)):
         try:
             make(args, decrease_from, train, test, vae)
         except Exception as e:  # the fit is done and saved; what is missing beside it can be made again
             print(f"warning: no {what}: {' '.join(str(e).split())}", file=sys.stderr)
+    seal(args.run_dir)
     if args.out:
         publish(args.run_dir, Path(args.out))
     print(f"saved {args.out or args.run_dir}")

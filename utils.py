@@ -1,5 +1,6 @@
 """What the scripts share: flags, seeds, the epoch function, prediction, metrics, loading, and what is given for each layer of a net."""
 
+import hashlib
 import os
 import sys
 from argparse import ArgumentTypeError
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import load_dataset, permute_pixels, shuffle_labels
@@ -244,7 +246,10 @@ def load_weights(file, device="cpu"):
     if not file.exists():
         raise FileNotFoundError(f"no weight file {file}")
     try:
-        state = torch.load(file, map_location=device, weights_only=True)
+        if file.suffix == ".safetensors":
+            state = load_file(file, device=str(device))
+        else:
+            state = torch.load(file, map_location=device, weights_only=True)
     except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
         raise ValueError(f"{file} is damaged or not a plain state dict: {(str(e) or type(e).__name__).splitlines()[0][:120]}") from e
     if not is_state(state):
@@ -298,15 +303,31 @@ def load_into(module, state, source):
     module.load_state_dict(state)
 
 
-def load_density(path, device=None, weights="vae_params.torch"):
+SUMS = "SHA256SUMS"  # in a prior folder; `sha256sum -c` reads it, too
+
+
+def check_sum(file):
+    """Raise ValueError if the folder's SHA256SUMS has another sum for a file."""
+    sums = file.parent / SUMS
+    lines = (line.split() for line in sums.read_text(errors="replace").splitlines()) if sums.exists() else ()
+    known = {words[1]: words[0] for words in lines if len(words) == 2}
+    if file.name in known and hashlib.sha256(file.read_bytes()).hexdigest() != known[file.name]:
+        raise ValueError(f"{file} was altered or cut off: it does not have the sum in {SUMS} (delete that file if you meant it)")
+
+
+def load_density(path, device=None, weights=None):
     """The density of kernels in a prior folder: params.yaml, whose `density` is a name in models.priors.DENSITIES (by default vae), and
-    its weights.
+    its weights: vae_params.safetensors or vae_params.torch, or the file that `weights` names.
 
     Returns a models.densities.Density in evaluation mode.  Raises FileNotFoundError and ValueError."""
     path = Path(path)
+    weights = weights or ("vae_params.safetensors" if (path / "vae_params.safetensors").exists() else "vae_params.torch")
     if not (path / "params.yaml").exists():
         raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
     check_trained(path)
+    for name in ("params.yaml", weights):
+        if (path / name).exists():
+            check_sum(path / name)
     try:
         params = read_params(path / "params.yaml")
         name = params.get("density", "vae")
@@ -324,8 +345,8 @@ def load_density(path, device=None, weights="vae_params.torch"):
     return density.to(device or "cpu").eval()
 
 
-def load_vae(path, device=None, weights="vae_params.torch"):
-    """The kernel VAE in a prior folder (params.yaml + vae_params.torch), ours or one published by the paper's authors.
+def load_vae(path, device=None, weights=None):
+    """The kernel VAE in a prior folder (see load_density), ours or one published by the paper's authors.
 
     Returns a models.vae.VAE in evaluation mode.  Raises FileNotFoundError and ValueError."""
     vae = load_density(path, device, weights)

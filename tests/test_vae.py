@@ -2,12 +2,15 @@
 
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from torch.distributions import Normal
 
+import train_vae_prior
 from experiments import textbook
 from models.initialization import LearnedKernels, Pretrained, Xavier, fill
 from models.priors import DENSITIES
@@ -231,3 +234,39 @@ def test_a_folder_may_hold_another_density(name, tmp_path):
     (tmp_path / "params.yaml").write_text("density: spline\nkernel_dim: 5")
     with pytest.raises(ValueError, match="choose from gauss"):
         load_density(tmp_path)
+
+
+def test_weights_are_taken_from_safetensors_and_a_file_that_was_altered_is_named(tmp_path):
+    vae, folder = write_prior(tmp_path / "prior", 5), tmp_path / "prior"
+    train_vae_prior.seal(folder)
+    with safe_open(folder / "vae_params.safetensors", "pt") as f:
+        assert f.metadata()["kernel_dim"] == "5"
+    w = torch.randn(3, 1, 5, 5)
+    torch.manual_seed(1)
+    expected = vae.log_prob(w)
+    for _ in range(2):  # once of each file
+        loaded = load_vae(folder)
+        torch.manual_seed(1)
+        assert torch.equal(loaded.log_prob(w), expected)
+        (folder / "vae_params.safetensors").unlink(missing_ok=True)
+    train_vae_prior.seal(folder)
+    for name, change in (
+        ("vae_params.safetensors", lambda data: data[:-4]),
+        ("vae_params.safetensors", lambda data: data[:-4] + bytes(4)),
+        ("params.yaml", lambda data: data + b"min_std: 0.1\n"),
+    ):
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(change(good))
+        with pytest.raises(ValueError, match=f"{name} was altered or cut off"):
+            load_vae(folder)
+        (folder / name).write_bytes(good)
+    assert load_vae(folder)
+
+
+@pytest.mark.parametrize("folder", sorted((Path(__file__).resolve().parents[1] / "data").glob("*/vae*")), ids=lambda path: path.name)
+def test_the_shipped_priors_are_sealed(folder):
+    """Both files hold the same weights, and the sums are theirs."""
+    states = [load_weights(folder / f"vae_params.{kind}") for kind in ("torch", "safetensors")]
+    assert states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    with safe_open(folder / "vae_params.safetensors", "pt") as f:
+        assert f.metadata()["kernel_dim"] == str(load_vae(folder).kernel_dim)
