@@ -63,7 +63,8 @@ class Stopped(BaseException):
 
     def __str__(self):
         signum, run_dir, epoch = self.args
-        return f"stopped by {signal.Signals(signum).name} after epoch {epoch}; go on with --resume {run_dir}"
+        when = f"after epoch {epoch}" if epoch else "before it had finished another epoch"
+        return f"stopped by {signal.Signals(signum).name} {when}; go on with --resume {run_dir}"
 
 
 class Checkpoints:
@@ -74,15 +75,15 @@ class Checkpoints:
                 …
                 checkpoints.finished(epoch + 1, save=evaluated)
 
-    On SIGTERM, SIGINT or SIGUSR1 (a scheduler's warning) the epoch is brought to its end, unless epochs take longer than PATIENCE:
-    then the state after the last one, of which a copy is kept, is written at once. Either way Stopped is raised."""
+    On SIGTERM, SIGINT or SIGUSR1 (a scheduler's warning) the epoch is brought to its end, unless epochs take longer than PATIENCE: then the
+    state after the last one, of which a copy is kept, is written at once. In the first epoch there is nothing to write. Stopped is raised."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self, run_dir, every, **objects):
         self.run_dir, self.every, self.objects = Path(run_dir), every, objects
-        self.signum, self.copy, self.busy, self.former = None, None, False, {}
-        self.epoch, self.saved, self.began, self.beat = None, time.monotonic(), time.monotonic(), time.monotonic()
+        self.signum, self.copy, self.busy, self.first, self.former = None, None, False, True, {}
+        self.saved = self.began = self.beat = time.monotonic()
 
     def __enter__(self):
         for part in self.run_dir.glob(".*.torch.*"):  # of a process that was killed while it wrote
@@ -97,6 +98,8 @@ class Checkpoints:
 
     def told_to_end(self, signum, frame):
         self.signum = signum
+        if self.first:
+            raise Stopped(signum, str(self.run_dir), None)
         if self.copy is not None and not self.busy:
             self.stop(self.copy)
 
@@ -108,7 +111,7 @@ class Checkpoints:
 
     def finished(self, epoch, save=False):
         """After each epoch (1, 2, …).  save: whether it was evaluated, and a checkpoint is due."""
-        self.busy, now = True, time.monotonic()
+        self.busy, self.first, now = True, False, time.monotonic()
         slow, self.began = now - self.began > PATIENCE, now
         if save or now - self.saved >= self.every:
             save_checkpoint(self.run_dir, epoch, **self.objects)

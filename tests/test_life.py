@@ -63,6 +63,14 @@ def test_a_signal_leaves_the_last_finished_epoch(tmp_path, monkeypatch, signum, 
     assert signal.getsignal(signum) == handler
 
 
+def test_a_signal_in_the_first_epoch_ends_it_at_once(tmp_path):
+    _, checkpoints = make(tmp_path)
+    with pytest.raises(Stopped, match="before it had finished another epoch"), checkpoints:
+        signal.raise_signal(signal.SIGTERM)
+        checkpoints.finished(1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, monkeypatch):
     monkeypatch.setattr("myexman.checkpoint.PATIENCE", 0.0)
     layer, checkpoints = make(tmp_path)
