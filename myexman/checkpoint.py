@@ -75,8 +75,9 @@ class Checkpoints:
                 …
                 checkpoints.finished(epoch + 1, save=evaluated)
 
-    On SIGTERM, SIGINT or SIGUSR1 (a scheduler's warning) the epoch is brought to its end, unless epochs take longer than PATIENCE: then the
-    state after the last one, of which a copy is kept, is written at once. In the first epoch there is nothing to write. Stopped is raised."""
+    On SIGTERM, SIGINT or SIGUSR1 (a scheduler's warning) the epoch is brought to its end, unless epochs take longer than PATIENCE: then
+    the state after the last one, of which a copy is kept, is written at once. In the first epoch there is nothing to write. In each
+    case Stopped is raised."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
