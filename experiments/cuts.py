@@ -61,7 +61,8 @@ def sets(rows):
 def table(rows):
     lines = []
     for (nets, spread), found in sets(rows).items():
-        facts = [f"{values.mean():.4g}" if len(values) else "–" for values in (select(found, metric=name) for name in FACTS)]
+        values = [select(found, metric=name) for name in FACTS]
+        facts = [f"{v.mean():.{0 if v.mean() > 100 else 3}f}" if len(v) else "–" for v in values]
         accuracy = select(found, metric="acc")
         lines.append([nets, spread, *facts, mean_std(accuracy), mean_std(select(found, metric="nll")), len(accuracy)])
     names = "source nets | spread | cut | kernels | w = 0 denser | likeness, 0 | 600 steps | alignment, 600 | accuracy | NLL, nats | splits"
