@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save_file
 from tqdm import trange
 
@@ -27,7 +26,8 @@ from utils import SUMS, add_run_flags, linear_lr, load_kernels, load_weights, ru
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
 # larger ones left as it is, since scaling up slows its training.
 TYPICAL_WEIGHT = 0.1
-ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", "kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS)
+LAST = ("kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS)  # made when the fit is done
+ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", *LAST)
 
 
 def parse_args(argv=None):
@@ -127,7 +127,7 @@ def write_card(args, decrease_from, train, test, vae):
     run_dir, train, test, vae = args.run_dir, train.cpu(), test.cpu(), vae.cpu()
     numbers = screen(vae, train, test, 0, 0) if args.no_screen else screen(vae, train, test)
     pruning = Path(args.data_dir) / "pruning.yaml"
-    meta = yaml.safe_load((run_dir / "params.yaml").read_text())["meta"]
+    meta = read_params(run_dir / "params.yaml")["meta"]
     fields = dict(
         vars(args),
         decrease_from=decrease_from,
@@ -137,7 +137,7 @@ def write_card(args, decrease_from, train, test, vae):
         commit=commit_name(),
         machine=meta["machine"],
     )
-    fields["source"] = describe_source(yaml.safe_load(pruning.read_text())) if pruning.exists() else ""
+    fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
     fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if args.min_std else ""
     fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
@@ -204,7 +204,7 @@ def main(args):
 
     start = resume(args, args.num_epochs, vae=vae, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start)
-    for name in ("kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS):
+    for name in LAST:
         (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
     if not args.resume:
         save_state(vae.state_dict(), args.run_dir / "vae_params.torch")

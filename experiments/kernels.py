@@ -15,7 +15,7 @@ from models.pictures import draw_kernels, new_figure, save_figure
 from models.screen import alignment, likeness
 from myexman import Parser, read_params
 from prune_kernels import read_kernels
-from utils import load_vae, run_cli
+from utils import load_vae, one_per_layer, run_cli
 
 from .grid import FIGURES, RESULTS, write_rows
 
@@ -48,8 +48,8 @@ def main(argv=None):
     for run in args.runs:
         params = read_params(Path(run) / "params.yaml")
         facts, layers = facts_of(params), read_kernels(run)
-        priors, folders = ((params.get(name) or [""])[: len(layers)] for name in ("prior_list", "vae_list"))
-        priors, folders = (values * len(layers) if len(values) == 1 else values for values in (priors, folders))
+        lists = {name: (params.get(name) or [])[: len(layers)] for name in ("prior_list", "vae_list")}  # a classifier has no kernels
+        priors, folders = (one_per_layer(values, "", len(layers), f"--{name}") for name, values in lists.items())
         for (name, kernels), prior, folder in zip(layers.items(), priors, folders):
             row = dict(facts, layer=name.split(".")[1], likeness=likeness(kernels), alignment=alignment(kernels))
             row["median_norm"] = float(kernels.flatten(1).norm(dim=1).median())

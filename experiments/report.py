@@ -116,14 +116,13 @@ def number(words):
 
     words: NAME (`paper` for paper_results.csv) column=value[,value]… and
         column=NAME          which column (value)
-        minus=METHOD         less that method's, seed by seed
-        setting=, less=      another setting than the driver's usual one; less that one's, seed by seed
+        setting=, less=      another setting than the driver's usual one; less that setting's, seed by seed
         digits=3, show=percent|size
     Raises ValueError if there are no such rows."""
     name, *pairs = shlex.split(words)
     where = dict(pair.split("=", 1) for pair in pairs)
     column, digits, show = (where.pop(key, default) for key, default in (("column", "value"), ("digits", "3"), ("show", "")))
-    minus, less = where.pop("minus", None), where.pop("less", None)
+    less = where.pop("less", None)
     rows = read_rows(HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv")
     if name in DRIVERS and "setting" not in where:
         usual = DRIVERS[name].usual()
@@ -133,9 +132,8 @@ def number(words):
         return [r for r in rows if all(str(r.get(k)) in v.split(",") or str(r.get(k)) == v for k, v in where.items())]
 
     values = [r.get(column) for r in found(where)]
-    if minus or less:
-        against = where | (dict(method=minus) if minus else dict(setting=less))
-        by_seed, other = ({r["seed"]: r[column] for r in found(which)} for which in (where, against))
+    if less:
+        by_seed, other = ({r["seed"]: r[column] for r in found(which)} for which in (where, where | dict(setting=less)))
         if len(by_seed) < len(values):
             raise ValueError(f"notes.md: several rows of a seed for [[{words}]]")
         values = [by_seed[seed] - other[seed] for seed in by_seed.keys() & other.keys()]

@@ -1,10 +1,10 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
-from .index import Index, read_params
+from .index import Index
 from .life import script, status
 from .logger import Logger, progress
-from .parser import ExParser, Parser, at_least, commit_name, finite, positive, resolve_paths
+from .parser import ExParser, Parser, at_least, commit_name, finite, positive, read_params, resolve_paths
 
 __all__ = [
     "Checkpoints",

@@ -15,9 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .index import Index, format_table, read_params
+from .index import Index, format_table
 from .life import status
-from .parser import Parser
+from .parser import Parser, read_params
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_COLUMNS = ("run", "state", "script", "data", "num_examples", "net_cfg", "prior_list", "seed", "data_split_seed")

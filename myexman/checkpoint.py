@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
 
-from .parser import write_params
+from .parser import read_params, write_params
 
 PATIENCE = 5.0  # seconds of an epoch that a signal waits for
 HEARTBEAT = 30.0  # seconds between signs of life
@@ -64,7 +63,10 @@ class Stopped(BaseException):
     def __str__(self):
         signum, run_dir, epoch = self.args
         when = f"after epoch {epoch}" if epoch else "before it had finished another epoch"
-        return f"stopped by {signal.Signals(signum).name} {when}; go on with --resume {run_dir}"
+        there = (Path(run_dir) / "checkpoint.torch").exists()
+        return f"stopped by {signal.Signals(signum).name} {when}; " + (
+            f"go on with --resume {run_dir}" if there else "there is no checkpoint yet"
+        )
 
 
 class Checkpoints:
@@ -133,7 +135,7 @@ def resume(args, epochs, **objects):
     done = load_checkpoint(args.run_dir, args.device, **objects)
     if done > epochs:
         raise ValueError(f"{done} epochs of {args.run_dir} are done; {epochs} are fewer")
-    meta = yaml.safe_load((args.run_dir / "params.yaml").read_text()).get("meta") or {}
+    meta = read_params(args.run_dir / "params.yaml").get("meta") or {}
     write_params(args, meta | dict(resumed=[*meta.get("resumed", []), args.again]))
     return done
 

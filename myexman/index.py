@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import yaml
-
 from .life import status
 from .logger import read_rows
+from .parser import read_params
 
 
 class Index:
@@ -52,19 +51,6 @@ class Index:
             notes.append(str(e))
         row |= {"script": meta.get("script"), "commit": meta.get("commit"), **(rows[-1] if rows else {}), **params}
         return row | {"note": "; ".join(notes)} if notes else row
-
-
-def read_params(file):
-    """The dict in a params.yaml.  Raises OSError, and ValueError in one line if it is damaged."""
-    try:
-        params = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{file} is not text in UTF-8") from e
-    except yaml.YAMLError as e:
-        raise ValueError(f"{file} is not YAML") from e
-    if not isinstance(params, dict) or not all(isinstance(name, str) for name in params):
-        raise ValueError(f"{file} is not a list of `name: value` lines")
-    return params
 
 
 def format_table(rows, columns):

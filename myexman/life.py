@@ -11,11 +11,10 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
 from .checkpoint import HEARTBEAT, Stopped
-from .parser import write_yaml
+from .parser import read_params, write_yaml
 
 SILENT = 20 * HEARTBEAT  # seconds without a sign of life after which a run on another machine counts as killed
 
@@ -65,10 +64,10 @@ def status(run_dir):
     """dict(state, seconds, …) of a run; the state is "" if it is not known.  seconds: of work, since it began or was resumed."""
     file = Path(run_dir) / "status.yaml"
     try:
-        facts = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        facts = read_params(file)
+    except (OSError, ValueError):
         return dict(state="")
-    if not isinstance(facts, dict) or "state" not in facts:
+    if "state" not in facts:
         return dict(state="")
     if facts["state"] == "running" and not working(run_dir, facts, file.stat().st_mtime):
         facts["state"] = "killed"

@@ -3,8 +3,9 @@
 import csv
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
+
+from .parser import read_params
 
 
 class Logger:
@@ -55,10 +56,10 @@ def progress(run_dir):
     that no run made, whose params.yaml has no `meta`."""
     run_dir = Path(run_dir)
     try:
-        params = yaml.safe_load((run_dir / "params.yaml").read_text())
-    except (OSError, yaml.YAMLError):
-        params = None
-    if not isinstance(params, dict) or "meta" not in params:
+        params = read_params(run_dir / "params.yaml")
+    except (OSError, ValueError):
+        return None, None
+    if "meta" not in params:
         return None, None
     rows = read_rows(run_dir / "logs.csv") if (run_dir / "logs.csv").exists() else []
     return rows[-1].get("epoch") if rows else 0, params.get("epochs") or params.get("num_epochs")

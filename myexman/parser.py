@@ -127,11 +127,9 @@ class ExParser(Parser):
     def read_config(self, path):
         """The options in a params.yaml by name, without `meta`, the facts about that run."""
         try:
-            values = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError) as e:
-            self.error(f"{path}: {' '.join(str(e).split())}")
-        if not isinstance(values, dict):
-            self.error(f"{path}: not a list of `name: value` lines")
+            values = read_params(path)
+        except (OSError, ValueError) as e:
+            self.error(str(e))
         options = {a.dest: a for a in self._actions if a.option_strings and a.dest not in ("help", *NOT_PARAMS)}
         unknown = sorted(set(values) - set(options) - {"meta"})
         if unknown:
@@ -151,6 +149,19 @@ class ExParser(Parser):
             elif value is not None:
                 words.append(f"{option}={value}")
         return words
+
+
+def read_params(file):
+    """The dict in a params.yaml.  Raises OSError, and ValueError in one line if it is damaged."""
+    try:
+        params = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{file} is not text in UTF-8") from e
+    except yaml.YAMLError as e:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(params, dict) or not all(isinstance(name, str) for name in params):
+        raise ValueError(f"{file} is not a list of `name: value` lines")
+    return params
 
 
 def resolve_paths(params, paths, names_or_paths=(), always=False):
