@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from models.bayes import NOISE
 from models.pictures import new_figure, save_figure
-from myexman import Parser, at_least, progress, read_params, save_state
+from myexman import Parser, at_least, progress, read_params, replacing, save_state, write_yaml
 from utils import load_weights, one_per_layer, run_cli, trained_weights
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
@@ -166,13 +165,11 @@ def narrow_cut(norms, cut, spread):
 
 
 def save_split(folder, train, test, facts):
-    """Write train.npy, test.npy and pruning.yaml beside the old ones, then put all three in their place."""
-    for split, kernels in (("train", train), ("test", test)):
-        with open(folder / f".{split}.npy.part", "wb") as file:
-            np.save(file, kernels)
-    (folder / ".pruning.yaml.part").write_text(yaml.safe_dump(facts, sort_keys=False))
-    for name in ("train.npy", "test.npy", "pruning.yaml"):
-        (folder / f".{name}.part").replace(folder / name)
+    """Write train.npy, test.npy and pruning.yaml in place of the old ones."""
+    with replacing(*(folder / name for name in ("train.npy", "test.npy", "pruning.yaml"))) as (train_part, test_part, facts_part):
+        np.save(train_part, train)
+        np.save(test_part, test)
+        write_yaml(facts_part, facts)
 
 
 def plot_norms(file, norms, cut, kept, total, low, high):
@@ -208,7 +205,7 @@ def main(argv=None):
         Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[norms >= cut]).half() for name, w, norms, cut in pool}, args.pool)
-        Path(f"{args.pool}.yaml").write_text(yaml.safe_dump(origin, sort_keys=False))
+        write_yaml(Path(f"{args.pool}.yaml"), origin)
     for name, w, norms, first_cut, spread, mean_norm in zip(names, layers, norms_of, first_cuts, spreads, mean_norms):
         cut = narrow_cut(norms, first_cut, spread)
         alive = rng.permutation(np.flatnonzero(norms >= cut))

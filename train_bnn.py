@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-import yaml
 from tqdm import trange
 
 from models import NETWORKS, build_net
@@ -22,7 +21,7 @@ from models.initialization import initialize
 from models.kernel_sums import Draw, FullSum, Turns
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
-from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script
+from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script, write_yaml
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -202,7 +201,7 @@ def prune_net(net, test, run_dir, criterion, threshold):
     report = dict(criterion=criterion, threshold=threshold, error_before=1 - before, error=1 - evaluate(net, test, ens=0)["mean_acc"])
     report |= dict(compression=compression(kept), kept={name: list(counts) for name, counts in kept.items()})
     save_state(sparse_state(net), run_dir / "pruned.torch")
-    (run_dir / "pruning.yaml").write_text(yaml.safe_dump(report, sort_keys=False))
+    write_yaml(run_dir / "pruning.yaml", report)
     print("pruned: error {error_before:.4f} before, {error:.4f} after, {compression:.1f}x fewer weights".format(**report))
 
 
@@ -236,7 +235,7 @@ def main(args):
         return loss, report
 
     start = resume(args, args.epochs, net=net, priors=priors, opt=opt) if args.resume else 0
-    log = Logger(args.run_dir, echo=ECHO, resume_at=start)
+    log = Logger(args.run_dir, echo=ECHO, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
     began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)

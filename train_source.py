@@ -70,7 +70,7 @@ def main(args):
         return nll + args.l2 * l2, dict(nll=nll, l2=l2)
 
     start = resume(args, args.epochs, net=net, opt=opt) if args.resume else 0
-    log = Logger(args.run_dir, resume_at=start)
+    log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
     began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)

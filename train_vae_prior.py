@@ -13,14 +13,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from tqdm import trange
 
 from models.pictures import plot_kernels, plot_latent
 from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
-from myexman import Checkpoints, ExParser, Logger, at_least, commit_name, read_params, resume, save_state, script
+from myexman import Checkpoints, ExParser, Logger, at_least, commit_name, read_params, replacing, resume, save_state, script
 from utils import SUMS, add_run_flags, linear_lr, load_kernels, load_weights, run_cli, seed_everything, train_epoch
 
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
@@ -153,10 +153,11 @@ def seal(folder):
     card = folder / "README.md"
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE) if card.exists() else []
     facts |= {words: value for words, value in rows if words in QUANTITIES.values()}
-    save_file(load_weights(folder / "vae_params.torch"), folder / ".vae_params.safetensors.part", metadata=facts)
-    (folder / ".vae_params.safetensors.part").replace(folder / "vae_params.safetensors")
+    with replacing(folder / "vae_params.safetensors") as (part,):
+        part.write_bytes(safetensors.torch.save(load_weights(folder / "vae_params.torch"), facts))
     files = ("params.yaml", "vae_params.safetensors", "vae_params.torch")
-    (folder / SUMS).write_text("".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in files))
+    with replacing(folder / SUMS) as (part,):
+        part.write_text("".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in files))
 
 
 def same_folder(a, b):
@@ -174,15 +175,14 @@ def check_out(out, run_dir):
 
 
 def publish(run_dir, out):
-    """Copy a finished prior to another folder, each file whole or not at all; what a former prior had besides goes last."""
+    """Copy a finished prior to another folder, each file whole; what a former prior had besides goes last."""
     if same_folder(run_dir, out):
         return
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name in ARTEFACTS if (run_dir / name).exists()]
-    for name in names:
-        shutil.copyfile(run_dir / name, out / f".{name}.part")
-    for name in names:
-        (out / f".{name}.part").replace(out / name)
+    with replacing(*(out / name for name in names)) as parts:
+        for name, part in zip(names, parts):
+            shutil.copyfile(run_dir / name, part)
     for name in set(ARTEFACTS) - set(names):
         (out / name).unlink(missing_ok=True)
 
@@ -203,7 +203,7 @@ def main(args):
     opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], fused=True)
 
     start = resume(args, args.num_epochs, vae=vae, opt=opt) if args.resume else 0
-    log = Logger(args.run_dir, resume_at=start)
+    log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     for name in LAST:
         (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
     if not args.resume:

@@ -5,13 +5,14 @@ Each glyph is drawn once per font at high resolution; an image is one such drawi
 and elastic warp, sampled at twice the final size and averaged down to 28 x 28.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
+
+from myexman import replacing
 
 GLYPHS = {"glyph-letters": "ABCDEFGHIJ", "glyph-digits": "0123456789"}
 FONTS = [
@@ -101,6 +102,5 @@ def make_glyphs(name, file, counts=COUNTS, seed=0):
         arrays[f"y_{split}"] = y.byte().numpy()
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.npz")  # renamed when whole: a killed run leaves no half a file
-    np.savez_compressed(part, **arrays)
-    part.replace(file)
+    with replacing(file) as (part,):
+        np.savez_compressed(part, **arrays)

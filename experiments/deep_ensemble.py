@@ -8,9 +8,8 @@ has the ensemble's metrics.
 
 import sys
 
-import yaml
-
 import train_bnn
+from myexman import write_yaml
 from utils import ensemble_average, load_run, metrics, predict, run_cli
 
 MEMBERS = 5
@@ -24,7 +23,7 @@ def main(argv=None):
         net, _, test = load_run(run_dir)
         members.append(predict(net, test.x))
     results = metrics(ensemble_average(members), test.y)
-    (run_dir / "ensemble.yaml").write_text(yaml.safe_dump(results))
+    write_yaml(run_dir / "ensemble.yaml", results)
     print("ensemble: " + ", ".join(f"{name} {value:.4g}" for name, value in results.items()))
     return run_dir
 

@@ -4,8 +4,6 @@ A row is one number: figure, panel, method, x, seed, metric, value, steps, devic
 the CSV file is not run again, so a driver that was stopped or killed goes on where it was.
 """
 
-import csv
-import io
 import multiprocessing
 import os
 import platform
@@ -23,8 +21,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 import train_bnn
-from myexman import Parser, commit_name
-from myexman.logger import read_rows
+from myexman import Parser, commit_name, replacing
+from myexman.logger import append_rows, read_rows
 from utils import default_data_root, default_device
 
 from . import deep_ensemble
@@ -260,7 +258,7 @@ def run_grid(jobs, file, setting, workers=1, time_limit=None):
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=f"{file.stem}: runs", disable=None)
 
     def finished(rows):
-        append_rows(rows, file)
+        add_rows(rows, file)
         bar.update()
 
     if workers == 1:
@@ -295,30 +293,18 @@ def finished_keys(file):
     return {tuple(str(row[c]) for c in KEY) for row in (read_rows(file) if file.exists() else [])}
 
 
-def append_rows(rows, file, columns=COLUMNS):
-    """Append rows, dicts by column, to a CSV file, all in one write; they are on the disk when this returns."""
+def add_rows(rows, file, columns=COLUMNS):
+    """Append rows to a CSV file to which another driver may append."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    with FileLock(file.with_name(f".{file.name}.lock")):  # another driver may append to it
-        old = file.read_bytes() if file.exists() else b""
-        whole = old[: old.rfind(b"\n") + 1]  # without a line that a kill cut off
-        if not whole:
-            writer.writeheader()
-        writer.writerows(rows)
-        with file.open("r+b" if old else "wb", buffering=0) as f:
-            f.truncate(len(whole))
-            f.seek(len(whole))
-            f.write(text.getvalue().encode())
-            os.fsync(f.fileno())
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        append_rows(rows, file, columns)
 
 
 def write_rows(rows, file):
     """Write a CSV file anew, whole or not at all."""
-    new = file.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    append_rows(rows, new, list(rows[0]))
-    new.replace(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as (part,):
+        append_rows(rows, part, list(rows[0]))
 
 
 def select(rows, **where):

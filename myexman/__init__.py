@@ -1,10 +1,11 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
+from .files import replacing
 from .index import Index
 from .life import script, status
 from .logger import Logger, progress
-from .parser import ExParser, Parser, at_least, commit_name, finite, positive, read_params, resolve_paths
+from .parser import ExParser, Parser, at_least, commit_name, finite, positive, read_params, resolve_paths, write_yaml
 
 __all__ = [
     "Checkpoints",
@@ -20,10 +21,12 @@ __all__ = [
     "positive",
     "progress",
     "read_params",
+    "replacing",
     "resolve_paths",
     "resume",
     "save_checkpoint",
     "save_state",
     "script",
     "status",
+    "write_yaml",
 ]

@@ -1,6 +1,7 @@
 """Saving so that nothing is lost: files are replaced whole, never by a state that holds NaN or infinity, and in time."""
 
 import copy
+import io
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .files import clear_parts, replacing
 from .parser import read_params, write_params
 
 PATIENCE = 5.0  # seconds of an epoch that a signal waits for
@@ -22,17 +24,10 @@ def save_state(state, file):
     bad = next((name for name, t in walk(state) if t.is_floating_point() and not torch.isfinite(t).all()), None)
     if bad is not None:
         raise FloatingPointError(f"{bad} holds NaN or infinity; kept the former {file}")
-    file = Path(file)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as f:
-            torch.save(state, f)
-            f.flush()
-            os.fsync(f.fileno())
-        part.replace(file)
-    except (OSError, RuntimeError) as e:  # torch makes a RuntimeError of a full disk
-        part.unlink(missing_ok=True)
-        raise OSError(f"cannot write {file} ({str(e).splitlines()[0]}); the former one is kept") from e
+    content = io.BytesIO()  # torch's own writing to a file does not say what went wrong
+    torch.save(state, content)
+    with replacing(file) as (part,):
+        part.write_bytes(content.getbuffer())
 
 
 def walk(state, name="state"):
@@ -89,8 +84,7 @@ class Checkpoints:
         self.saved = self.began = self.beat = time.monotonic()
 
     def __enter__(self):
-        for part in self.run_dir.glob(".*.torch.*"):  # of a process that was killed while it wrote
-            part.unlink(missing_ok=True)
+        clear_parts(self.run_dir)
         if threading.current_thread() is threading.main_thread():
             self.former = {s: signal.signal(s, self.told_to_end) for s in self.SIGNALS}
         return self

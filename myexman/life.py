@@ -8,7 +8,7 @@ import os
 import platform
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -52,9 +52,10 @@ def alive(run_dir):
         yield
         note("finished")
     except BaseException as e:
-        note("stopped" if isinstance(e, (Stopped, KeyboardInterrupt)) else "failed")
-        if isinstance(e, Exception):
-            (run_dir / "traceback.txt").write_text(traceback.format_exc())
+        with suppress(OSError):  # on a full disk, whose own error is the one to report
+            note("stopped" if isinstance(e, (Stopped, KeyboardInterrupt)) else "failed")
+            if isinstance(e, Exception):
+                (run_dir / "traceback.txt").write_text(traceback.format_exc())
         raise
     finally:
         lock.release()

@@ -1,10 +1,13 @@
-"""One CSV row per evaluation, flushed at once, and the same row on the console."""
+"""One CSV row per evaluation, on the disk at once, and the same row on the console."""
 
 import csv
+import io
+import os
 from pathlib import Path
 
 from tqdm import tqdm
 
+from .files import replacing
 from .parser import read_params
 
 
@@ -12,20 +15,23 @@ class Logger:
     """logger.row(epoch=3, loss=0.1) appends to <run_dir>/logs.csv and prints an aligned line (the header every 20 lines).
 
     The columns are those of the first row; a row with others is an error. resume_at: rows of an existing file whose `epoch` is
-    beyond it are dropped, and the file is continued.  echo: columns shown on the console; None shows all.
-    logger.rows holds all rows."""
+    beyond it are dropped, and the file is continued.  echo: columns shown on the console; None shows all.  tensorboard: whether the
+    numbers go to a file for it, too. logger.rows holds all rows."""
 
-    def __init__(self, run_dir, echo=None, resume_at=0):
+    def __init__(self, run_dir, echo=None, resume_at=0, tensorboard=False):
         self.file = Path(run_dir) / "logs.csv"
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # an extra
+
+            self.board = SummaryWriter(run_dir, purge_step=resume_at + 1)
         self.echo, self.columns, self.rows = echo, None, []
         former = read_rows(self.file) if resume_at and self.file.exists() else []  # a checkpoint may be older than the first evaluation
         kept = [row for row in former if row["epoch"] <= resume_at]
         if kept:
             self.columns = list(kept[0])
-            part = self.file.with_name(".logs.csv.part")
-            with part.open("w", newline="") as f:
-                csv.writer(f).writerows([self.columns, *(row.values() for row in kept)])
-            part.replace(self.file)
+            with replacing(self.file) as (part,):
+                append_rows(kept, part, self.columns)
         for row in kept:
             self.print(row)
             self.rows.append(row)
@@ -33,12 +39,14 @@ class Logger:
     def row(self, **values):
         if self.columns is None:
             self.columns = list(values)
-            with self.file.open("w", newline="") as f:
-                csv.writer(f).writerow(self.columns)
+            self.file.unlink(missing_ok=True)
         if set(values) != set(self.columns):
             raise ValueError(f"row has columns {sorted(values)}, {self.file} has {sorted(self.columns)}")
-        with self.file.open("a", newline="") as f:
-            csv.writer(f).writerow([values[c] for c in self.columns])
+        append_rows([values], self.file, self.columns)
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, values["epoch"])
+            self.board.flush()
         self.print(values)
         self.rows.append(values)
 
@@ -49,6 +57,31 @@ class Logger:
             tqdm.write("  ".join(c.rjust(w) for c, w in zip(names, width)))
         cells = [f"{values[c]:.4g}" if isinstance(values[c], float) else str(values[c]) for c in names]
         tqdm.write("  ".join(c.rjust(w) for c, w in zip(cells, width)))
+
+
+def append_rows(rows, file, columns):
+    """Append rows, dicts by column, to a CSV file, all or none; they are on the disk when this returns. A new file gets the columns first,
+    and a last line that a kill cut off goes.
+
+    Raises OSError, as on a full disk; the file is then as it was."""
+    file, text = Path(file), io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    old = file.read_bytes() if file.exists() else b""
+    whole = old.rfind(b"\n") + 1
+    if not whole:
+        writer.writeheader()
+    writer.writerows(rows)
+    rest = memoryview(text.getvalue().encode())
+    with file.open("r+b" if old else "wb", buffering=0) as f:
+        try:
+            f.truncate(whole)
+            f.seek(whole)
+            while rest:
+                rest = rest[f.write(rest) :]
+            os.fsync(f.fileno())
+        except OSError as e:
+            f.truncate(whole)
+            raise OSError(f"cannot write {file} ({e.strerror}); it is as it was") from e
 
 
 def progress(run_dir):

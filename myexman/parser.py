@@ -14,13 +14,17 @@ import sys
 from datetime import datetime
 from fractions import Fraction
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
+from .files import replacing
+
 VERSIONS = ("torch", "torchvision", "numpy", "scipy")
 NOT_PARAMS = ("tmp", "config", "resume", "run_dir", "again")
-PLACES = ("root", "device", "data_root", "data_dir", "out", "save_every")  # may be others when a run is resumed
+PLACES = ("root", "device", "data_root", "data_dir", "out")  # may be others when a run is resumed
+HABITS = ("save_every", "tensorboard")  # these, too
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -71,7 +75,7 @@ class ExParser(Parser):
 
     The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
-    that run's params.yaml and stays in its folder; of its options only `resume_with` and PLACES may then change, which `resume()`
+    that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then change, which `resume()`
     writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args().
     paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
     that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
@@ -91,6 +95,7 @@ class ExParser(Parser):
             group.add_argument("--resume", metavar="RUN", help=what)
             every = "seconds between checkpoints, beside those of evaluations and of a signal to end"
             group.add_argument("--save_every", type=at_least(0, float), default=300.0, metavar="SECONDS", help=every)
+            group.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too, into the run's folder")
 
     def parse_args(self, args=None, namespace=None):
         typed = list(sys.argv[1:] if args is None else args)
@@ -106,10 +111,12 @@ class ExParser(Parser):
         values = self.read_config(config) if config else {}
         words = self.command_line({name: value for name, value in values.items() if name not in elsewhere})
         args = super().parse_args([*words, *typed], namespace)
+        if vars(args).get("tensorboard") and not find_spec("tensorboard"):
+            self.error("--tensorboard needs a package of that name: pip install tensorboard")
         if resume:
             typed_places = {name: vars(args)[name] for name in elsewhere if name in vars(args)}
             former = super().parse_args([*words, *self.command_line(typed_places)])
-            for name in sorted(vars(args).keys() - {*NOT_PARAMS, *PLACES, *self.resume_with}):
+            for name in sorted(vars(args).keys() - {*NOT_PARAMS, *PLACES, *HABITS, *self.resume_with}):
                 was, now = values[name] if name in elsewhere and name in values else getattr(former, name), getattr(args, name)
                 movable = name in (*self.paths, *self.names_or_paths) and file_names(now) == file_names(was)
                 if now != was and not movable:
@@ -180,7 +187,7 @@ def resolve_paths(params, paths, names_or_paths=(), always=False):
         is_path = bool(path) and path != "none" and (plain or colon or "/" in path or path.endswith(".npz"))
         return f"{head}{colon}{there / path}" if is_path and (there / path).exists() else value
 
-    found = {name: params[name] for name in (*paths, *names_or_paths) if params.get(name) and name not in ("device", "save_every")}
+    found = {name: params[name] for name in (*paths, *names_or_paths) if params.get(name) and name != "device"}
     for name, value in found.items():
         found[name] = [resolve(v, name in paths) for v in value] if isinstance(value, list) else resolve(value, name in paths)
     return params | found
@@ -265,10 +272,5 @@ def write_params(args, meta):
 
 def write_yaml(file, values):
     plain = {k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, (Path, Fraction)) else v for k, v in values.items()}
-    part = file.with_name(f".{file.name}.part")
-    try:
+    with replacing(file) as (part,):
         part.write_text(yaml.safe_dump(plain, sort_keys=False))
-        part.replace(file)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise OSError(f"cannot write {file} ({e.strerror or e})") from e

@@ -37,7 +37,7 @@ from experiments import (
     tune,
     uncertainty,
 )
-from experiments.grid import CORE, METHODS, Job, append_rows, command_line, last_row, run_grid
+from experiments.grid import CORE, METHODS, Job, add_rows, command_line, last_row, run_grid
 from models.screen import QUANTITIES
 from myexman.logger import read_rows
 from train_vae_prior import held_out_terms
@@ -90,7 +90,7 @@ def test_the_cards_say_what_the_priors_do():
 def test_the_screen_is_written_and_drawn(tmp_path, monkeypatch):
     """One shipped prior anew, the published ones' rows as they were."""
     old = [dict(prior=prior, quantity=quantity, value=0.5, commit="c") for prior in screening.PUBLISHED for quantity in QUANTITIES]
-    append_rows(old, tmp_path / "priors.csv", list(old[0]))
+    add_rows(old, tmp_path / "priors.csv", list(old[0]))
     monkeypatch.setattr(screening, "screen", lambda vae, train, test: dict.fromkeys(QUANTITIES, 0.25))
     screening.main(["--out", str(tmp_path), "--priors", "fconv/vae5x5"])
     rows = read_rows(tmp_path / "priors.csv")
@@ -166,7 +166,7 @@ def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
     rows = [
         row | dict(seed=i, value=value, setting=setting) for i, (value, setting) in enumerate(((0.7, usual), (0.9, usual), (0.1, "trial")))
     ]
-    append_rows(rows, tmp_path / "fig2.csv")
+    add_rows(rows, tmp_path / "fig2.csv")
     published = [dict(figure="fig2", panel="mnist", method=method, x=50, value=0.8) for method in ("dwp", "sn")]
     table = report.side_by_side(published, report.results(fig2.DRIVER))
     assert "| mnist | deep weight prior | 50 | 0.8 | 0.800 ± 0.141 | +0.000 |" in table
@@ -176,15 +176,15 @@ def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
 
 def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
     file = tmp_path / "rows.csv"
-    append_rows([dict(a=1, b=2), dict(a=3, b=4)], file, ("a", "b"))
+    add_rows([dict(a=1, b=2), dict(a=3, b=4)], file, ("a", "b"))
     file.write_bytes(file.read_bytes()[:-2])
-    append_rows([dict(a=5, b=6)], file, ("a", "b"))
+    add_rows([dict(a=5, b=6)], file, ("a", "b"))
     assert read_rows(file) == [dict(a=1, b=2), dict(a=5, b=6)]
 
 
 def append_alone(file, n, seed):
     for i in range(n):
-        append_rows([dict(a=seed, b=i)], file, ("a", "b"))
+        add_rows([dict(a=seed, b=i)], file, ("a", "b"))
 
 
 def test_two_drivers_lose_no_rows(tmp_path):

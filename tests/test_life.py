@@ -3,6 +3,7 @@
 import resource
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 import yaml
 
 import train_source
-from myexman import Checkpoints, Stopped, load_checkpoint, save_state, status
+from experiments.grid import add_rows
+from myexman import Checkpoints, Logger, Stopped, load_checkpoint, save_state, status, write_yaml
 from myexman.life import alive
+from train_vae_prior import publish
 from utils import run_cli
 
 from .soak import commands, interrupted, soak
@@ -32,7 +35,7 @@ def make(tmp_path, every=1e9):
 @pytest.mark.parametrize("every, expected", [(0, [1, 2, 3, 4]), (1e9, [2, 4])])
 def test_checkpoints_come_with_evaluations_and_with_time(tmp_path, every, expected):
     layer, checkpoints = make(tmp_path, every)
-    (tmp_path / ".checkpoint.torch.123").write_bytes(b"of a process that was killed")
+    (tmp_path / ".123.checkpoint.torch").write_bytes(b"of a process that was killed")
     seen = []
     with checkpoints:
         for epoch in (1, 2, 3, 4):
@@ -121,17 +124,70 @@ def test_of_two_processes_that_resume_one_run_the_second_is_refused(tmp_path, ca
     assert e.value.code == 2 and "is in use by another process" in said and said.count("\n") == 1
 
 
-def test_a_full_disk_leaves_the_former_file(tmp_path):
-    """A limit on the size of files stands for it."""
-    file = tmp_path / "state.torch"
-    save_state({"w": torch.ones(3)}, file)
+@contextmanager
+def full_disk(room=0):
+    """No file may grow beyond `room` bytes: what a full disk does to writers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
-        with pytest.raises(OSError, match="the former one is kept"):
-            save_state({"w": torch.ones(100_000)}, file)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
-    assert torch.equal(torch.load(file, weights_only=True)["w"], torch.ones(3)) and len(list(tmp_path.iterdir())) == 1
+
+
+def write_a_checkpoint(file):
+    save_state({"w": torch.ones(10_000)}, file)
+
+
+def write_a_log_row(file):
+    Logger(file.parent, resume_at=1).row(epoch=2, loss=0.25)
+
+
+def write_params(file):
+    write_yaml(file, {"epochs": 5, "name": "x" * 1000})
+
+
+def write_a_prior(file):
+    publish(file.parent / "run", file.parent)
+
+
+def write_results(file):
+    add_rows([dict(a=3, b=4)] * 1000, file, ("a", "b"))
+
+
+FORMER = {
+    "checkpoint.torch": (write_a_checkpoint, b"former"),
+    "logs.csv": (write_a_log_row, b"epoch,loss\r\n1,0.5\r\n"),
+    "params.yaml": (write_params, b"epochs: 3\n"),
+    "vae_params.torch": (write_a_prior, b"former"),
+    "fig2.csv": (write_results, b"a,b\r\n1,2\r\n"),
+}
+
+
+@pytest.mark.parametrize("room", [0, 20])
+@pytest.mark.parametrize("name", FORMER)
+def test_a_full_disk_leaves_the_former_file(tmp_path, capsys, name, room):
+    write, former = FORMER[name]
+    file = tmp_path / name
+    file.write_bytes(former)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(bytes(10_000))
+    with full_disk(room), pytest.raises(SystemExit) as e:
+        run_cli(lambda: write(file))
+    said = capsys.readouterr().err
+    assert e.value.code == 2 and said.count("\n") == 1 and "cannot write" in said and "File too large" in said, said
+    assert file.read_bytes() == former
+    assert {p.name for p in tmp_path.iterdir()} <= {name, "run", f".{name}.lock"}
+    write(file)
+    assert file.read_bytes() != former
+
+
+def test_a_run_on_a_full_disk_says_so_in_one_line(tmp_path, digits, capsys):
+    words = ["--data", str(digits), "--hid_dim", "2", "2", "--epochs", "2", "--eval_freq", "1"]
+    for room in (0, 100, 2000, 4000):  # what of a run's files does not fit differs
+        with full_disk(room), pytest.raises(SystemExit) as e:
+            run_cli(lambda: train_source.main(words))
+        said = capsys.readouterr().err
+        assert e.value.code == 2 and said.count("\n") == 1 and "cannot write" in said, said

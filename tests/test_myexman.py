@@ -100,10 +100,10 @@ def claim(root, tmp, n=15):
 
 @pytest.mark.parametrize("tmp", [False, True])
 def test_numbers_are_unique_under_concurrency(tmp_path, tmp):
-    with multiprocessing.get_context("fork").Pool(8) as pool:
-        numbers = [n for part in pool.starmap(claim, [(tmp_path, tmp)] * 8) for n in part]
-    assert len(numbers) == 120 and (tmp or len(set(numbers)) == 120)
-    assert len(list((tmp_path / ("tmp" if tmp else "runs")).iterdir())) == 120
+    with multiprocessing.get_context("fork").Pool(16) as pool:
+        numbers = [n for part in pool.starmap(claim, [(tmp_path, tmp)] * 16) for n in part]
+    assert len(numbers) == 240 and (tmp or len(set(numbers)) == 240)
+    assert len(list((tmp_path / ("tmp" if tmp else "runs")).iterdir())) == 240
 
 
 def test_index_and_table(tmp_path, capsys):

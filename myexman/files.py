@@ -1,0 +1,38 @@
+"""Files that are whole at any time."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(*files):
+    """Give paths to write to, which take the place of the files, all of them, when the block has ended; they are on the disk then.
+
+        with replacing("a.csv", "b.csv") as (a, b):
+            …
+
+    Raises OSError in one line, as on a full disk; the former files are then as they were."""
+    files = [Path(file) for file in files]
+    parts = [file.with_name(f".{os.getpid()}.{file.name}") for file in files]
+    try:
+        yield parts
+        for part in parts:
+            with part.open("rb") as f:
+                os.fsync(f.fileno())
+        for part, file in zip(parts, files):
+            part.replace(file)
+    except BaseException as e:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        if not isinstance(e, OSError):
+            raise
+        why = e.strerror or e
+        what = f"{files[0]} ({why}); the former one is" if len(files) == 1 else f"to {files[0].parent} ({why}); what was there is"
+        raise OSError(f"cannot write {what} kept") from e
+
+
+def clear_parts(folder):
+    """Remove what a process left that was killed while it wrote."""
+    for part in Path(folder).glob(".[0-9]*.*"):
+        part.unlink(missing_ok=True)
