@@ -67,7 +67,7 @@ def parse_args(argv=None):
         "says what it was made of (float16: the same cut again may find a few kernels more or less); --keep 1 for all",
     )
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the subset")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the split and the subset")
     return parser.parse_args(argv)
 
 

@@ -19,6 +19,7 @@ from models import NETWORKS, build_net
 from models.bayes import LAYERS, BayesLayer, bayes_layers, init_posterior, set_rates
 from models.initialization import initialize
 from models.kernel_sums import Draw, FullSum, Turns
+from models.memory import check_room
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script, write_yaml
@@ -100,8 +101,8 @@ def prior_name(word):
     return word
 
 
-def check_options(args, net, layers, n):
-    """Raise ValueError if options do not go together, or not with the net, its Bayesian layers and its n training images."""
+def check_options(args, net, layers, train, test):
+    """Raise ValueError if options do not go together, or not with the net, its Bayesian layers, and its data or the memory."""
     given = [f"--{name}" for name, default in BAYESIAN.items() if getattr(args, name) != default]
     if given and not layers:
         raise ValueError(f"{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
@@ -122,7 +123,10 @@ def check_options(args, net, layers, n):
     ):
         if wrong:
             raise ValueError(what)
-    check_batches(net, n, args.bs)
+    check_batches(net, len(train.y), args.bs)
+    weights, predictions = sum(layer.mean.weight.numel() for layer in layers), len(test.y) * (int(train.y.max()) + 1)
+    check_room(args.dwp_samples * weights, f"draws of all weights for --dwp_samples {args.dwp_samples}")
+    check_room(args.ens * predictions, f"predictions for --ens {args.ens}")
 
 
 def build_priors(args, sources):
@@ -213,7 +217,7 @@ def main(args):
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
     layers = bayes_layers(net)
-    check_options(args, net, layers, N)
+    check_options(args, net, layers, train, test)
     sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device)
     initialize(sources)
     init_posterior(layers, args.logvarinit, args.logvarinit_std)
@@ -238,7 +242,6 @@ def main(args):
     log = Logger(args.run_dir, echo=ECHO, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
-    began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
     with Checkpoints(args.run_dir, args.save_every, net=net, priors=priors, opt=opt) as checkpoints:
         for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
             linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
@@ -249,7 +252,7 @@ def main(args):
                 step = (epoch + 1) * math.ceil(N / args.bs)
                 results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
                 save_state(net.state_dict(), args.run_dir / "model.torch")
-                log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - began)
+                log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - log.began)
             checkpoints.finished(epoch + 1, save=evaluated)
     print(f"saved {args.run_dir / 'model.torch'}")
     if args.prune:

@@ -73,7 +73,6 @@ def main(args):
     log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
-    began = time.time() - (log.rows[-1]["seconds"] if log.rows else 0)
     with Checkpoints(args.run_dir, args.save_every, net=net, opt=opt) as checkpoints:
         for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
             linear_lr(opt, epoch, args.epochs, args.lr)
@@ -88,7 +87,7 @@ def main(args):
                     **{f"train_{k}": v for k, v in train_stats.items()},
                     **evaluate(net, test, ens=0),
                     **{f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in conv_layers(net).items()},
-                    seconds=time.time() - began,
+                    seconds=time.time() - log.began,
                 )
             checkpoints.finished(epoch + 1, save=evaluated)
     print(f"saved {args.run_dir / 'model.torch'}")

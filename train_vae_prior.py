@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from tqdm import trange
 
+from models.memory import build
 from models.pictures import plot_kernels, plot_latent
 from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
@@ -196,7 +197,8 @@ def main(args):
         check_out(Path(args.out), args.run_dir)
 
     scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
-    vae = VAE(args.kernel_dim, args.z_dim, args.hidden_dim, args.min_std / scale).to(args.device)
+    sizes = f"the weights of a VAE of --z_dim {args.z_dim} --hidden_dim {args.hidden_dim}"
+    vae = build(lambda: VAE(args.kernel_dim, args.z_dim, args.hidden_dim, args.min_std / scale), sizes).to(args.device)
     vae.rescale(scale)
     if args.var == "shared":
         vae.share_variance(train.var().item())

@@ -16,24 +16,26 @@ from data import load_dataset, permute_pixels, shuffle_labels
 from models import build_net
 from models.bayes import BayesLayer, bayes_layers, conv_layers, is_stochastic, mode, set_mode, set_rates
 from models.initialization import INITS, Layer
+from models.memory import build, check_room
 from models.priors import DENSITIES
 from models.sparsity import dense_state
 from models.vae import VAE
-from myexman import Stopped, at_least, progress, read_params, resolve_paths
+from myexman import Stopped, at_least, check_archive, progress, read_params, resolve_paths
 
 # ---------------------------------------------------------------- running a script
 
 
 def run_cli(main):
-    """Run main() from the shell. A mistake in the input or a NaN is one line on stderr and exit status 2 ($DWP_TRACEBACK shows
-    where it came from). A terminal that lacks a character shows another."""
+    """Run main() from the shell. A mistake in the input, a NaN, or too little memory is one line on stderr and exit status 2
+    ($DWP_TRACEBACK shows where it came from). A terminal that lacks a character shows another."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         main()
-    except (ValueError, OSError, FloatingPointError) as e:
-        if os.environ.get("DWP_TRACEBACK"):
+    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as e:
+        full = isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(e)
+        if os.environ.get("DWP_TRACEBACK") or (isinstance(e, RuntimeError) and not full):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)
@@ -52,7 +54,7 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add = parser.add_argument_group("images").add_argument
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
-    add("--data_split_seed", type=int, default=0, help="draws the subset (paper: 0 to 9)")
+    add("--data_split_seed", type=at_least(0), default=0, help="draws the subset (paper: 0 to 9)")
     add("--validate", action="store_true", help="test on a sixth of the training images of each class instead, to choose hyper-parameters")
     add("--random_labels", action="store_true", help="shuffle the training labels, whatever the images show")
     add("--permute", type=at_least(0), metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
@@ -100,7 +102,7 @@ def default_data_root():
 
 
 def add_run_flags(parser):
-    parser.add_argument("--seed", type=int, default=0, help="seeds everything but the choice of the training subset")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seeds everything but the choice of the training subset")
     parser.add_argument("--device", type=usable_device, default=default_device(), help="cpu, cuda, cuda:1, …")
 
 
@@ -237,6 +239,10 @@ def count_flops(compute):
 # ---------------------------------------------------------------- loading
 
 
+NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+LAYOUTS = (torch.strided, torch.sparse_coo)
+
+
 def load_weights(file, device="cpu"):
     """A saved state dict, dense, without running anything that the file may hold.  It may be one entry of the file's dict, as in a
     checkpoint, and its names may begin with `module.`, as those of a net in parallel.
@@ -249,6 +255,7 @@ def load_weights(file, device="cpu"):
         if file.suffix == ".safetensors":
             state = load_file(file, device=str(device))
         else:
+            check_archive(file)
             state = torch.load(file, map_location=device, weights_only=True)
     except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
         raise ValueError(f"{file} is damaged or not a plain state dict: {(str(e) or type(e).__name__).splitlines()[0][:120]}") from e
@@ -259,6 +266,11 @@ def load_weights(file, device="cpu"):
         if not inner:
             raise ValueError(f"{file} is not a state dict (tensors by name)")
         (state,) = inner.values()
+    if not all(isinstance(name, str) for name in state) or any(
+        t.is_meta or t.dtype not in NUMBERS or t.layout not in LAYOUTS for t in state.values()
+    ):
+        raise ValueError(f"{file} does not hold plain tensors by name")
+    check_room(sum(t.numel() for t in state.values()), f"the tensors in {file}")  # sparse or repeated ones are small on the disk
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     state = dense_state(state)
@@ -334,7 +346,8 @@ def load_density(path, device=None, weights=None):
         if name not in DENSITIES:
             raise ValueError(f"{path / 'params.yaml'}: unknown density {name!r}; choose from {', '.join(sorted(DENSITIES))}")
         kind = DENSITIES[name]
-        density = kind(**{option: number(params[option]) for option, number in kind.options.items() if option in params})
+        options = {option: number(params[option]) for option, number in kind.options.items() if option in params}
+        density = build(lambda: kind(**options), f"the weights of the density in {path / 'params.yaml'}")
     except TypeError as e:
         raise ValueError(f"{path / 'params.yaml'} does not describe a density of kernels: {' '.join(str(e).split())}") from e
     state, own = load_weights(path / weights), density.state_dict()
@@ -367,10 +380,13 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     params = resolve_paths(params, ("data_root",), ("data",))
     if params.get("validate") and "cwd" not in params["meta"]:
         raise ValueError(f"{run_dir} held out every sixth training image, as --validate did then; today's images are others")
-    train, test = load_data(**data_options(params) | dict(device=device) | (dict(data_root=data_root) if data_root else {}))
-    net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train).to(device)
-    layers = bayes_layers(net)
-    set_rates(layers, prior_names(params["prior_list"], layers), params.get("alpha"))
+    try:
+        train, test = load_data(**data_options(params) | dict(device=device) | (dict(data_root=data_root) if data_root else {}))
+        net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train).to(device)
+        layers = bayes_layers(net)
+        set_rates(layers, prior_names(params["prior_list"], layers), params.get("alpha"))
+    except (KeyError, TypeError, AttributeError) as e:  # an option that is missing, or of another kind
+        raise ValueError(f"{run_dir / 'params.yaml'} does not describe a run of train_bnn.py ({type(e).__name__}: {e})") from e
     file = "pruned.torch" if pruned else "model.torch"
     load_into(net, trained_weights(run_dir, file, device), run_dir / file)
     set_mode(net, "det")
@@ -383,11 +399,12 @@ def load_kernels(file):
     if not file.exists():
         raise FileNotFoundError(f"no kernel file {file}; prune_kernels.py writes it")
     try:
-        kernels = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as e:
-        raise ValueError(f"{file} is not a readable .npy array: {e}") from e
-    if kernels.ndim != 4 or kernels.shape[1] != 1 or kernels.shape[2] != kernels.shape[3] or len(kernels) == 0:
-        raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {kernels.shape}")
+        kernels = np.load(file, mmap_mode="r", allow_pickle=False)  # which refuses a header that says more than the file holds
+    except Exception as e:  # NumPy raises a dozen kinds
+        raise ValueError(f"{file} is not a readable .npy array: {str(e) or type(e).__name__}") from e
+    shape = getattr(kernels, "shape", ())  # an archive of arrays has none
+    if len(shape) != 4 or shape[1] != 1 or shape[2] != shape[3] or shape[0] == 0:
+        raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {shape}")
     if not np.issubdtype(kernels.dtype, np.number) or not np.isfinite(kernels).all():
         raise ValueError(f"{file}: kernels must be numbers, neither NaN nor infinite")
     return torch.from_numpy(kernels.astype(np.float32))

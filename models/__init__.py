@@ -5,6 +5,7 @@ from torch import nn
 from .bayes import LAYERS
 from .cifarnet import CIFARNet
 from .lenet import FConvMNIST, LeNet5, LeNet300
+from .memory import build
 from .vgg import VGGLike
 
 NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet, "lenet300": LeNet300, "lenet5": LeNet5, "vgg": VGGLike}
@@ -13,7 +14,7 @@ NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet, "lenet300": LeNet300, "le
 def build_net(model, net_cfg, hid_dim, x, y):
     """A network from command-line words, for images x (N, C, H, W) with labels y (N,).  hid_dim None is the paper's.
 
-    Raises ValueError if the widths do not fit the architecture, or the architecture the images."""
+    Raises ValueError if the widths do not fit the architecture or the memory, or the architecture the images."""
     arch = NETWORKS[model]
     hid_dim = hid_dim or arch.default_hid_dim
     if len(hid_dim) != len(arch.default_hid_dim):
@@ -22,7 +23,8 @@ def build_net(model, net_cfg, hid_dim, x, y):
         raise ValueError(
             f"{model} takes images of shape {(arch.in_channels, arch.image_size, arch.image_size)}, the data set has {tuple(x.shape[1:])}"
         )
-    net = arch(hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg])
+    widths = " ".join(map(str, hid_dim))
+    net = build(lambda: arch(hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg]), f"the weights of {model} for --hid_dim {widths}")
     for name, weight in net.classifier.named_parameters():
         if name.endswith("weight") and "var." not in name and weight.ndim == 2:
             nn.init.xavier_normal_(weight)  # as in the original code; with few images it matters

@@ -1,7 +1,7 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
-from .files import replacing
+from .files import check_archive, replacing
 from .index import Index
 from .life import script, status
 from .logger import Logger, progress
@@ -15,6 +15,7 @@ __all__ = [
     "Parser",
     "Stopped",
     "at_least",
+    "check_archive",
     "commit_name",
     "finite",
     "load_checkpoint",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from .files import clear_parts, replacing
+from .files import check_archive, clear_parts, replacing
+from .logger import read_log
 from .parser import read_params, write_params
 
 PATIENCE = 5.0  # seconds of an epoch that a signal waits for
@@ -129,6 +130,7 @@ def resume(args, epochs, **objects):
     done = load_checkpoint(args.run_dir, args.device, **objects)
     if done > epochs:
         raise ValueError(f"{done} epochs of {args.run_dir} are done; {epochs} are fewer")
+    read_log(args.run_dir / "logs.csv")  # raises if it is damaged, before anything is written
     meta = read_params(args.run_dir / "params.yaml").get("meta") or {}
     write_params(args, meta | dict(resumed=[*meta.get("resumed", []), args.again]))
     return done
@@ -142,12 +144,23 @@ def load_checkpoint(run_dir, device, **objects):
     if not file.exists():
         raise FileNotFoundError(f"nothing to resume: no {file}")
     try:
+        check_archive(file)
         state = torch.load(file, map_location=device, weights_only=True)
+        epoch, rng = int(state["epoch"]), state["rng"]
         for name, o in objects.items():
             o.load_state_dict(state[name])
+            if isinstance(o, torch.optim.Optimizer):
+                check_shapes(o)
+        torch.set_rng_state(rng["cpu"].cpu())
+        for i, values in enumerate(rng["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(values.cpu(), i)
     except Exception as e:  # torch raises a dozen kinds
         raise ValueError(f"cannot resume from {file}: {(str(e) or type(e).__name__).splitlines()[0][:160]}") from e
-    torch.set_rng_state(state["rng"]["cpu"].cpu())
-    for i, rng in enumerate(state["rng"]["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(rng.cpu(), i)
-    return state["epoch"]
+    return epoch
+
+
+def check_shapes(opt):
+    """Raise ValueError if an optimiser's state, which torch takes as it is, does not fit its parameters."""
+    for p, state in opt.state.items():
+        if any(isinstance(t, torch.Tensor) and t.ndim and t.shape != p.shape for t in state.values()):
+            raise ValueError("the optimiser's state does not fit the parameters")

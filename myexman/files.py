@@ -1,6 +1,7 @@
 """Files that are whole at any time."""
 
 import os
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,3 +37,11 @@ def clear_parts(folder):
     """Remove what a process left that was killed while it wrote."""
     for part in Path(folder).glob(".[0-9]*.*"):
         part.unlink(missing_ok=True)
+
+
+def check_archive(file):
+    """Raise ValueError if a member of a zip file, as torch.save and np.savez write, does not have its checksum. (torch does not look.)"""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if bad := archive.testzip():
+                raise ValueError(f"{file} is damaged: {bad} does not have its checksum")

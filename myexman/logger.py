@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,7 +17,8 @@ class Logger:
 
     The columns are those of the first row; a row with others is an error. resume_at: rows of an existing file whose `epoch` is
     beyond it are dropped, and the file is continued.  echo: columns shown on the console; None shows all.  tensorboard: whether the
-    numbers go to a file for it, too. logger.rows holds all rows."""
+    numbers go to a file for it, too. logger.rows holds all rows; logger.began is when the run would have begun without the pause before it
+    was resumed, in seconds since the epoch, if its rows have `seconds`."""
 
     def __init__(self, run_dir, echo=None, resume_at=0, tensorboard=False):
         self.file = Path(run_dir) / "logs.csv"
@@ -26,7 +28,7 @@ class Logger:
 
             self.board = SummaryWriter(run_dir, purge_step=resume_at + 1)
         self.echo, self.columns, self.rows = echo, None, []
-        former = read_rows(self.file) if resume_at and self.file.exists() else []  # a checkpoint may be older than the first evaluation
+        former = read_log(self.file) if resume_at else []
         kept = [row for row in former if row["epoch"] <= resume_at]
         if kept:
             self.columns = list(kept[0])
@@ -35,6 +37,8 @@ class Logger:
         for row in kept:
             self.print(row)
             self.rows.append(row)
+
+        self.began = time.time() - (kept[-1].get("seconds", 0) if kept else 0)
 
     def row(self, **values):
         if self.columns is None:
@@ -84,6 +88,14 @@ def append_rows(rows, file, columns):
             raise OSError(f"cannot write {file} ({e.strerror}); it is as it was") from e
 
 
+def read_log(file):
+    """The rows of a logs.csv; none if there is none yet.  Raises OSError, and ValueError if it is damaged."""
+    rows = read_rows(file) if file.exists() else []
+    if not all(isinstance(row.get("epoch"), int) and all(isinstance(v, (int, float)) for v in row.values()) for row in rows):
+        raise ValueError(f"{file} is not the log of a run: rows of numbers, of which `epoch` is a whole one")
+    return rows
+
+
 def progress(run_dir):
     """How far a run's training got at its last evaluation: (epochs done, epochs asked for), each None if it is not known, as of a folder
     that no run made, whose params.yaml has no `meta`."""
@@ -94,8 +106,8 @@ def progress(run_dir):
         return None, None
     if "meta" not in params:
         return None, None
-    rows = read_rows(run_dir / "logs.csv") if (run_dir / "logs.csv").exists() else []
-    return rows[-1].get("epoch") if rows else 0, params.get("epochs") or params.get("num_epochs")
+    rows = read_log(run_dir / "logs.csv")
+    return rows[-1]["epoch"] if rows else 0, params.get("epochs") or params.get("num_epochs")
 
 
 def read_rows(file):

@@ -22,6 +22,7 @@ import yaml
 from .files import replacing
 
 VERSIONS = ("torch", "torchvision", "numpy", "scipy")
+LARGEST = 2**31 - 1  # of integers, which all libraries take
 NOT_PARAMS = ("tmp", "config", "resume", "run_dir", "again")
 PLACES = ("root", "device", "data_root", "data_dir", "out")  # may be others when a run is resumed
 HABITS = ("save_every", "tensorboard")  # these, too
@@ -45,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, description=first, formatter_class=formatter_class, allow_abbrev=allow_abbrev, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists the options)\n")
 
 
 def checked(number, fits, what):
@@ -53,7 +54,7 @@ def checked(number, fits, what):
 
     def parse(text):
         value = number(text)
-        if not fits(value):
+        if not fits(value) or (number is int and abs(value) > LARGEST):
             raise argparse.ArgumentTypeError(f"{text} is not {what}")
         return value
 
@@ -164,11 +165,16 @@ def read_params(file):
         params = yaml.safe_load(Path(file).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as e:
         raise ValueError(f"{file} is not text in UTF-8") from e
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError) as e:  # as of a date that does not exist
         raise ValueError(f"{file} is not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(params, dict) or not all(isinstance(name, str) for name in params):
+    if not isinstance(params, dict) or not all(isinstance(name, str) for name in params) or not all(map(flat, params.values())):
         raise ValueError(f"{file} is not a list of `name: value` lines")
     return params
+
+
+def flat(value):
+    """Whether it is a plain value, a list of such, or a dict, whose contents are another matter."""
+    return not isinstance(value, (list, tuple, set)) or all(not isinstance(v, (list, tuple, set, dict)) for v in value)
 
 
 def resolve_paths(params, paths, names_or_paths=(), always=False):
