@@ -9,7 +9,7 @@ has the ensemble's metrics.
 import sys
 
 import train_bnn
-from myexman import write_yaml
+from myexman import go_on, write_yaml
 from utils import ensemble_average, load_run, metrics, predict, run_cli
 
 MEMBERS = 5
@@ -19,7 +19,7 @@ def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     members = []
     for seed in range(MEMBERS):
-        run_dir = train_bnn.main([*argv, "--net_cfg", "vanilla", "--seed", str(seed)])
+        run_dir = go_on(train_bnn.main, [*argv, "--net_cfg", "vanilla", "--seed", str(seed)])
         net, _, test = load_run(run_dir)
         members.append(predict(net, test.x))
     results = metrics(ensemble_average(members), test.y)

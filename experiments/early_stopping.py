@@ -13,7 +13,7 @@ from utils import run_cli
 from .fig2 import PANELS, net_options
 from .grid import METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
 
-CHOICES = ("dwp", "sn", "det")
+CHOICES = ("dwp", "vd", "sn", "det")
 
 
 def add_arguments(parser):

@@ -4,13 +4,11 @@ A row is one number: figure, panel, method, x, seed, metric, value, steps, devic
 the CSV file is not run again, so a driver that was stopped or killed goes on where it was.
 """
 
-import multiprocessing
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +19,12 @@ from filelock import FileLock
 from tqdm import tqdm
 
 import train_bnn
-from myexman import Parser, commit_name, replacing
+from myexman import Parser, commit_name, go_on, replacing
 from myexman.logger import append_rows, read_rows
 from utils import default_data_root, default_device
 
 from . import deep_ensemble
+from .launchers import Here, add_launcher_flags, make_launcher
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -108,6 +107,14 @@ class Job(NamedTuple):
     def key(self):
         return tuple(str(getattr(self, c)) for c in KEY)
 
+    @property
+    def title(self):
+        """What tells it from the others of its driver, but for the setting."""
+        return " / ".join(word for word in self.key[1:-1] if word)
+
+    def __str__(self):
+        return " / ".join(self.key)
+
 
 def command_line(**options):
     """Options as command-line words: hid_dim=(32, 128) -> --hid_dim 32 128; True is a switch."""
@@ -163,10 +170,16 @@ def device_name(device):
     return torch.cuda.get_device_name(device) if str(device).startswith("cuda") else f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-def run_job(job, commit):
-    """Run one job; returns its tidy rows.  commit: the code's, which the driver looked up when it started."""
-    began = time.time()
-    run_dir = job.run(job.argv)
+@cache
+def own_commit():
+    """The commit of the code that this process has loaded."""
+    return commit_name()
+
+
+def run_job(job):
+    """Run one job, or go on with a run of it that was stopped; returns its tidy rows."""
+    commit, began = own_commit(), time.time()
+    run_dir = go_on(job.run, job.argv)
     seconds = round(time.time() - began, 1)
     device = yaml.safe_load((run_dir / "params.yaml").read_text())["device"]
     shared = {c: getattr(job, c) for c in KEY}
@@ -174,20 +187,13 @@ def run_job(job, commit):
     return [shared | row for row in job.measure(run_dir)]
 
 
-def start_worker():
-    """One thread, and an end when the driver is killed: a worker would wait for its next job forever."""
-    torch.set_num_threads(1)
-    threading.Thread(target=end_with_the_driver, daemon=True).start()
-
-
-def end_with_the_driver():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def runs_root():
+    return Path(os.environ.get("DWP_PATH", "./logs"))
 
 
 def folders(quick):
     """Folders of a driver's results and figures; a smoke run's lie under the runs."""
-    return [Path(os.environ.get("DWP_PATH", "./logs")) / "quick"] * 2 if quick else [RESULTS, FIGURES]
+    return [runs_root() / "quick"] * 2 if quick else [RESULTS, FIGURES]
 
 
 class Driver(NamedTuple):
@@ -211,12 +217,11 @@ class Driver(NamedTuple):
     def parse_args(self, argv=None):
         parser = Parser(description=self.doc)
         parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
-        parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
-        parser.add_argument("--time_limit", type=float, help="seconds after which no further run starts")
         parser.add_argument("--quick", action="store_true", help="smoke run on the embedded digits, results under logs/")
         parser.add_argument("--plot_only", action="store_true", help="redraw from the results")
         parser.set_defaults(panel="mnist")
         self.add_arguments(parser)
+        add_launcher_flags(parser)
         args = parser.parse_args(argv)
         if args.quick:
             vars(args).update(self.smoke)
@@ -233,60 +238,75 @@ class Driver(NamedTuple):
         file = results / f"{self.name}.csv"
         if not args.quick and setting != self.usual():
             figures = folders(quick=True)[1].with_name("trials")
-        rows = run_grid([] if args.plot_only else self.jobs(args), file, setting, args.workers, args.time_limit)
+        jobs = [] if args.plot_only else self.jobs(args)
+        rows, failed = run_grid(jobs, file, setting, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
         rows = [r for r in rows if setting.get(r["panel"]) == r["setting"] and (not self.by_panel or r["panel"] == args.panel)]
-        if not rows:
+        if rows:
+            print(self.table(rows))
+        elif not failed:
             raise FileNotFoundError(f"nothing to show: no results in this setting in {file}")
-        print(self.table(rows))
-        if self.plot:
+        if rows and self.plot:
             own = f"{self.name}_{args.panel}" if self.by_panel and args.panel == "cifar10" else self.name
             self.plot(rows, figures / f"{own}.png")
             print(f"drew {figures / f'{own}.png'}")
+        report_failures(failed)
 
 
-def run_grid(jobs, file, setting, workers=1, time_limit=None):
-    """Run the jobs that have no rows in `file` yet and append their rows, each job's at once; returns all rows of the file.
+def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
+    """Run the jobs that have no rows in `file` yet and append their rows, each job's at once.
 
     file: its name is the rows' figure.  setting: {panel: what the rows say of how they were made}.
-    workers: processes side by side, one thread each; 1 runs in this process with all threads.
-    time_limit: seconds after which no further job is started.  A job's error is raised when those beside it have ended."""
-    file, commit = Path(file), commit_name()
+    launcher: one of experiments.launchers; by default Here.  time_limit: seconds after which no further job is started.
+    A job that fails does not stop the others, and is not run again before `retry` asks for it.
+    Returns all rows of the file, and {a job's title: why it failed}."""
+    file, launcher = Path(file), launcher or Here()
     jobs = [job._replace(figure=file.stem, setting=setting[job.panel]) for job in jobs]
-    done = finished_keys(file)
-    todo = [job for job in jobs if job.key not in done]
-    deadline = time.time() + (float("inf") if time_limit is None else time_limit)
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=f"{file.stem}: runs", disable=None)
+    memory, finished = grid_folder(file) / "failed.csv", finished_keys(file)
+    former = {} if retry else {row["run"]: row["why"] for row in (read_rows(memory) if memory.exists() else [])}
+    by_name = {str(job): job for job in jobs if job.key not in finished}
+    failed = {name: former[name] for name in by_name if name in former}
+    to_go = {name: partial(run_job, job) for name, job in by_name.items() if name not in failed}
+    running, began, at_first = {}, time.monotonic(), len(to_go)
+    deadline = began + (float("inf") if time_limit is None else time_limit)
 
-    def finished(rows):
-        add_rows(rows, file)
-        bar.update()
+    def state():
+        left = len(running) + len(to_go)
+        eta = f", {tqdm.format_interval((time.monotonic() - began) / (at_first - left) * left)} left" if 0 < left < at_first else ""
+        return f"{len(jobs) - left - len(failed)} done, {len(running)} running, {len(failed)} failed, {len(to_go)} to go{eta}"
 
-    if workers == 1:
-        for job in todo:
-            if time.time() < deadline:
-                tqdm.write(f"run {job.key}")
-                finished(run_job(job, commit))
-    elif todo:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
-            queue, running, error = iter(todo), set(), None
-            while True:
-                while not error and len(running) < workers and time.time() < deadline and (job := next(queue, None)):
-                    running.add(pool.submit(run_job, job, commit))
-                if not running:
-                    break
-                ready = next(as_completed(running))
-                running.remove(ready)
-                error = error or ready.exception()
-                if not ready.exception():
-                    finished(ready.result())
-            if error:
-                raise error
-    bar.close()
-    missing = len({job.key for job in jobs} - finished_keys(file))
-    if missing:
-        print(f"stopped at the time limit with {missing} of {len(jobs)} runs to go; the same command goes on from here")
-    return read_rows(file) if file.exists() else []
+    with launcher, tqdm(total=len(jobs), desc=file.stem, bar_format="{desc}: |{bar}| {postfix}", disable=None) as bar:
+        while True:
+            if time.monotonic() < deadline:
+                running |= launcher.start(to_go)
+                to_go = {name: call for name, call in to_go.items() if name not in running}
+            bar.n = len(jobs) - len(running) - len(to_go)
+            bar.set_postfix_str(state())
+            if not running:
+                break
+            for name in launcher.ended(running):
+                rows, why = running.pop(name).outcome()
+                if why:
+                    failed[name] = why
+                    add_rows([dict(run=name, why=why)], memory, ("run", "why"))
+                else:
+                    add_rows(rows, file)
+                tqdm.write(f"{by_name[name].title}: {f'failed, {why}' if why else 'done'} ({state()})")
+    if to_go:
+        print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; the same command goes on from here")
+    return read_rows(file) if file.exists() else [], {by_name[name].title: why for name, why in failed.items()}
+
+
+def grid_folder(file):
+    """Where the state of a grid with that file of results is, among the runs."""
+    return runs_root() / "grids" / Path(file).stem
+
+
+def report_failures(failed):
+    """Raise ValueError if runs failed, after a line for each."""
+    for name, why in failed.items():
+        print(f"failed: {name}: {why}")
+    if failed:
+        raise ValueError(f"{len(failed)} of the runs have failed, as said above; --retry runs them again")
 
 
 def finished_keys(file):

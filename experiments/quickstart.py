@@ -19,7 +19,7 @@ from models.pictures import draw_kernels, new_figure, save_figure
 from myexman import Parser
 from utils import load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import METHODS, command_line, mean_std, method_job, method_options, run_grid, select, shipped
+from .grid import METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, select, shipped
 
 SHOWN = ("dwp", "sn", "loguniform", "det")
 METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
@@ -101,7 +101,9 @@ def main(argv=None):
     own = learn_priors(args, out)
     vaes = own if args.own_priors else shipped("vae")
     print(f"\n4. Bayesian CNNs on 50 digits, under {'these' if args.own_priors else 'the shipped'} priors")
-    report(run_grid(jobs(args, vaes), results, {"glyph-digits": f"{args.bnn_epochs} steps"}), out)
+    rows, failed = run_grid(jobs(args, vaes), results, {"glyph-digits": f"{args.bnn_epochs} steps"}, retry=True)
+    report_failures(failed)
+    report(rows, out)
     print(f"{time.time() - began:.0f} s in all")
 
 

@@ -2,7 +2,7 @@
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
 from .files import check_archive, replacing
-from .index import Index
+from .index import Index, go_on
 from .life import script, status
 from .logger import Logger, progress
 from .parser import ExParser, Parser, at_least, commit_name, finite, positive, read_params, resolve_paths, write_yaml
@@ -18,6 +18,7 @@ __all__ = [
     "check_archive",
     "commit_name",
     "finite",
+    "go_on",
     "load_checkpoint",
     "positive",
     "progress",

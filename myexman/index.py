@@ -1,10 +1,12 @@
 """Index: all runs under a root as a table, whatever state their files are in."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from .life import status
 from .logger import read_rows
-from .parser import read_params
+from .parser import git_state, read_params
 
 
 class Index:
@@ -51,6 +53,27 @@ class Index:
             notes.append(str(e))
         row |= {"script": meta.get("script"), "commit": meta.get("commit"), **(rows[-1] if rows else {}), **params}
         return row | {"note": "; ".join(notes)} if notes else row
+
+
+def go_on(main, argv):
+    """main(argv) of a script, or that with --resume of the last run under $DWP_PATH that this command line and commit began, that was
+    stopped or killed, and that left a checkpoint.  Returns what main does."""
+    return main(["--resume", str(run)] if (run := unfinished(argv)) else argv)
+
+
+def unfinished(argv):
+    """The folder of that run, or None."""
+    index, commit = Index(os.environ.get("DWP_PATH", "./logs")), git_state()
+    for link in reversed(index.links()):
+        facts = status(link)
+        mine = facts["state"] == "running" and facts.get("job") == os.environ.get("SLURM_JOB_ID", -1)  # a job that is queued again keeps it
+        if not (facts["state"] in ("stopped", "killed") or mine) or not (link / "checkpoint.torch").exists():
+            continue
+        with suppress(OSError, ValueError):
+            meta = read_params(link / "params.yaml").get("meta") or {}
+            if meta.get("argv") == list(argv) and {name: meta.get(name) for name in commit} == commit:
+                return link.resolve()
+    return None
 
 
 def format_table(rows, columns):

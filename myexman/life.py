@@ -42,7 +42,7 @@ def alive(run_dir):
         lock.acquire(timeout=0)
     except Timeout as e:
         raise ValueError(f"{run_dir} is in use by another process") from e
-    facts = dict(state="running", host=platform.node(), pid=os.getpid())
+    facts = dict(state="running", host=platform.node(), pid=os.getpid(), job=os.environ.get("SLURM_JOB_ID"))
 
     def note(state):
         write_yaml(run_dir / "status.yaml", facts | dict(state=state, seconds=round(time.time() - began, 1)))

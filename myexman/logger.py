@@ -116,6 +116,8 @@ def read_rows(file):
     Raises OSError, and ValueError in one line if it is no such file."""
 
     def value(text):
+        if "_" in text:  # 12_0 is no number here, though Python reads one
+            return text
         for cast in (int, float):
             try:
                 return cast(text)

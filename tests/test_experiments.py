@@ -34,11 +34,14 @@ from experiments import (
     screening,
     sparsification,
     swaps,
+    sweep,
     tune,
     uncertainty,
 )
-from experiments.grid import CORE, METHODS, Job, add_rows, command_line, last_row, run_grid
+from experiments.grid import CORE, METHODS, Job, add_rows, command_line, last_row, report_failures, run_grid
+from experiments.launchers import Here, Workers
 from models.screen import QUANTITIES
+from myexman import status
 from myexman.logger import read_rows
 from train_vae_prior import held_out_terms
 from utils import load_run, load_vae, predict
@@ -194,14 +197,91 @@ def test_two_drivers_lose_no_rows(tmp_path):
     assert sorted((r["a"], r["b"]) for r in read_rows(file)) == [(seed, i) for seed in range(4) for i in range(25)]
 
 
-def test_side_by_side_workers_keep_what_finished_when_one_fails(digits, tmp_path):
-    """Two workers, three jobs, one of them a mistake; then nothing more starts after the time limit."""
+def some_jobs(digits, *words):
+    """Jobs of a second, with further words for each."""
     options = command_line(data=digits, hid_dim=(2, 2), epochs=1, eval_freq=1, ens=0)
-    jobs = [Job("p", "m", "x", seed, [*options, *more]) for seed, more in ((0, []), (1, ["--num_examples", "1"]), (2, []))]
-    with pytest.raises(ValueError, match="smaller than the number of classes"):
-        run_grid(jobs[:2], tmp_path / "f.csv", {"p": ""}, workers=2)
-    assert {row["seed"] for row in read_rows(tmp_path / "f.csv")} == {0}
-    assert {row["seed"] for row in run_grid(jobs[::2], tmp_path / "f.csv", {"p": ""}, time_limit=0)} == {0}
+    return [Job("p", "m", "x", seed, [*options, *more.split()]) for seed, more in enumerate(words)]
+
+
+def test_a_failed_job_stops_no_other_and_is_run_again_when_asked(digits, tmp_path, capsys):
+    """Three jobs in two workers: one is a mistake, one is killed as by a full memory."""
+    file, setting = tmp_path / "f.csv", {"p": ""}
+    jobs = some_jobs(digits, "", "--num_examples 1", "", "--nonsense")
+    jobs[2] = jobs[2]._replace(run=killed)
+    rows, failed = run_grid(jobs, file, setting, Workers(2))
+    assert {row["seed"] for row in rows} == {0}
+    mistake, death, word = (why for _, why in sorted(failed.items()))
+    assert mistake.startswith("ValueError: ") and "exit code -9" in death and word.startswith("exit status 2")
+    again = run_grid(jobs, file, setting, Here())  # they are not run again
+    assert (again[0], again[1]) == (rows, failed)
+    jobs[1:] = some_jobs(digits, "", "", "", "")[1:]
+    rows, failed = run_grid(jobs, file, setting, Here(), time_limit=0)
+    assert len(failed) == 3 and {row["seed"] for row in rows} == {0}
+    rows, failed = run_grid(jobs, file, setting, Here(), retry=True)
+    assert not failed and {row["seed"] for row in rows} == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="1 of the runs have failed, as said above; --retry"):
+        report_failures({"a / b": "why"})
+    assert "failed: a / b: why" in capsys.readouterr().out
+
+
+def killed(argv):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_job_goes_on_from_the_checkpoint_of_a_driver_that_was_killed(digits, tmp_path):
+    """With its driver its workers are told to end; the second driver resumes their runs, to the same numbers."""
+    jobs = some_jobs(digits, "--epochs 100 --save_every 0 --ens 2")
+    (whole,), _ = run_grid(jobs, tmp_path / "whole.csv", {"p": ""}, Here())[:1], None
+    process = multiprocessing.get_context("spawn").Process(target=run_grid, args=(jobs, tmp_path / "f.csv", {"p": ""}, Workers(1)))
+    process.start()
+    runs = Path(os.environ["DWP_PATH"]) / "runs"
+    deadline = time.time() + 60
+    while len(list(runs.glob("*/checkpoint.torch"))) < 2 and time.time() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    while status(sorted(runs.iterdir())[-1])["state"] == "running" and time.time() < deadline:
+        time.sleep(0.01)
+    assert status(sorted(runs.iterdir())[-1])["state"] == "stopped"
+    rows, failed = run_grid(jobs, tmp_path / "f.csv", {"p": ""}, Here())
+    assert not failed and len(list(runs.iterdir())) == 2
+    values = [[(r["metric"], r["value"]) for r in found] for found in (whole, rows)]
+    assert values[0] == values[1] and len(values[0]) > 3
+
+
+def test_a_sweep_in_miniature(digits, capsys):
+    """Two widths, two seeds, of which one is asked for later; the points that are not asked for again stay out of the table."""
+    fixed = f"--data {digits} --epochs 2 --eval_freq 2 --bs 50"
+    words = ["train_source.py", "--fixed", fixed, "--name", "widths", "--grid", "hid_dim=2 3,4 4", "lr=0.01,0.02"]
+    sweep.main([*words, "seed=0"])
+    sweep.main([*words, "seed=0..1"])
+    rows = read_rows(Path(os.environ["DWP_PATH"]) / "sweeps/widths.csv")
+    assert len({(r["method"], r["seed"]) for r in rows}) == 8 and len(list((Path(os.environ["DWP_PATH"]) / "runs").iterdir())) == 8
+    value = {(r["method"], r["seed"]): r["value"] for r in rows if r["metric"] == "conv2_filters"}
+    assert value["hid_dim=4 4, lr=0.01", "seed=1"] == 4 and value["hid_dim=2 3, lr=0.02", "seed=0"] == 3
+    said = capsys.readouterr().out
+    assert said.count("| hid_dim=2 3, lr=0.02 | 2 |") == 1 and (Path(os.environ["DWP_PATH"]) / "sweeps/widths.png").exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--grid", "lr"], "not of the form"),
+        (["--grid", "lr=1,1"], "not of the form"),
+        (["--grid", "lr=1", "lr=2"], "an option comes twice"),
+        (["--grid", "lr=1", "--name", "a/b"], "letters, digits"),
+    ],
+)
+def test_mistakes_in_a_grid(capsys, words, message):
+    with pytest.raises(SystemExit) as e:
+        sweep.main(["train_bnn.py", *words])
+    assert e.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_submitit_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match="pip install submitit"):
+        sweep.main(["train_bnn.py", "--grid", "lr=1", "--launcher", "slurm"])
 
 
 def test_the_best_recipe_is_that_of_the_highest_validation_accuracy():

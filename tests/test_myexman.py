@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from myexman import ExParser, Index, Logger, load_checkpoint, resume, save_checkpoint, save_state
+from myexman import ExParser, Index, Logger, go_on, load_checkpoint, resume, save_checkpoint, save_state, write_yaml
 from myexman.__main__ import main as command
 from myexman.life import alive
 from myexman.logger import read_rows
@@ -276,3 +276,32 @@ def test_a_copy_in_another_repository_does_not_claim_its_commit(tmp_path):
     code = "from myexman.parser import git_state; print(git_state())"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "copy", capture_output=True, text=True)
     assert result.stdout.strip() == "{'commit': None, 'dirty': None}", result.stderr
+
+
+def test_tensorboard_is_named_where_it_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("myexman.parser.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as e:
+        parser().parse_args(["--root", str(tmp_path / "logs"), "--tensorboard"])
+    assert e.value.code == 2 and "pip install tensorboard" in capsys.readouterr().err and not (tmp_path / "logs").exists()
+
+
+def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch):
+    """The last one of the same words and commit that was stopped, killed, or, by the same Slurm job, left as running."""
+
+    def begin(*argv, state, job=None):
+        args = parser().parse_args(argv)
+        save_checkpoint(args.run_dir, 1)
+        write_yaml(args.run_dir / "status.yaml", dict(state=state, host="elsewhere", job=job))
+        return args.run_dir
+
+    words = ["--lr", "3"]
+    stopped = begin(*words, state="stopped")
+    begin("--lr", "4", state="stopped")
+    begin(*words, state="finished")
+    queued = begin(*words, state="running", job="7")
+    assert go_on(list, words) == ["--resume", str(stopped)]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert go_on(list, words) == ["--resume", str(queued)]
+    assert go_on(list, ["--lr", "5"]) == ["--lr", "5"]
+    monkeypatch.setattr("myexman.index.git_state", lambda: dict(commit="another", dirty=False))
+    assert go_on(list, words) == words

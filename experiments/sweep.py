@@ -1,0 +1,135 @@
+"""Any of the scripts at every point of a grid, on this machine or on a cluster.
+
+    python -m experiments.sweep train_bnn.py --grid num_examples=50,100 data_split_seed=0..2 prior_list=vae,sn \\
+        --fixed "--data mnist --data_root DATA_ROOT --hid_dim 32 128 --epochs 600 --eval_freq 600 --init_list vae \\
+        --vae_list data/fconv/vae7x7 data/fconv/vae5x5" --name priors --workers 2
+
+A point's values are separated by commas, those of an option that takes several by spaces ('hid_dim=32 128,16 64'); 0..2 is 0,1,2. The table
+gives means over seeds, `--metric` draws one of its columns against the first option of numbers. All goes to <runs>/sweeps/<name>.
+"""
+
+import importlib
+import itertools
+import re
+import shlex
+from argparse import ArgumentTypeError
+
+from models.pictures import new_figure, save_figure
+from myexman import Parser
+from myexman.logger import read_rows
+from utils import run_cli
+
+from .grid import Job, grid_folder, markdown, report_failures, run_grid, runs_root, select
+from .launchers import add_launcher_flags, make_launcher
+
+SCRIPTS = ("train_source.py", "train_vae_prior.py", "train_bnn.py")
+SEEDS = ("seed", "data_split_seed")  # what the table takes means over
+
+
+def axis(word):
+    """An argparse type: NAME=VALUES as (name, list of words)."""
+    name, _, values = word.partition("=")
+    found = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values)
+    values = [str(i) for i in range(int(found[1]), int(found[2]) + 1)] if found else values.split(",")
+    if not name.isidentifier() or not all(v.strip() for v in values) or not values or len(set(values)) < len(values):
+        raise ArgumentTypeError(f"{word!r} is not of the form name=value,value or name=0..9, each value once")
+    return name, values
+
+
+def parse_args(argv=None):
+    parser = Parser(description=__doc__, prog="python -m experiments.sweep")
+    parser.add_argument("script", choices=SCRIPTS, help="what to run")
+    parser.add_argument("--grid", nargs="+", type=axis, required=True, metavar="NAME=VALUES", help="options and their values")
+    parser.add_argument("--fixed", default="", metavar="WORDS", help="further options of every run, in one word")
+    parser.add_argument("--name", default="sweep", help="of the files of results")
+    parser.add_argument("--metric", help="column of the logs to draw (default: the first of accuracy or ELBO)")
+    add_launcher_flags(parser)
+    args = parser.parse_args(argv)
+    names = [name for name, _ in args.grid]
+    if len(set(names)) < len(names):
+        parser.error("--grid: an option comes twice")
+    if not re.fullmatch(r"[\w.-]+", args.name):
+        parser.error(f"--name {args.name}: letters, digits, dots, dashes")
+    return args
+
+
+def numbers(run_dir):
+    """The numbers of the last row of a run's log."""
+    row = read_rows(run_dir / "logs.csv")[-1]
+    return [dict(metric=name, value=value, steps=row["epoch"]) for name, value in row.items() if name not in ("epoch", "step")]
+
+
+def jobs(args):
+    """A Job for each point of the grid: its seeds are the row's seed, the others its method."""
+    main = importlib.import_module(args.script.removesuffix(".py")).main
+    for values in itertools.product(*(values for _, values in args.grid)):
+        point = dict(zip((name for name, _ in args.grid), values))
+        words = [word for name, value in point.items() for word in (f"--{name}", *value.split())]
+        kind, seeds = (", ".join(f"{n}={v}" for n, v in point.items() if (n in SEEDS) == seed) for seed in (False, True))
+        yield Job(args.script, kind or "all", "", seeds or "seed=0", [*shlex.split(args.fixed), *words], main, numbers)
+
+
+def table(rows):
+    """The means over seeds, with standard deviations, as Markdown."""
+    methods, metrics = (list(dict.fromkeys(r[c] for r in rows)) for c in ("method", "metric"))
+    runs = [len({r["seed"] for r in rows if r["method"] == method}) for method in methods]
+    lines = [[m, n, *(mean(select(rows, method=m, metric=metric)) for metric in metrics)] for m, n in zip(methods, runs)]
+    return markdown(" | ".join(["", "runs", *metrics]), lines)
+
+
+def mean(values):
+    """'0.827 ± 0.024': with the standard deviation over runs (n - 1), of numbers of any size."""
+    return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
+
+
+def is_number(word):
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def plot(args, rows, file):
+    """A metric against the first option of numbers, a line for each point of the others; or nothing, if there is no such option."""
+    axes = [name for name, values in args.grid if name not in SEEDS and len(values) > 1 and all(map(is_number, values))]
+    metrics = {r["metric"] for r in rows}
+    wanted = [args.metric] if args.metric else [m for m in ("ens_acc", "mean_acc", "test_elbo") if m in metrics]
+    if not axes or not wanted:
+        return
+    if wanted[0] not in metrics:
+        raise ValueError(f"--metric {wanted[0]}: the runs have {', '.join(sorted(metrics))}")
+    figure, panel = new_figure(5.5, 3.8)
+    lines = {}
+    for method in dict.fromkeys(r["method"] for r in rows):
+        point = dict(word.split("=", 1) for word in method.split(", "))
+        x = float(point.pop(axes[0]))
+        values = select(rows, method=method, metric=wanted[0])
+        point_of_line = x, values.mean(), values.mean() - values.min(), values.max() - values.mean()
+        lines.setdefault(", ".join(point.values()), []).append(point_of_line)
+    for label, points in lines.items():
+        x, height, below, above = zip(*sorted(points))
+        panel.errorbar(x, height, [below, above], label=label, marker="o", capsize=3)
+    panel.set(xlabel=axes[0], ylabel=f"{wanted[0]}, mean and range over seeds")
+    if any(lines):
+        panel.legend(frameon=False, fontsize=8)
+    save_figure(figure, file)
+    print(f"drew {file}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    file = runs_root() / "sweeps" / f"{args.name}.csv"
+    setting = {args.script: args.fixed}
+    wanted = list(jobs(args))
+    rows, failed = run_grid(wanted, file, setting, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
+    keys = {(job.method, job.seed) for job in wanted}
+    rows = [r for r in rows if r["setting"] == args.fixed and (r["method"], r["seed"]) in keys]
+    if rows:
+        print(table(rows))
+        plot(args, rows, file.with_suffix(".png"))
+    report_failures(failed)
+
+
+if __name__ == "__main__":
+    run_cli(main)
