@@ -7,10 +7,12 @@ Both must first give the same number from the same random state; then they are t
 stochastic forward pass per Monte-Carlo sample.
 """
 
+import copy
 import multiprocessing
 import os
 import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +32,8 @@ from models.kernel_sums import Draw, Turns
 from models.pictures import new_figure, save_figure
 from models.priors import PRIORS, KernelPrior
 from models.vae import VAE
-from myexman import Parser, commit_name
+from myexman import Parser, commit_name, save_checkpoint
+from myexman.checkpoint import state_of
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
 from train_vae_prior import vae_loss
@@ -224,6 +227,23 @@ def source_step(device, hid_dim=(256, 512), n=128):
     return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], reference_step, 3 * count_flops(lambda: objective(x, y)))
 
 
+def checkpoint(device, model="fconv", copied=False):
+    """A checkpoint of a Bayesian net of the paper's widths, under the deep weight prior: on the disk, or the copy in memory that a run of
+    slow epochs keeps of each, for a signal."""
+    net = NETWORKS[model](conv=BayesConv2d).to(device)
+    priors = nn.ModuleList(KernelPrior(kernel_vae(k, device), kernel_sum=Turns(256)) for k in (7, 5))
+    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
+    x, y = images(NETWORKS[model], 8, device)
+    train_epoch((x, y), 8, opt, lambda x, y: negative_elbo(net, bayes_layers(net), priors, 8, x, y))
+    objects, folder = dict(net=net, priors=priors, opt=opt), tempfile.TemporaryDirectory()
+
+    def ours():
+        state = copy.deepcopy(state_of(1, objects)) if copied else save_checkpoint(folder.name, 1, **objects)
+        return 1.0 if state is None else float(state["epoch"])
+
+    return Case(ours)
+
+
 def load(name, root, device):
     """load_dataset of a set that lies in the data root."""
     return Case(lambda: sum(float(d.to(device).x[-1].mean()) for d in load_dataset(name, root)))
@@ -237,6 +257,7 @@ QUICK = {
     "ensemble of 10, 10 images": (ensemble, dict(n=10), None),
     "ensemble of 2, 1000 images": (ensemble, dict(n=1000, members=2), None),
     "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64), None),
+    "checkpoint, fconv, vae": (checkpoint, {}, None),
     "source step, filters 8/16": (source_step, dict(hid_dim=(8, 16), n=16), None),
 }
 
@@ -260,6 +281,8 @@ FULL = {
     "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7), 3.0),
     "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5), 3.0),
     "source step, filters 256/512": (source_step, {}, 1.0),
+    "checkpoint, fconv, vae": (checkpoint, {}, None),
+    "its copy in memory": (checkpoint, dict(copied=True), None),
     **{f"KL, {m} 5x5 kernels": (kl_term, dict(kernels=m), None) for m in (64, 256, 1024, 4096)},
     **{f"ensemble of 10, {n} images": (ensemble, dict(n=n), None) for n in (100, 300, 1000, 3000)},
     **{f"ensemble of {k}, 1000 images": (ensemble, dict(n=1000, members=k), None) for k in (1, 3, 30)},

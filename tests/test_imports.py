@@ -26,7 +26,7 @@ def layer(module):
     top, _, rest = module.partition(".")
     if top == "models":
         return 1 if rest in ("lenet", "cifarnet", "vgg", "image_vae", "") else 0
-    return {"data": 0, "myexman": 0, "utils": 2, "experiments": 4}.get(top, 3)
+    return {"myexman": -1, "data": 0, "utils": 2, "experiments": 4}.get(top, 3)
 
 
 def project_imports(file):
