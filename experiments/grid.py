@@ -290,6 +290,7 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
                     add_rows([dict(run=name, why=why)], memory, ("run", "why"))
                 else:
                     add_rows(rows, file)
+                launcher.collected(name)
                 tqdm.write(f"{by_name[name].title}: {f'failed, {why}' if why else 'done'} ({state()})")
     if to_go:
         print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; the same command goes on from here")

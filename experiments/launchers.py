@@ -1,8 +1,4 @@
-"""Where the calls of a grid run: in this process, in processes beside it, or as jobs of a Slurm cluster.
-
-A launcher is a context. start(calls) begins the first of the calls, {name: function}, as many as it has room for, and returns their
-handles by name; ended(handles) waits a little and returns the names of those that have ended; handle.outcome() is what attempt() says.
-"""
+"""Where the calls of a grid run: in this process, in processes beside it, or as jobs of a Slurm cluster."""
 
 import contextlib
 import multiprocessing
@@ -33,7 +29,24 @@ def attempt(call):
         return None, f"{type(e).__name__}: {' '.join(str(e).split())}"
 
 
-class Here:
+class Launcher:
+    """A context in which calls, {name: function without arguments}, are run.
+
+    start(calls): begins the first of them, as many as there is room for, and returns their handles by name.
+    ended(handles): waits a little and returns the names of those that have ended; handle.outcome() is then what attempt() says.
+    collected(name): what it said is safe."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def collected(self, name):
+        pass
+
+
+class Here(Launcher):
     """One call after the other, in this process, with all threads."""
 
     class Handle:
@@ -43,12 +56,6 @@ class Here:
         def outcome(self):
             return attempt(self.call)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
     def start(self, calls):
         return {name: self.Handle(call) for name, call in list(calls.items())[:1]}
 
@@ -56,7 +63,7 @@ class Here:
         return list(handles)
 
 
-class Workers:
+class Workers(Launcher):
     """`n` processes side by side, of one thread each. When the context ends early, what still runs is told to end, and leaves its
     checkpoint; so it does when this process is killed."""
 
@@ -76,9 +83,6 @@ class Workers:
 
     def __init__(self, n):
         self.n, self.handles, self.context = n, {}, multiprocessing.get_context("forkserver")
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         for handle in self.handles.values():
@@ -132,7 +136,7 @@ class Task:
         return DelayedSubmission(self, call)
 
 
-class Slurm:
+class Slurm(Launcher):
     """An array of jobs. Their numbers are kept in `folder`, on a file system that the nodes share, so that a driver which is started again
     finds those that it has submitted.
 
@@ -164,9 +168,6 @@ class Slurm:
         self.executor.update_parameters(slurm_setup=[f"export PYTHONPATH={ROOT}:$PYTHONPATH"], **parameters)
         self.folder, self.file, self.asked = Path(folder), Path(folder) / "submitted.csv", 0.0
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, kind, *_):
         if kind is KeyboardInterrupt:
             print("the jobs go on; the same command collects them, and scancel ends them")
@@ -194,10 +195,10 @@ class Slurm:
     def ended(self, handles):
         time.sleep(self.POLL)
         self.look_for_lost(handles)
-        names = [name for name, handle in handles.items() if handle.job.paths.result_pickle.exists() or handle.lost > 1]
-        if names:
-            self.note(dict.fromkeys(names, "collected"))
-        return names
+        return [name for name, handle in handles.items() if handle.job.paths.result_pickle.exists() or handle.lost > 1]
+
+    def collected(self, name):
+        self.note({name: "collected"})
 
     def look_for_lost(self, handles):
         """Count how often a job was not in the queue, which twice in a row, with no result, is its end. (sacct, which would know, is not on

@@ -32,8 +32,9 @@ class Logger:
         kept = [row for row in former if row["epoch"] <= resume_at]
         if kept:
             self.columns = list(kept[0])
+        if len(kept) < len(former):
             with replacing(self.file) as (part,):
-                append_rows(kept, part, self.columns)
+                append_rows(kept, part, list(former[0]))
         for row in kept:
             self.print(row)
             self.rows.append(row)
@@ -107,7 +108,8 @@ def progress(run_dir):
     if "meta" not in params:
         return None, None
     rows = read_log(run_dir / "logs.csv")
-    return rows[-1]["epoch"] if rows else 0, params.get("epochs") or params.get("num_epochs")
+    epochs = params.get("epochs") or params.get("num_epochs")
+    return rows[-1]["epoch"] if rows else 0, epochs if isinstance(epochs, int) else None
 
 
 def read_rows(file):

@@ -435,6 +435,7 @@ def fuzz(cases, number=0, stop=True):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, tqdm(total=cases, desc="cases", disable=None) as bar:
         os.environ.pop("DWP_PATH", None)
+        os.environ["DATA_ROOT"] = "."  # of what is trained if the name of the data is lost
         with chdir(folder):
             with redirect_stdout(io.StringIO()):
                 make_world()
