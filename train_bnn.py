@@ -47,7 +47,9 @@ ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll",
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 # Options for Bayesian layers only, and their defaults
 BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, max_logsigma=None, train_reverse=1)
-BAYESIAN |= dict(gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, kl_kernels=0, kl_memory=False, kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
+BAYESIAN |= dict(
+    gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0, kl_memory=False, kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0
+)
 
 
 def parse_args(argv=None):
@@ -76,6 +78,8 @@ def parse_args(argv=None):
     add("--l2", type=at_least(0, float), default=0.0, help=l2)
     add = parser.add_argument_group("KL term").add_argument
     add("--dwp_samples", type=at_least(1), help="draws of w and z per kernel in the bound (paper: 1)")
+    what = "iw: the importance-weighted bound of a VAE, with --dwp_samples codes of one w, which is tighter (paper: elbo)"
+    add("--bound", choices=["elbo", "iw"], help=what)
     add("--kl_kernels", type=at_least(0), help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
     add("--kl_memory", action="store_true", help="with --kl_kernels: a kernel's KL gradient acts on until it is drawn again")
     chunk = "kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
@@ -134,7 +138,8 @@ def build_priors(args, sources):
 
     Raises ValueError if a prior needs what a layer does not have."""
     bayesian = [layer for layer in sources if isinstance(layer.module, BayesLayer)]
-    options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, chunk=args.kl_chunk, train_reverse=bool(args.train_reverse))
+    options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, chunk=args.kl_chunk)
+    options |= dict(train_reverse=bool(args.train_reverse), bound=args.bound)
     priors = torch.nn.ModuleList()
     for word, layer in zip(prior_names(args.prior_list, bayesian), bayesian):
         name, _, run = word.partition(":")

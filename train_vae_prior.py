@@ -1,9 +1,9 @@
-"""Step 3: fit a VAE to the kernels of one convolution; its decoder is the deep weight prior (paper, section 3.3).
+"""Step 3: fit a VAE, or with --density another density, to the kernels of one convolution: the deep weight prior (paper, section 3.3).
 
     python train_vae_prior.py --hidden_dim 32 --kernel_dim 7 --z_dim 2 --num_epochs 300 --data_dir data/fconv/conv7x7
     python train_vae_prior.py --hidden_dim 64 --kernel_dim 5 --z_dim 4 --num_epochs 300 --data_dir data/fconv/conv5x5
 
-The run folder is a prior folder, to be loaded by utils.load_vae: params.yaml, vae_params.torch and .safetensors (last),
+The run folder is a prior folder, to be loaded by utils.load_density: params.yaml, vae_params.torch and .safetensors (last),
 vae_params_best.torch (best ELBO on the held-out kernels), pictures, sums, and a README.md card. --out copies all but the best elsewhere.
 """
 
@@ -19,6 +19,7 @@ from tqdm import trange
 
 from models.memory import build
 from models.pictures import plot_kernels, plot_latent
+from models.priors import DENSITIES
 from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
 from myexman import Checkpoints, ExParser, Logger, at_least, commit_name, read_params, replacing, resume, save_state, script
@@ -35,11 +36,16 @@ def parse_args(argv=None):
     parser = ExParser(description=__doc__, prog="train_vae_prior.py", resume_with=("num_epochs", "eval_freq"))
     add = parser.add_argument_group("density").add_argument
     add("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
+    what = "the paper's, or one of those that its section 3.1 and appendix A name"
+    add("--density", choices=sorted(DENSITIES), default="vae", help=what)
     add("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
     add("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
     add("--var", choices=["train", "shared"], default="train", help="decoder's variance: one per weight (paper), or one")
     add("--min_std", type=at_least(0, float), default=0.0, help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)")
-    add = parser.add_argument_group("training").add_argument
+    add("--transitions", type=at_least(0), default=1, help="steps of the Markov chain of `chain`")
+    add("--layers", type=at_least(1), default=4, help="couplings of `flow`, masked convolutions of `pixelcnn`")
+    add("--components", type=at_least(1), default=8, help="Gaussians of `gmm`, and of each weight of `pixelcnn`")
+    add = parser.add_argument_group("training, of densities that are not fitted at once").add_argument
     add("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
     add("--bs", type=at_least(1), default=128, help="kernels per step")
     add("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate at the start")
@@ -53,17 +59,11 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def vae_loss(vae, w):
-    """The loss on kernels w (n, 1, k, k), eq. 4, and its parts, all means in nats per kernel."""
-    loglik, kl = (t.mean() for t in vae.elbo_terms(w))
-    return kl - loglik, dict(elbo=loglik - kl, loglik=loglik, kl=kl)
-
-
 @torch.no_grad()
-def held_out_terms(vae, kernels, n_samples=1):
-    """ELBO, log-likelihood and KL in nats per kernel, averaged over kernels and n_samples draws of z."""
-    terms = torch.stack([torch.stack([t.mean() for t in vae.elbo_terms(kernels)]) for _ in range(n_samples)]).mean(0).tolist()
-    return dict(elbo=terms[0] - terms[1], loglik=terms[0], kl=terms[1])
+def held_out(density, kernels, n_samples=1):
+    """What the density's loss() reports, nats per kernel, averaged over kernels and n_samples evaluations."""
+    reports = [density.loss(kernels)[1] for _ in range(n_samples)]
+    return {name: sum(r[name].item() for r in reports) / n_samples for name in reports[0]}
 
 
 def load_split(data_dir, kernel_dim, device):
@@ -77,11 +77,10 @@ def load_split(data_dir, kernel_dim, device):
     return train, test
 
 
-CARD = """# Kernel VAE, {k}x{k}
+CARD = """# {title}, {k}x{k}
 
-The prior of a {k}x{k} convolution; `utils.load_vae` loads it. z_dim {z_dim}, hidden_dim {hidden_dim}, --var {var}{bounded};
-{num_epochs} epochs, batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights after the last
-epoch, not chosen on the held-out kernels.
+The prior of a {k}x{k} convolution; `utils.load_{loader}` loads it. {options}{bounded};
+{fitted}.
 
 Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
 
@@ -99,6 +98,9 @@ Made {date}, commit {commit}, on {machine}, by
 
 ![kernels](kernels.png)
 {latent}"""
+TRAINED = """{num_epochs} epochs, batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights """
+LAST_WEIGHTS = "after the last\nepoch, not chosen on the held-out kernels"
+BEST_WEIGHTS = "that were\nbest on a sixth of the training kernels, which were left out of the training"
 
 
 def describe_source(pruning):
@@ -111,26 +113,29 @@ def describe_source(pruning):
     return text
 
 
-def draw(args, decrease_from, train, test, vae):
+def draw(args, decrease_from, train, test, density):
     """kernels.png, and for two latent dimensions latent.png."""
     shown = test[torch.randperm(len(test))[:100]]
-    with torch.no_grad():
-        reconstructions = vae.decoder(vae.encoder(shown)[0])[0]
-    groups = {"held-out kernels": shown, "their reconstructions": reconstructions, "samples of the prior": vae.sample(100)}
-    plot_kernels(groups, args.run_dir / "kernels.png")
-    if args.z_dim == 2:
-        plot_latent(vae, torch.cat([train, test]), args.run_dir / "latent.png")
+    groups = {"held-out kernels": shown}
+    if isinstance(density, VAE):
+        with torch.no_grad():
+            groups["their reconstructions"] = density.decoder(density.encoder(shown)[0])[0]
+    plot_kernels(groups | {"samples of the prior": density.sample(100)}, args.run_dir / "kernels.png")
+    if getattr(density, "z_dim", 0) == 2:
+        plot_latent(density, torch.cat([train, test]), args.run_dir / "latent.png")
 
 
-def write_card(args, decrease_from, train, test, vae):
+def write_card(args, decrease_from, train, test, density):
     """README.md: where the kernels come from, how well they are modelled, and whether the prior passes the screen, whose numbers are
     printed."""
-    run_dir, train, test, vae = args.run_dir, train.cpu(), test.cpu(), vae.cpu()
-    numbers = screen(vae, train, test, 0, 0) if args.no_screen else screen(vae, train, test)
-    pruning = Path(args.data_dir) / "pruning.yaml"
+    run_dir, train, test, density = args.run_dir, train.cpu(), test.cpu(), density.cpu()
+    numbers = screen(density, train, test, 0, 0) if args.no_screen else screen(density, train, test)
+    pruning, vae = Path(args.data_dir) / "pruning.yaml", isinstance(density, VAE)
     meta = read_params(run_dir / "params.yaml")["meta"]
     fields = dict(
         vars(args),
+        title={"vae": "Kernel VAE"}.get(args.density, f"Density of kernels `{args.density}`"),
+        loader="vae" if vae else "density",
         decrease_from=decrease_from,
         k=args.kernel_dim,
         train=len(train),
@@ -138,10 +143,14 @@ def write_card(args, decrease_from, train, test, vae):
         commit=commit_name(),
         machine=meta["machine"],
     )
+    options = {name: getattr(args, name) for name in density.options if name in args and name not in ("kernel_dim", "min_std")}
+    fields["options"] = ", ".join(f"{name} {value}" for name, value in options.items()) + (f", --var {args.var}" if vae else "")
+    weights = BEST_WEIGHTS if density.overfits else LAST_WEIGHTS
+    fields["fitted"] = "fitted at once" if hasattr(density, "fit") else TRAINED.format(**fields) + weights
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
-    fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if args.min_std else ""
-    fields["latent"] = "![latent space](latent.png)\n" if args.z_dim == 2 else ""
+    fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if vae and args.min_std else ""
+    fields["latent"] = "![latent space](latent.png)\n" if getattr(density, "z_dim", 0) == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
     (run_dir / "README.md").write_text(CARD.format(**fields))
     print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
@@ -154,8 +163,9 @@ def seal(folder):
     card = folder / "README.md"
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE) if card.exists() else []
     facts |= {words: value for words, value in rows if words in QUANTITIES.values()}
+    weights = {name: t.contiguous() for name, t in load_weights(folder / "vae_params.torch").items()}
     with replacing(folder / "vae_params.safetensors") as (part,):
-        part.write_bytes(safetensors.torch.save(load_weights(folder / "vae_params.torch"), facts))
+        part.write_bytes(safetensors.torch.save(weights, facts))
     files = ("params.yaml", "vae_params.safetensors", "vae_params.torch")
     with replacing(folder / SUMS) as (part,):
         part.write_text("".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in files))
@@ -188,6 +198,60 @@ def publish(run_dir, out):
         (out / name).unlink(missing_ok=True)
 
 
+def make_density(args, train):
+    """The density that the options describe, fitted to the training kernels, if it is of those that are fitted at once."""
+    kind = DENSITIES[args.density]
+    options = {name: getattr(args, name) for name in kind.options if name in args}
+    if hasattr(kind, "fit"):
+        del options["kernel_dim"]
+        return kind.fit(train, **options)
+    sizes = "the weights of the density for " + " ".join(f"--{name} {value}" for name, value in options.items())
+    if not issubclass(kind, VAE):
+        density = build(lambda: kind(**options), sizes).to(args.device)
+        density.adapt(train)
+        return density
+    scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
+    options["min_std"] /= scale
+    vae = build(lambda: kind(**options), sizes).to(args.device)
+    vae.rescale(scale)
+    if args.var == "shared":
+        vae.share_variance(train.var().item())
+    return vae
+
+
+def train_density(args, density, train, test, decrease_from):
+    """Minimise the density's loss() on the training kernels; writes vae_params.torch, vae_params_best.torch and the log.
+
+    A density that learns few kernels by heart (`overfits`) is stopped early: it ends with the weights that were best on a sixth of the
+    training kernels, which it does not see."""
+    watched, name = test, "test"
+    if density.overfits:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(train.device)
+        watched, train, name = train[order[: len(train) // 6]], train[order[len(train) // 6 :]], "valid"
+    opt = torch.optim.Adam([p for p in density.parameters() if p.requires_grad], fused=True)
+    start = resume(args, args.num_epochs, vae=density, opt=opt) if args.resume else 0
+    log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
+    if not args.resume:
+        save_state(density.state_dict(), args.run_dir / "vae_params.torch")
+    best = max((row[f"{name}_elbo"] for row in log.rows), default=-float("inf"))
+    with Checkpoints(args.run_dir, args.save_every, vae=density, opt=opt) as checkpoints:
+        for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
+            linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
+            stats = train_epoch((train,), args.bs, opt, density.loss, epoch)
+            evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs
+            if evaluated:
+                found = held_out(density, watched)
+                save_state(density.state_dict(), args.run_dir / "vae_params.torch")
+                log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"{name}_{k}": v for k, v in found.items()})
+                if found["elbo"] > best:
+                    best = found["elbo"]
+                    save_state(density.state_dict(), args.run_dir / "vae_params_best.torch")
+            checkpoints.finished(epoch + 1, save=evaluated)
+    if density.overfits:
+        density.load_state_dict(load_weights(args.run_dir / "vae_params_best.torch", args.device))
+        save_state(density.state_dict(), args.run_dir / "vae_params.torch")
+
+
 @script(parse_args)
 def main(args):
     decrease_from = args.num_epochs // 2 if args.decrease_from is None else args.decrease_from
@@ -195,39 +259,20 @@ def main(args):
     train, test = load_split(args.data_dir, args.kernel_dim, args.device)
     if args.out:
         check_out(Path(args.out), args.run_dir)
-
-    scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
-    sizes = f"the weights of a VAE of --z_dim {args.z_dim} --hidden_dim {args.hidden_dim}"
-    vae = build(lambda: VAE(args.kernel_dim, args.z_dim, args.hidden_dim, args.min_std / scale), sizes).to(args.device)
-    vae.rescale(scale)
-    if args.var == "shared":
-        vae.share_variance(train.var().item())
-    opt = torch.optim.Adam([p for p in vae.parameters() if p.requires_grad], fused=True)
-
-    start = resume(args, args.num_epochs, vae=vae, opt=opt) if args.resume else 0
-    log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     for name in LAST:
         (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
-    if not args.resume:
-        save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
-    best = max((row["test_elbo"] for row in log.rows), default=-float("inf"))
-    with Checkpoints(args.run_dir, args.save_every, vae=vae, opt=opt) as checkpoints:
-        for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
-            linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
-            stats = train_epoch((train,), args.bs, opt, lambda w: vae_loss(vae, w), epoch)
-            evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs
-            if evaluated:
-                held_out = held_out_terms(vae, test)
-                save_state(vae.state_dict(), args.run_dir / "vae_params.torch")
-                log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"test_{k}": v for k, v in held_out.items()})
-                if held_out["elbo"] > best:
-                    best = held_out["elbo"]
-                    save_state(vae.state_dict(), args.run_dir / "vae_params_best.torch")
-            checkpoints.finished(epoch + 1, save=evaluated)
+    density = make_density(args, train)
+    if hasattr(density, "fit"):
+        save_state(density.state_dict(), args.run_dir / "vae_params.torch")
+        Logger(args.run_dir).row(
+            epoch=args.num_epochs, train_elbo=held_out(density, train)["elbo"], test_elbo=held_out(density, test)["elbo"]
+        )
+    else:
+        train_density(args, density, train, test, decrease_from)
 
     for what, make in (("pictures", draw), ("card", write_card)):
         try:
-            make(args, decrease_from, train, test, vae)
+            make(args, decrease_from, train, test, density)
         except Exception as e:  # the fit is done and saved; what is missing beside it can be made again
             print(f"warning: no {what}: {' '.join(str(e).split())}", file=sys.stderr)
     seal(args.run_dir)

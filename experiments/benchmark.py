@@ -36,7 +36,6 @@ from myexman import Parser, commit_name, save_checkpoint
 from myexman.checkpoint import state_of
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
-from train_vae_prior import vae_loss
 from utils import count_flops, default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
 
 from . import textbook
@@ -193,9 +192,9 @@ def vae_epoch(kernel_dim, device, n=2000, bs=128):
         return total
 
     def ours():
-        return train_epoch((kernels,), bs, opt, lambda w: vae_loss(vae, w))["elbo"]
+        return train_epoch((kernels,), bs, opt, vae.loss)["elbo"]
 
-    return Case(ours, reference, 3 * count_flops(lambda: vae_loss(vae, kernels)))
+    return Case(ours, reference, 3 * count_flops(lambda: vae.loss(kernels)))
 
 
 def source_step(device, hid_dim=(256, 512), n=128):

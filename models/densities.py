@@ -1,8 +1,10 @@
-"""Densities of k x k kernels: what they have in common, and those in closed form, which a learned one has to beat."""
+"""Densities of k x k kernels: what they have in common, and those that are fitted at once, without gradients."""
+
+import math
 
 import torch
 from torch import nn
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 
 class Density(nn.Module):
@@ -12,9 +14,10 @@ class Density(nn.Module):
         log_prob(w) -> (n,)             log-density in nats, exact or an estimate of a lower bound: its docstring says which
         sample(n) -> (n, 1, k, k)
         options                         names in a prior folder's params.yaml that the constructor takes, with their types
-    and, if it can be had at once from kernels (m, 1, k, k), the class method fit(kernels)."""
+    and, if it can be had at once from kernels (m, 1, k, k), the class method fit(kernels, **options); else it is trained on loss()."""
 
     options = dict(kernel_dim=int)
+    overfits = False  # whether training has to be stopped early, on kernels that it does not see
 
     def __init__(self, kernel_dim):
         super().__init__()
@@ -23,6 +26,19 @@ class Density(nn.Module):
     def reverse_model(self):
         """The parameters psi of r(z|w), which a Bayesian net learns with its posterior: none, unless log_prob is a bound that has one."""
         return []
+
+    def loss(self, w):
+        """What training minimises on kernels w, a mean in nats per kernel, and a dict of 0-d tensors to report."""
+        log_prob = self.log_prob(w).mean()
+        return -log_prob, dict(elbo=log_prob)  # one name for all densities; of an exact one it is the log-density
+
+    def adapt(self, kernels):
+        """Take from the training kernels what is not learned by gradients, such as their scale."""
+
+
+def covariance(x, correction=0):
+    """Of points x (n, d): (d, d)."""
+    return torch.atleast_2d(torch.cov(x.T, correction=correction))
 
 
 class GaussianKernels(Density):
@@ -37,7 +53,7 @@ class GaussianKernels(Density):
     def fit(cls, kernels, ridge=1e-4):
         """ridge: share of the mean variance that is added to the covariance's diagonal."""
         density, x = cls(kernels.shape[-1]).to(kernels.device), kernels.flatten(1)
-        cov = torch.cov(x.T, correction=0)
+        cov = covariance(x)
         density.mean = x.mean(0)
         density.scale = torch.linalg.cholesky(cov + ridge * cov.diagonal().mean() * torch.eye(len(cov), device=cov.device))
         return density
@@ -66,7 +82,7 @@ class IndependentGaussian(GaussianKernels):
     @classmethod
     def fit(cls, kernels):
         density, x = cls(kernels.shape[-1]).to(kernels.device), kernels.flatten(1)
-        var = torch.cov(x.T, correction=0).diagonal()
+        var = covariance(x).diagonal()
         density.mean, density.scale = (x.mean(0), var.clamp_min(1e-8 * var.mean()).sqrt())  # also of a weight that is always the same
         return density
 
@@ -75,3 +91,132 @@ class IndependentGaussian(GaussianKernels):
 
     def whitening(self):
         return torch.diag(1 / self.scale)
+
+
+class GaussianMixture(Density):
+    """A mixture of `components` Gaussians with full covariance, by expectation maximisation.  log_prob is exact."""
+
+    options = dict(kernel_dim=int, components=int)
+
+    def __init__(self, kernel_dim, components=8):
+        super().__init__(kernel_dim)
+        d = kernel_dim**2
+        self.register_buffer("log_weight", torch.full((components,), -math.log(components)))
+        self.register_buffer("mean", torch.zeros(components, d))
+        self.register_buffer("scale", torch.eye(d).repeat(components, 1, 1))  # lower Cholesky factors
+
+    @classmethod
+    def fit(cls, kernels, components=8, ridge=0.01, steps=200, tolerance=1e-4):
+        """ridge: as in em().  Ends after `steps`, or when the objective gains less than `tolerance` nats per kernel in a step."""
+        density, last = cls(kernels.shape[-1], components).double().to(kernels.device), -math.inf
+        for value in density.em(kernels.double(), ridge, steps):
+            if value - last < tolerance:
+                break
+            last = value
+        return density.float()
+
+    def em(self, kernels, ridge=0.0, steps=200):
+        """Fit to kernels (n, 1, k, k), from components that begin at kernels far from each other; yields, before each step, what the
+        steps raise: the mean log-density, nats per kernel, less the penalty ridge/2 v sum_c tr(S_c^-1) with v the kernels' mean variance.
+
+        The penalty keeps the covariance S_c of a component of few kernels from collapsing."""
+        x = kernels.flatten(1)
+        n, d = x.shape
+        cov = covariance(x)
+        penalty = ridge * cov.diagonal().mean()
+        eye = torch.eye(d, dtype=x.dtype, device=x.device)
+        floor = 1e-6 * cov.diagonal().mean() * eye  # of the arithmetic
+        self.mean, self.scale = x[far_apart(x, len(self.mean))], torch.linalg.cholesky(cov + floor).repeat(len(self.mean), 1, 1)
+        for _ in range(steps):
+            joint = self.components().log_prob(x[:, None]) + self.log_weight  # (n, components)
+            evidence = torch.logsumexp(joint, 1)
+            inverses = torch.linalg.solve_triangular(self.scale, eye.expand_as(self.scale), upper=False)
+            yield (evidence.mean() - 0.5 * penalty * inverses.square().sum()).item()
+            share = (joint - evidence[:, None]).exp()
+            mass = share.sum(0).clamp_min(1e-9)
+            self.log_weight, self.mean = (mass / mass.sum()).log(), share.T @ x / mass[:, None]
+            centred = x - self.mean[:, None]  # (components, n, d)
+            scatter = (share.T[:, :, None] * centred).transpose(1, 2) @ centred
+            self.scale = torch.linalg.cholesky((scatter + n * penalty * eye) / mass[:, None, None] + floor)
+
+    def components(self):
+        return MultivariateNormal(self.mean, scale_tril=self.scale, validate_args=False)
+
+    def distribution(self):
+        return MixtureSameFamily(Categorical(logits=self.log_weight), self.components())
+
+    def log_prob(self, w):
+        return self.distribution().log_prob(w.flatten(1))
+
+    @torch.no_grad()
+    def sample(self, n):
+        return self.distribution().sample((n,)).view(n, 1, self.kernel_dim, self.kernel_dim)
+
+
+def far_apart(x, m):
+    """Indices of m of the points x (n, d), each drawn with a probability that grows with its squared distance to the nearest before it
+    (k-means++, Arthur & Vassilvitskii 2007)."""
+    chosen = [int(torch.randint(len(x), ()))]
+    distance = (x - x[chosen[0]]).square().sum(1)
+    for _ in range(m - 1):
+        chosen.append(int(torch.multinomial(distance + 1e-12, 1)))
+        distance = torch.minimum(distance, (x - x[chosen[-1]]).square().sum(1))
+    return chosen
+
+
+class KernelDensity(Density):
+    """A Gaussian around each of the `points` training kernels, all with the kernels' covariance times bandwidth^2: a kernel density
+    estimate, as scipy.stats.gaussian_kde is.  log_prob is exact."""
+
+    options = dict(kernel_dim=int, points=int)
+    CHUNK = 1 << 22  # distances at once
+
+    def __init__(self, kernel_dim, points=1):
+        super().__init__(kernel_dim)
+        self.register_buffer("points", torch.zeros(points, kernel_dim**2))
+        self.register_buffer("scale", torch.eye(kernel_dim**2))  # lower Cholesky factor of the kernels' covariance
+        self.register_buffer("bandwidth", torch.tensor(1.0))
+
+    @classmethod
+    def fit(cls, kernels, bandwidth=None, points=20_000):
+        """bandwidth: a factor, or the name of a rule, "scott" or "silverman"; by default the best on a sixth of the kernels, which are
+        points themselves afterwards.  points: at most so many, drawn from the kernels."""
+        x = kernels.flatten(1)[torch.randperm(len(kernels), device=kernels.device)[:points]]
+        n, d = x.shape
+        rules = dict(scott=n ** (-1 / (d + 4)), silverman=(n * (d + 2) / 4) ** (-1 / (d + 4)))
+        if bandwidth is None:
+            held_out, rest = x[: max(n // 6, 1)], x[max(n // 6, 1) :]
+            shape = (-1, 1, *kernels.shape[2:])
+            tried = [rules["scott"] * 2 ** (i / 4) for i in range(-12, 5)]
+            trial = cls.fit(rest.reshape(shape), "scott")
+            scores = []
+            for trial.bandwidth in torch.tensor(tried, device=x.device):
+                scores.append(trial.log_prob(held_out.reshape(shape)).mean().item())
+            bandwidth = tried[scores.index(max(scores))]
+        density = cls(kernels.shape[-1], n).to(x.device)
+        cov = covariance(x, correction=1)
+        density.points = x.clone()
+        density.scale = torch.linalg.cholesky(cov + 1e-6 * cov.diagonal().mean() * torch.eye(d, device=x.device))
+        density.bandwidth = torch.tensor(rules.get(bandwidth, bandwidth), device=x.device)
+        return density
+
+    def log_prob(self, w):
+        """(n, 1, k, k) -> (n,), nats."""
+        white = torch.linalg.solve_triangular(self.scale, torch.cat([w.flatten(1), self.points]).T, upper=False).T / self.bandwidth
+        x, points = white.split([len(w), len(self.points)])
+        exponents = torch.cat(
+            [torch.logsumexp(-0.5 * squared_distances(part, points), 1) for part in x.split(max(self.CHUNK // len(points), 1))]
+        )
+        d = self.kernel_dim**2
+        log_det = self.scale.diagonal().log().sum() + d * self.bandwidth.log()
+        return exponents - math.log(len(points)) - 0.5 * d * math.log(2 * math.pi) - log_det
+
+    @torch.no_grad()
+    def sample(self, n):
+        at = self.points[torch.randint(len(self.points), (n,), device=self.points.device)]
+        return (at + self.bandwidth * torch.randn_like(at) @ self.scale.T).view(n, 1, self.kernel_dim, self.kernel_dim)
+
+
+def squared_distances(x, y):
+    """(n, d), (m, d) -> (n, m)."""
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)

@@ -52,7 +52,7 @@ class DecoderMeans:
         self.vae = vae
 
     def sample(self, n):
-        return self.vae.decoder(torch.randn(n, self.vae.z_dim, device=next(self.vae.parameters()).device))[0]
+        return self.vae.decoder(self.vae.sample_codes(n))[0]
 
 
 @torch.no_grad()

@@ -20,8 +20,11 @@ from torch.distributions import Normal, StudentT, kl_divergence
 from torch.nn.functional import softplus
 
 from .autograd import ChunkedSum
-from .densities import GaussianKernels, IndependentGaussian
+from .chain import Chain
+from .densities import GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity
+from .flow import Flow
 from .kernel_sums import FullSum
+from .pixelcnn import PixelCNN
 from .vae import VAE
 
 
@@ -183,17 +186,21 @@ class KernelPrior(Prior):
 
     density: a models.densities.Density; it is copied and frozen, but for the parameters of its reverse model, which are learned with
     the posterior if train_reverse.
-    samples: draws of w per kernel.  kernel_sum: which kernels a step sums over, one of models.kernel_sums.  chunk: kernels that the density
+    samples: draws of w per kernel; with bound "iw" codes z of one w instead, in the importance-weighted bound of a VAE, which for more of
+    them is nearer to log p(w).  kernel_sum: which kernels a step sums over, one of models.kernel_sums.  chunk: kernels that the density
     looks at at once; 0 is 512 on a CPU, whose cache they then fit, and 16384 elsewhere."""
 
-    needs = ("density", "samples", "kernel_sum", "chunk", "train_reverse")
+    needs = ("density", "samples", "kernel_sum", "chunk", "train_reverse", "bound")
 
-    def __init__(self, density, samples=1, kernel_sum=None, chunk=0, train_reverse=True):
+    def __init__(self, density, samples=1, kernel_sum=None, chunk=0, train_reverse=True, bound="elbo"):
         super().__init__()
+        if bound == "iw" and type(density) is not VAE:
+            raise ValueError(f"the importance-weighted bound is of a VAE's codes; a {type(density).__name__} has no such codes")
         self.density = copy.deepcopy(density).requires_grad_(False)
         for p in self.density.reverse_model():
             p.requires_grad_(train_reverse)
-        self.samples, self.kernel_sum, self.chunk = samples, kernel_sum or FullSum(), chunk
+        self.samples, self.codes = (1, samples) if bound == "iw" else (samples, None)
+        self.kernel_sum, self.chunk = kernel_sum or FullSum(), chunk
 
     def kl(self, q):
         """Unbiased estimate of KL(q || p), or of an upper bound on it where log_prob estimates a lower bound:
@@ -225,9 +232,15 @@ class KernelPrior(Prior):
     def sum_log_prob(self, w):
         """Sum of log p(w) over kernels w (n, 1, k, k), chunk by chunk."""
         size = self.chunk or (512 if w.device.type == "cpu" else 16384)
+        if self.codes:
+            size = max(size // self.codes, 1)
         if not torch.is_grad_enabled():
-            return sum(self.density.log_prob(chunk).sum() for chunk in w.split(size))
-        return ChunkedSum.apply(lambda chunk: self.density.log_prob(chunk).sum(), size, w, *self.psi())
+            return sum(self.log_prob(chunk).sum() for chunk in w.split(size))
+        return ChunkedSum.apply(lambda chunk: self.log_prob(chunk).sum(), size, w, *self.psi())
+
+    def log_prob(self, w):
+        """What stands for log p(w) in the objective: (n, 1, k, k) -> (n,), nats."""
+        return self.density.importance_bound(w, self.codes) if self.codes else self.density.log_prob(w)
 
 
 class GaussianPrior(KernelPrior):
@@ -249,7 +262,16 @@ class GaussianPrior(KernelPrior):
 
 
 # Densities of kernels by name: in a prior folder's params.yaml (`density`, by default vae), and in --prior_list
-DENSITIES = {"vae": VAE, "gauss": GaussianKernels, "gauss-indep": IndependentGaussian}
+DENSITIES = {
+    "vae": VAE,
+    "chain": Chain,
+    "flow": Flow,
+    "pixelcnn": PixelCNN,
+    "gmm": GaussianMixture,
+    "kde": KernelDensity,
+    "gauss": GaussianKernels,
+    "gauss-indep": IndependentGaussian,
+}
 
 # --prior_list.  A density without a closed form makes a KernelPrior.
 PRIORS = {

@@ -6,8 +6,6 @@ the layer's sums over its channels saturate, which kernels as much alike, but of
 before any net is trained.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,6 +13,7 @@ from torch.distributions import Normal
 
 from .densities import GaussianKernels, IndependentGaussian
 from .priors import KernelPrior
+from .vae import VAE
 
 DRIFT_STEPS = (0, 150, 300, 600)  # when drift() looks; the last one is the length of its schedule
 LONG_DRIFT = 3000  # a schedule that shows what comes to rest slowly
@@ -60,29 +59,19 @@ def drift(prior, kernels, at=DRIFT_STEPS, lr=1e-3, log_var=-10.0):
 
 @torch.no_grad()
 def importance_bound(vae, w, n_samples=1000, chunk=2000):
-    """Importance-weighted lower bound on log p(w) (Burda et al. 2016), nats: (n, 1, k, k) -> (n,).
-
-    log 1/K sum_k p(w|z_k) p(z_k) / r(z_k|w),    z_k ~ r(z|w),  K = n_samples"""
-    bounds = []
-    for part in w.split(max(chunk // n_samples, 1)):
-        z_mean, z_var = (t.repeat_interleave(n_samples, 0) for t in vae.encoder(part))
-        z = torch.addcmul(z_mean, z_var.sqrt(), torch.randn_like(z_mean))
-        mean, var = vae.decoder(z)
-        log_weight = Normal(mean, var.sqrt()).log_prob(part.repeat_interleave(n_samples, 0)).flatten(1).sum(1)
-        log_weight += (Normal(0.0, 1.0).log_prob(z) - Normal(z_mean, z_var.sqrt()).log_prob(z)).sum(1)
-        bounds.append(torch.logsumexp(log_weight.view(len(part), n_samples), 1) - math.log(n_samples))
-    return torch.cat(bounds)
+    """VAE.importance_bound of kernels (n, 1, k, k), n_samples codes each, in chunks: (n,), nats."""
+    return torch.cat([vae.importance_bound(part, n_samples) for part in w.split(max(chunk // n_samples, 1))])
 
 
 @torch.no_grad()
-def zero_is_denser(vae, n=400, n_samples=25):
-    """Share of decoder means, of n codes z ~ p(z), at which the density is lower than at w = 0, both by the ELBO, which is what the KL
-    term of a Bayesian net sees."""
+def zero_is_denser(density, n=400, n_samples=25):
+    """Share of decoder means, of n codes z ~ p(z), or of n samples of a density without a decoder, at which the density is lower than at
+    w = 0, both by log_prob, which is what the KL term of a Bayesian net sees."""
 
     def elbo(w):
-        return torch.stack([vae.log_prob(w) for _ in range(n_samples)]).mean(0)
+        return torch.stack([density.log_prob(w) for _ in range(n_samples if hasattr(density, "decoder") else 1)]).mean(0)
 
-    means = vae.decoder(torch.randn(n, vae.z_dim))[0]
+    means = density.decoder(density.sample_codes(n))[0] if hasattr(density, "decoder") else density.sample(n)
     return float((elbo(means) < elbo(torch.zeros_like(means)).mean()).float().mean())
 
 
@@ -94,7 +83,7 @@ def active_dimensions(vae, kernels):
 
 # What screen() finds, in the order and the words of a prior's card
 QUANTITIES = {
-    "elbo": "ELBO, nats per held-out kernel",
+    "elbo": "ELBO, or log-density if it is exact, nats per held-out kernel",
     "importance_bound": "importance-weighted bound, K = 1000",
     "independent_gaussian": "independent Gaussian, fitted to the same kernels (exact)",
     "full_gaussian": "full-covariance Gaussian (exact)",
@@ -106,7 +95,7 @@ QUANTITIES = {
     "decoder_mean_norm": "mean norm of decoder means",
     "decoder_std": "decoder's standard deviation, median",
     "norm_noise_correlation": "correlation of a decoder mean's norm with that deviation",
-    "zero_is_denser": "share of decoder means at which w = 0 is denser",
+    "zero_is_denser": "share of decoder means, or samples, at which w = 0 is denser",
 } | {
     f"{measure}_{step}": f"drift test: {measure} after {step} steps"
     for measure in ("likeness", "alignment")
@@ -114,8 +103,8 @@ QUANTITIES = {
 }
 
 
-def screen(vae, train, test, drifting=128, held_out=200, schedules=(DRIFT_STEPS, (LONG_DRIFT,))):
-    """{name in QUANTITIES: number} of a kernel VAE and the kernels (n, 1, k, k) it was fitted to, on the CPU.
+def screen(density, train, test, drifting=128, held_out=200, schedules=(DRIFT_STEPS, (LONG_DRIFT,))):
+    """{name in QUANTITIES: number} of a density and the kernels (n, 1, k, k) it was fitted to, on the CPU; some are of VAEs alone.
 
     Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness and
     alignment, in [0, 1], of `drifting` samples of the prior that drift() moved, once for each of `schedules`, its steps. The bound takes
@@ -124,29 +113,39 @@ def screen(vae, train, test, drifting=128, held_out=200, schedules=(DRIFT_STEPS,
     def norm(w):
         return w.flatten(1).norm(dim=1)
 
+    vae = density if isinstance(density, VAE) else None
     with torch.no_grad():
-        elbo = torch.stack([vae.log_prob(test).mean() for _ in range(20)]).mean().item()
-        mean, var = vae.decoder(torch.randn(4096, vae.z_dim))
-        noise = var.flatten(1).mean(1).sqrt()  # root mean square over a kernel's weights
+        elbo = torch.stack([density.log_prob(test).mean() for _ in range(20 if vae else 1)]).mean().item()
     ten, ninety = norm(train).quantile(torch.tensor([0.1, 0.9])).tolist()
     numbers = dict(
         elbo=elbo,
         independent_gaussian=IndependentGaussian.fit(train).log_prob(test).mean().item(),
         full_gaussian=GaussianKernels.fit(train).log_prob(test).mean().item(),
-        active_dimensions=active_dimensions(vae, test),
         kernel_norm=norm(train).mean().item(),
         kernel_norm_spread=ninety / ten,
         recurrence=recurrence(train),
-        sample_norm=norm(vae.sample(4096)).mean().item(),
-        decoder_mean_norm=norm(mean).mean().item(),
-        decoder_std=noise.median().item(),
-        norm_noise_correlation=torch.corrcoef(torch.stack([norm(mean), noise]))[0, 1].nan_to_num(0).item(),  # of one variance: 0
-        zero_is_denser=zero_is_denser(vae),
+        sample_norm=norm(density.sample(1024)).mean().item(),
+        zero_is_denser=zero_is_denser(density),
     )
-    if held_out:
+    if vae:
+        numbers |= screen_codes(vae, test)
+    if type(vae) is VAE and held_out:
         numbers["importance_bound"] = importance_bound(vae, test[:held_out]).mean().item()
     if not drifting:
         return numbers
-    start = vae.sample(drifting)
-    moved = {step: w for at in schedules for step, w in drift(KernelPrior(vae), start, at).items()}
+    start = density.sample(drifting)
+    moved = {step: w for at in schedules for step, w in drift(KernelPrior(density), start, at).items()}
     return numbers | {f"{measure.__name__}_{step}": measure(w) for measure in (likeness, alignment) for step, w in moved.items()}
+
+
+@torch.no_grad()
+def screen_codes(vae, test):
+    """Those of QUANTITIES that are of a VAE's codes and its decoder.  test: held-out kernels (n, 1, k, k)."""
+    mean, var = vae.decoder(vae.sample_codes(4096))
+    norm, noise = mean.flatten(1).norm(dim=1), var.flatten(1).mean(1).sqrt()  # root mean square over a kernel's weights
+    return dict(
+        active_dimensions=active_dimensions(vae, test),
+        decoder_mean_norm=norm.mean().item(),
+        decoder_std=noise.median().item(),
+        norm_noise_correlation=torch.corrcoef(torch.stack([norm, noise]))[0, 1].nan_to_num(0).item(),  # of one variance: 0
+    )

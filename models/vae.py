@@ -26,6 +26,11 @@ def variance(h):
     return F.softplus(h).clamp_min(MIN_VAR)
 
 
+def log_normal(x, mean, var):
+    """log N(x; mean, var) in nats, summed over dimensions: each (n, d) -> (n,)."""
+    return -0.5 * ((x - mean).square() / var + var.log() + LOG_2PI).sum(1)
+
+
 def as_kernels(h, k):
     """(k^2 n, 1), position by position -> (n, 1, k, k)."""
     return h.view(k * k, -1).T.reshape(-1, 1, k, k)
@@ -139,15 +144,44 @@ class VAE(Density):
             self.decoder.min_var *= factor**2
 
     def elbo_terms(self, w):
-        """One-sample estimate of E_r log p(w|z) and exact KL(r(z|w) || p(z)), in nats, each (n,); their difference is eq. 4.
+        """One-sample estimate of E_r log p(w|z), and of E_r log r(z|w) - log p(z), which is KL(r(z|w) || p(z)) in closed form, in nats,
+        each (n,); their difference is eq. 4.
 
         w: (n, 1, k, k)."""
-        z_mean, z_var = self.encoder(w)
-        z = torch.addcmul(z_mean, z_var.sqrt(), torch.randn_like(z_mean))
+        mean, var = self.encoder(w)
+        z = torch.addcmul(mean, var.sqrt(), torch.randn_like(mean))
+        return self.log_likelihood(w, z), self.code_kl(z, mean, var)
+
+    def log_likelihood(self, w, z):
+        """log p(w|z) in nats: (n, 1, k, k), (n, z_dim) -> (n,)."""
         mean, var = self.decoder(z)
-        log_lik = -0.5 * ((w - mean).square() / var + var.log()).flatten(1).sum(1) - 0.5 * LOG_2PI * self.kernel_dim**2
-        kl = 0.5 * (z_mean.square() + z_var - z_var.log() - 1).sum(1)
-        return log_lik, kl
+        return -0.5 * ((w - mean).square() / var + var.log()).flatten(1).sum(1) - 0.5 * LOG_2PI * self.kernel_dim**2
+
+    def code_kl(self, z, mean, var):
+        """KL(N(mean, var) || p(z)) in closed form, nats: each (n, z_dim) -> (n,).  z: a draw of N(mean, var), not needed here."""
+        return 0.5 * (mean.square() + var - var.log() - 1).sum(1)
+
+    def code_log_ratio(self, z, mean, var):
+        """log r(z|w) - log p(z) at a draw z of r = N(mean, var), nats: each (n, z_dim) -> (n,)."""
+        return log_normal(z, mean, var) - log_normal(z, torch.zeros_like(z), torch.ones_like(z))
+
+    def importance_bound(self, w, codes):
+        """Importance-weighted lower bound on log p(w) (Burda et al. 2016): (n, 1, k, k) -> (n,), nats. In expectation it rises with the
+        number of codes, from the ELBO to log p(w).
+
+            log 1/K sum_k p(w|z_k) p(z_k) / r(z_k|w),    z_k ~ r(z|w),  K = codes
+
+        The gradient through the codes is doubly reparametrised (Tucker et al. 2019): r in the weights is held fixed, and what reaches
+        z_k is multiplied by its normalised weight once more. The plain gradient of psi loses its signal as K grows (Rainforth et al.
+        2018)."""
+        mean, var = (t.repeat(codes, 1) for t in self.encoder(w))
+        z = torch.addcmul(mean, var.sqrt(), torch.randn_like(mean))
+        log_weight = self.log_likelihood(w.repeat(codes, 1, 1, 1), z) - self.code_log_ratio(z, mean.detach(), var.detach())
+        log_weight = log_weight.view(codes, len(w))
+        if z.requires_grad:
+            share = log_weight.detach().softmax(0).view(-1, 1)
+            z.register_hook(lambda grad: grad * share)
+        return torch.logsumexp(log_weight, 0) - math.log(codes)
 
     def log_prob(self, w):
         """Unbiased one-sample estimate of the ELBO, E_r log p(w|z) - KL(r(z|w) || p(z)), a lower bound on log p(w), tight where r(z|w) is
@@ -155,9 +189,17 @@ class VAE(Density):
         log_lik, kl = self.elbo_terms(w)
         return log_lik - kl
 
+    def loss(self, w):
+        """-ELBO (eq. 4) and its parts, means in nats per kernel."""
+        log_lik, kl = (t.mean() for t in self.elbo_terms(w))
+        return kl - log_lik, dict(elbo=log_lik - kl, loglik=log_lik, kl=kl)
+
+    def sample_codes(self, n):
+        """n codes z ~ p(z): (n, z_dim)."""
+        return torch.randn(n, self.z_dim, device=next(self.parameters(), torch.empty(0)).device)
+
     @torch.no_grad()
     def sample(self, n):
         """n kernels w ~ p(w|z), z ~ p(z): (n, 1, k, k), observation noise included."""
-        z = torch.randn(n, self.z_dim, device=next(self.parameters()).device)
-        mean, var = self.decoder(z)
+        mean, var = self.decoder(self.sample_codes(n))
         return torch.addcmul(mean, var.sqrt(), torch.randn_like(mean))

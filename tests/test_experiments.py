@@ -43,7 +43,7 @@ from experiments.launchers import Here, Workers
 from models.screen import QUANTITIES
 from myexman import status
 from myexman.logger import read_rows
-from train_vae_prior import held_out_terms
+from train_vae_prior import held_out
 from utils import load_run, load_vae, predict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +84,7 @@ def test_the_cards_say_what_the_priors_do():
         card = (ROOT / f"data/{prior}/README.md").read_text().splitlines()
         written = {q: float(line.split("|")[2]) for q, words in QUANTITIES.items() for line in card if line.startswith(f"| {words} |")}
         _, test = screening.load_split(ROOT / "data" / kernels_of)
-        assert abs(written["elbo"] - held_out_terms(load_vae(ROOT / "data" / prior), test, 20)["elbo"]) < 0.3
+        assert abs(written["elbo"] - held_out(load_vae(ROOT / "data" / prior), test, 20)["elbo"]) < 0.3
         assert written.keys() == QUANTITIES.keys()
         for quantity in ("independent_gaussian", "full_gaussian", "kernel_norm", "zero_is_denser", "likeness_600"):
             assert abs(written[quantity] - rows[prior, quantity]) < 0.05

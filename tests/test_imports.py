@@ -49,11 +49,8 @@ def project_imports(file):
 def test_imports_run_one_way(file):
     own = module_name(file)
     for imported in project_imports(file):
-        if own.split(".")[0] in ("data", "myexman"):
-            assert imported.split(".")[0] == own.split(".")[0], f"{own} imports {imported}"
-        else:
-            same_package = imported.split(".")[0] == own.split(".")[0]
-            assert layer(imported) < layer(own) or (same_package and layer(imported) == layer(own)), f"{own} imports {imported}"
+        same_package = imported.split(".")[0] == own.split(".")[0]
+        assert layer(imported) < layer(own) or (same_package and layer(imported) == layer(own)), f"{own} imports {imported}"
 
 
 def test_every_module_imports_in_a_clean_process_and_creates_nothing(tmp_path):

@@ -83,7 +83,7 @@ def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, dig
     class Killed(BaseException):
         pass
 
-    name = "held_out_terms" if script == "vae" else "evaluate"
+    name = "held_out" if script == "vae" else "evaluate"
     calls, evaluate = [], getattr(module, name)
 
     def kill_at_the_second_evaluation(*args, **kwargs):
@@ -262,7 +262,7 @@ def test_the_shipped_priors_beat_an_independent_gaussian(layer, margin):
     """By at least this many nats per held-out kernel, as their cards say."""
     kernels, prior = (Path(__file__).resolve().parents[1] / "data" / layer.format(kind) for kind in ("conv", "vae"))
     train, test = (load_kernels(kernels / f"{split}.npy") for split in ("train", "test"))
-    elbo = train_vae_prior.held_out_terms(load_vae(prior), test, n_samples=5)["elbo"]
+    elbo = train_vae_prior.held_out(load_vae(prior), test, n_samples=5)["elbo"]
     assert elbo > IndependentGaussian.fit(train).log_prob(test).mean() + margin
 
 

@@ -406,7 +406,12 @@ def test_every_kernel_has_its_turn():
     assert counts.tolist() == [3] * 24
 
 
-NEEDED = dict(a=0.51, b=1e-8, mean=torch.zeros(6, 4, 5, 5), log_var=torch.zeros(6, 4, 5, 5), samples=1, chunk=0, train_reverse=True)
+NEEDED = dict(
+    a=0.51, b=1e-8, mean=torch.zeros(6, 4, 5, 5), log_var=torch.zeros(6, 4, 5, 5), samples=1, chunk=0, train_reverse=True, bound="elbo"
+)
+
+
+SMALL = dict(kernel_dim=5, z_dim=2, hidden_dim=4, layers=2, components=3, transitions=2)
 
 
 def make_density(name, exact=False):
@@ -415,8 +420,12 @@ def make_density(name, exact=False):
     kind = DENSITIES[name]
     if hasattr(kind, "fit"):
         return kind.fit(torch.randn(40, 1, 5, 5))
-    density = kind(5, 2, 4)
-    if exact:
+    density = kind(**{option: value for option, value in SMALL.items() if option in kind.options})
+    if not isinstance(density, VAE):
+        density.adapt(torch.randn(40, 1, 5, 5))
+        for p in density.parameters():  # as if it were trained
+            nn.init.normal_(p, std=0.1)
+    elif exact:
         for head in (density.encoder.fc_mu, density.encoder.fc_sigma, density.decoder.fc_mu[0], density.decoder.fc_var[0]):
             nn.init.zeros_(head.weight)
         nn.init.zeros_(density.encoder.fc_mu.bias)
