@@ -70,7 +70,8 @@ def add_init_flags(parser):
     """Where the first kernels of each convolution come from; a single entry of a list stands for all convolutions."""
     add = parser.add_argument_group("first kernels").add_argument
     add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier; paper: vae)")
-    add("--vae_list", nargs="+", default=[], help="prior folder of each convolution, for `vae` in a list, or none")
+    what = "prior folder of each convolution, whatever its density, for `vae` in --init_list and for --prior_list, or none"
+    add("--density_list", "--vae_list", dest="vae_list", nargs="+", default=[], metavar="DIR", help=what)
     what = "folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none"
     add("--filters_list", nargs="+", default=[], help=what)
     add("--pretrained", help="run, or state dict, of a trained net, for `pretrained` in --init_list")

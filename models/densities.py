@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import nn
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 
 class Density(nn.Module):
@@ -128,10 +128,9 @@ class GaussianMixture(Density):
         floor = 1e-6 * cov.diagonal().mean() * eye  # of the arithmetic
         self.mean, self.scale = x[far_apart(x, len(self.mean))], torch.linalg.cholesky(cov + floor).repeat(len(self.mean), 1, 1)
         for _ in range(steps):
-            joint = self.components().log_prob(x[:, None]) + self.log_weight  # (n, components)
+            joint = self.log_joint(x)
             evidence = torch.logsumexp(joint, 1)
-            inverses = torch.linalg.solve_triangular(self.scale, eye.expand_as(self.scale), upper=False)
-            yield (evidence.mean() - 0.5 * penalty * inverses.square().sum()).item()
+            yield (evidence.mean() - 0.5 * penalty * self.whitening().square().sum()).item()
             share = (joint - evidence[:, None]).exp()
             mass = share.sum(0).clamp_min(1e-9)
             self.log_weight, self.mean = (mass / mass.sum()).log(), share.T @ x / mass[:, None]
@@ -139,18 +138,26 @@ class GaussianMixture(Density):
             scatter = (share.T[:, :, None] * centred).transpose(1, 2) @ centred
             self.scale = torch.linalg.cholesky((scatter + n * penalty * eye) / mass[:, None, None] + floor)
 
-    def components(self):
-        return MultivariateNormal(self.mean, scale_tril=self.scale, validate_args=False)
+    def whitening(self):
+        """The inverses of the Cholesky factors: (components, d, d)."""
+        eye = torch.eye(self.scale.shape[-1], dtype=self.scale.dtype, device=self.scale.device)
+        return torch.linalg.solve_triangular(self.scale, eye.expand_as(self.scale), upper=False)
 
-    def distribution(self):
-        return MixtureSameFamily(Categorical(logits=self.log_weight), self.components())
+    def log_joint(self, x):
+        """log p(x, c) of points x (n, d) and all components c: (n, components), nats."""
+        P = self.whitening()
+        white = P @ (x.T - self.mean[:, :, None])  # (components, d, n)
+        log_det = -self.scale.diagonal(dim1=1, dim2=2).log().sum(1)
+        return (self.log_weight + log_det - 0.5 * math.log(2 * math.pi) * x.shape[1]) - 0.5 * white.square().sum(1).T
 
     def log_prob(self, w):
-        return self.distribution().log_prob(w.flatten(1))
+        return torch.logsumexp(self.log_joint(w.flatten(1)), 1)
 
     @torch.no_grad()
     def sample(self, n):
-        return self.distribution().sample((n,)).view(n, 1, self.kernel_dim, self.kernel_dim)
+        c = torch.multinomial(self.log_weight.exp(), n, replacement=True)
+        noise = torch.randn(n, self.mean.shape[1], 1, device=self.mean.device)
+        return (self.mean[c] + (self.scale[c] @ noise)[..., 0]).view(n, 1, self.kernel_dim, self.kernel_dim)
 
 
 def far_apart(x, m):

@@ -109,7 +109,8 @@ class ExParser(Parser):
         if resume and found.config:
             self.error("--resume goes on with the run's own options: leave --config out")
         config = Path(resume) / "params.yaml" if resume else found.config
-        elsewhere = {name for name in (*self.paths, *self.names_or_paths) if any(word.split("=")[0] == f"--{name}" for word in typed)}
+        given = {word.split("=")[0] for word in typed}
+        elsewhere = {a.dest for a in self._actions if given & {*a.option_strings}} & {*self.paths, *self.names_or_paths}
         values = self.read_config(config) if config else {}
         words = self.command_line({name: value for name, value in values.items() if name not in elsewhere})
         args = super().parse_args([*words, *typed], namespace)
