@@ -147,6 +147,8 @@ def write_card(args, decrease_from, train, test, density):
     fields["options"] = ", ".join(f"{name} {value}" for name, value in options.items()) + (f", --var {args.var}" if vae else "")
     weights = BEST_WEIGHTS if density.overfits else LAST_WEIGHTS
     fields["fitted"] = "fitted at once" if hasattr(density, "fit") else TRAINED.format(**fields) + weights
+    if not vae:
+        fields["fitted"] += ".\nIts log-density is exact, and stands for the ELBO below; its samples stand for decoder means"
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
     fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
     fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if vae and args.min_std else ""
@@ -156,13 +158,18 @@ def write_card(args, decrease_from, train, test, density):
     print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
 
 
+def card_rows(folder):
+    """{words of QUANTITIES: number} of the table on a prior folder's card; nothing if there is no card."""
+    card = folder / "README.md"
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE) if card.exists() else []
+    return {words: float(value) for words, value in rows if words in QUANTITIES.values()}
+
+
 def seal(folder):
     """Write a prior folder's weights as safetensors, too, with its params.yaml and the card's table as metadata; and SHA256SUMS."""
     params = read_params(folder / "params.yaml")
     facts = {name: str(value) for name, value in params.items() if name not in ("root", "device", "out", "meta")}
-    card = folder / "README.md"
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE) if card.exists() else []
-    facts |= {words: value for words, value in rows if words in QUANTITIES.values()}
+    facts |= {words: str(value) for words, value in card_rows(folder).items()}
     weights = {name: t.contiguous() for name, t in load_weights(folder / "vae_params.torch").items()}
     with replacing(folder / "vae_params.safetensors") as (part,):
         part.write_bytes(safetensors.torch.save(weights, facts))

@@ -81,9 +81,10 @@ def active_dimensions(vae, kernels):
     return int((vae.encoder(kernels)[0].var(0, correction=0) > 0.01).sum())
 
 
-# What screen() finds, in the order and the words of a prior's card
+# What screen() finds, in the order and the words of a prior's card. Of a density that is known exactly the ELBO is its log-density; of one
+# without a decoder samples stand for decoder means.
 QUANTITIES = {
-    "elbo": "ELBO, or log-density if it is exact, nats per held-out kernel",
+    "elbo": "ELBO, nats per held-out kernel",
     "importance_bound": "importance-weighted bound, K = 1000",
     "independent_gaussian": "independent Gaussian, fitted to the same kernels (exact)",
     "full_gaussian": "full-covariance Gaussian (exact)",
@@ -95,7 +96,7 @@ QUANTITIES = {
     "decoder_mean_norm": "mean norm of decoder means",
     "decoder_std": "decoder's standard deviation, median",
     "norm_noise_correlation": "correlation of a decoder mean's norm with that deviation",
-    "zero_is_denser": "share of decoder means, or samples, at which w = 0 is denser",
+    "zero_is_denser": "share of decoder means at which w = 0 is denser",
 } | {
     f"{measure}_{step}": f"drift test: {measure} after {step} steps"
     for measure in ("likeness", "alignment")

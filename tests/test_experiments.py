@@ -1,5 +1,6 @@
 """The drivers of the experiments, in miniature."""
 
+import itertools
 import math
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from experiments import (
     continual,
     cuts,
     deep_ensemble,
+    densities,
     early_stopping,
     fair,
     fig2,
@@ -132,6 +134,19 @@ def test_a_driver_in_miniature(module, glyphs, capsys):
     assert {row["method"] for row in read_rows(folder / f"{driver.name}.csv")} == DRIVERS[module]
     assert (folder / f"{driver.name}.png").exists() == bool(driver.plot)
     assert "| --- |" in capsys.readouterr().out
+
+
+def test_densities_in_miniature(glyphs, capsys):
+    """They are fitted first, then the nets trained."""
+    densities.main(["--quick", "--data_root", str(glyphs)])
+    rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/densities.csv")
+    assert {(r["method"], r["x"]) for r in rows if r["metric"] == "elbo" and r["panel"] == "kernels"} == set(
+        itertools.product(("gmm", "flow", "gauss"), ("7x7", "5x5"))
+    )
+    assert {r["method"] for r in rows if r["metric"] == "acc"} == {
+        f"{start}{n}" for start in ("", "start of ") for n in ("gmm", "flow", "gauss")
+    }
+    assert all(r["value"] > 0 for r in rows if r["metric"] in ("kl_ms", "parameters")) and "| gmm | " in capsys.readouterr().out
 
 
 def test_auroc_of_two_normals():

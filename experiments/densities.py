@@ -1,0 +1,159 @@
+"""Every density of kernels as a prior: how well it models kernels that it has not seen, where it drifts, what its KL term costs, and the
+Bayesian CNN under it, n = 50.
+
+    python -m experiments.densities --data_root DATA_ROOT --workers 2
+
+First the densities are fitted to the shipped kernels, into <runs>/densities; the VAE is the shipped one. Nets start from samples of the
+density that is their prior; `start of NAME` is N(0, 1) as the prior, from the same start.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.distributions import Normal
+
+import train_vae_prior
+from models.pictures import new_figure, save_figure
+from models.priors import DENSITIES, PRIORS, KernelPrior
+from models.screen import QUANTITIES
+from utils import load_density, run_cli
+
+from .fig2 import net_options
+from .grid import ROOT, Driver, Job, command_line, full_sum, markdown, mean_std, runs_root, select
+
+# What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
+FITS = {
+    "gmm": (dict(components=16), dict(components=8)),
+    "flow": (dict(hidden_dim=64, bs=64), dict(hidden_dim=64, num_epochs=60)),
+    "pixelcnn": (dict(hidden_dim=32, bs=64), dict(hidden_dim=32, num_epochs=30)),
+    "chain": (dict(z_dim=4, hidden_dim=32, min_std=0.105, num_epochs=500, bs=16), dict(z_dim=4, hidden_dim=64, num_epochs=100, bs=64)),
+}
+SIZES = (7, 5)
+FACTS = {
+    "elbo": "nats per held-out kernel (7x7, 5x5)",
+    "importance_bound": "with 1000 codes",
+    "likeness_600": "likeness after 600 steps",
+    "likeness_3000": "after 3000",
+    "parameters": "numbers",
+    "kl_ms": "KL of 4096 kernels, ms",
+}
+
+
+def folder_of(name, k, quick=False):
+    if name == "vae":
+        return ROOT / f"data/fconv/vae{k}x{k}"
+    return (runs_root() / "quick" if quick else runs_root()) / f"densities/{name}{k}x{k}"
+
+
+def facts(folder):
+    """Rows of what a prior folder's card says, of its size, and of the time of the KL term of 4096 kernels, forward and backward, in ms."""
+    density, card = load_density(folder), train_vae_prior.card_rows(folder)
+    values = {name: card[words] for name, words in QUANTITIES.items() if words in card}
+    values["parameters"] = sum(t.numel() for t in density.state_dict().values())
+    prior = PRIORS[next(name for name, kind in DENSITIES.items() if kind is type(density))]
+    prior = KernelPrior(density) if prior is KernelPrior else prior(density)
+    mean = torch.zeros(64, 64, density.kernel_dim, density.kernel_dim, requires_grad=True)
+    times = []
+    for _ in range(4):  # the first of them allocates
+        began = time.perf_counter()
+        prior.kl(Normal(mean, 0.1)).backward()
+        times.append(1000 * (time.perf_counter() - began))
+    values["kl_ms"] = sorted(times[1:])[1]
+    return [dict(metric=name, value=value, steps="") for name, value in values.items()]
+
+
+def fit(argv):
+    """Fit a density, unless it is the shipped VAE.  argv: train_vae_prior's options, of which the last is --out, or the folder alone."""
+    if len(argv) > 1:
+        train_vae_prior.main(argv)
+    return Path(argv[-1])
+
+
+def add_arguments(parser):
+    parser.add_argument("--densities", nargs="+", choices=sorted(DENSITIES), default=sorted(DENSITIES), help="which")
+    parser.add_argument("--fits_only", action="store_true", help="fit them, and train no nets")
+    parser.add_argument("--num_examples", type=int, nargs="+", default=[50], help="sizes of the training set")
+    parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
+
+
+def settings(args):
+    return {"kernels": "the shipped kernels", args.panel: f"reduced: {args.epochs} epochs, full KL sum"}
+
+
+def jobs(args):
+    """The fits, and the nets under what has been fitted."""
+    for name in args.densities:
+        folders = [folder_of(name, k, args.quick) for k in SIZES]
+        for k, folder, more in zip(SIZES, folders, FITS.get(name, ({}, {}))):
+            options = dict(density=name, kernel_dim=k, data_dir=ROOT / f"data/fconv/conv{k}x{k}") | more
+            options |= dict(num_epochs=1, no_screen=True) if args.quick else {}
+            argv = [str(folder)] if name == "vae" else command_line(**options, out=folder)
+            yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
+        if args.fits_only or not all((folder / "vae_params.safetensors").exists() for folder in folders):
+            continue
+        shared = net_options(args) | dict(net_cfg="bayes", vae_list=folders, init_list="vae")
+        for n in args.num_examples:
+            for split in range(args.splits):
+                data = dict(num_examples=n, data_split_seed=split)
+                yield Job(args.panel, name, str(n), split, command_line(**shared, **data, **full_sum(), prior_list=name))
+                yield Job(args.panel, f"start of {name}", str(n), split, command_line(**shared, **data, prior_list="sn"))
+
+
+def table(rows):
+    """By density: of both sizes of kernels what FACTS names, and accuracy, NLL and ECE of the nets; as Markdown."""
+    lines, sizes = [], sorted({r["x"] for r in rows if r["panel"] != "kernels"})
+    for name in sorted({r["method"] for r in rows if r["panel"] == "kernels"}):
+        cells = []
+        for metric in FACTS:
+            values = [select(rows, panel="kernels", method=name, x=f"{k}x{k}", metric=metric) for k in SIZES]
+            cells.append(", ".join(f"{v[0]:.3g}" if len(v) else "–" for v in values))
+        for n in sizes:
+            found = [r for r in rows if r["panel"] != "kernels" and r["x"] == n]
+            cells += [mean_std(select(found, method=name, metric=metric)) for metric in ("acc", "nll", "ece")]
+            cells.append(mean_std(select(found, method=f"start of {name}", metric="acc")))
+        lines.append([name, *cells])
+    heads = [f"n = {n}: {what}" for n in sizes for what in ("accuracy", "NLL", "ECE", "accuracy, start alone")]
+    return markdown(" | ".join(["density", *FACTS.values(), *heads]), lines)
+
+
+def plot(rows, file):
+    """Accuracy of the nets under a density against its nats per held-out 7x7 kernel, and against the likeness of its drift test."""
+    figure, axes = new_figure(9, 3.6, columns=2, sharey=True)
+    for axis, (metric, label) in zip(
+        axes, (("elbo", "nats per held-out 7x7 kernel"), ("likeness_600", "likeness of 7x7 kernels after 600 steps"))
+    ):
+        for i, name in enumerate(sorted({r["method"] for r in rows if r["panel"] == "kernels"})):
+            x = select(rows, panel="kernels", method=name, x="7x7", metric=metric)
+            y = select([r for r in rows if r["panel"] != "kernels"], method=name, metric="acc")
+            if len(x) and len(y):
+                axis.errorbar(x[0], y.mean(), [[y.mean() - y.min()], [y.max() - y.mean()]], fmt="o", capsize=3, color=f"C{i}")
+                axis.annotate(name, (x[0], y.mean()), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axis.set(xlabel=label)
+    axes[0].set(ylabel="accuracy under it as the prior")
+    save_figure(figure, file)
+
+
+DRIVER = Driver(
+    "densities",
+    __doc__,
+    add_arguments,
+    dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=1, densities=["gmm", "flow", "gauss"]),
+    settings,
+    jobs,
+    table,
+    plot,
+)
+
+
+def main(argv=None):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not {"--fits_only", "--plot_only"} & {*argv}:
+        DRIVER.main([*argv, "--fits_only"])
+    DRIVER.main(argv)
+
+
+if __name__ == "__main__":
+    run_cli(main)
