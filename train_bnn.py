@@ -121,6 +121,7 @@ def check_options(args, net, layers, train, test):
         (fixed and args.logvarinit_std, "--logvarinit_std is for a free variance; with --alpha there is none"),
         (vd and clipped, "--max_logsigma clips a free variance; under the prior vd it is alpha mean^2"),
         (vd and args.logvarinit_std, "--logvarinit_std is for a free variance; under the prior vd it is alpha mean^2"),
+        (args.bound == "iw" and "vae" not in priors, "--bound iw is of the codes of the prior vae, which --prior_list does not name"),
         (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
         (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
         ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from tqdm import trange
 
-from models.memory import build
+from models.memory import build, check_room
 from models.pictures import plot_kernels, plot_latent
 from models.priors import DENSITIES
 from models.screen import QUANTITIES, screen
@@ -211,12 +211,11 @@ def make_density(args, train):
     options = {name: getattr(args, name) for name in kind.options if name in args}
     if hasattr(kind, "fit"):
         del options["kernel_dim"]
+        check_room(4 * options.get("components", 1) * train.numel(), "what expectation maximisation needs for that many --components")
         return kind.fit(train, **options)
     sizes = "the weights of the density for " + " ".join(f"--{name} {value}" for name, value in options.items())
     if not issubclass(kind, VAE):
-        density = build(lambda: kind(**options), sizes).to(args.device)
-        density.adapt(train)
-        return density
+        return build(lambda: kind(**options), sizes).to(args.device)
     scale = min(train.std().item() / TYPICAL_WEIGHT, 1)
     options["min_std"] /= scale
     vae = build(lambda: kind(**options), sizes).to(args.device)
@@ -233,8 +232,11 @@ def train_density(args, density, train, test, decrease_from):
     training kernels, which it does not see."""
     watched, name = test, "test"
     if density.overfits:
+        if len(train) < 12:
+            raise ValueError(f"{len(train)} training kernels are too few to leave a sixth out, as {args.density} needs")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(train.device)
         watched, train, name = train[order[: len(train) // 6]], train[order[len(train) // 6 :]], "valid"
+    density.adapt(train)
     opt = torch.optim.Adam([p for p in density.parameters() if p.requires_grad], fused=True)
     start = resume(args, args.num_epochs, vae=density, opt=opt) if args.resume else 0
     log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)

@@ -351,7 +351,9 @@ def load_density(path, device=None, weights=None):
         density = build(lambda: kind(**options), f"the weights of the density in {path / 'params.yaml'}")
     except TypeError as e:
         raise ValueError(f"{path / 'params.yaml'} does not describe a density of kernels: {' '.join(str(e).split())}") from e
-    state, own = load_weights(path / weights), density.state_dict()
+    state = load_weights(path / weights)
+    density.resize(state)
+    own = density.state_dict()
     for k in own.keys() & state.keys():  # a 1x1 head may be stored as Conv2d, ConvTranspose2d or Linear: same numbers, other shape
         if own[k].squeeze().shape == state[k].squeeze().shape:
             state[k] = state[k].reshape(own[k].shape)

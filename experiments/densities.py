@@ -9,6 +9,7 @@ density that is their prior; `start of NAME` is N(0, 1) as the prior, from the s
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ import train_vae_prior
 from models.pictures import new_figure, save_figure
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.screen import QUANTITIES
+from myexman import go_on
 from utils import load_density, run_cli
 
 from .fig2 import net_options
@@ -67,7 +69,7 @@ def facts(folder):
 def fit(argv):
     """Fit a density, unless it is the shipped VAE.  argv: train_vae_prior's options, of which the last is --out, or the folder alone."""
     if len(argv) > 1:
-        train_vae_prior.main(argv)
+        go_on(train_vae_prior.main, argv)
     return Path(argv[-1])
 
 
@@ -92,7 +94,10 @@ def jobs(args):
             options |= dict(num_epochs=1, no_screen=True) if args.quick else {}
             argv = [str(folder)] if name == "vae" else command_line(**options, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
-        if args.fits_only or not all((folder / "vae_params.safetensors").exists() for folder in folders):
+        if args.fits_only:
+            continue
+        if not all((folder / "vae_params.safetensors").exists() for folder in folders):
+            print(f"note: no nets under {name}: {folders[0].parent} lacks its fits", file=sys.stderr)
             continue
         shared = net_options(args) | dict(net_cfg="bayes", vae_list=folders, init_list="vae")
         for n in args.num_examples:
@@ -151,7 +156,8 @@ DRIVER = Driver(
 def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     if not {"--fits_only", "--plot_only"} & {*argv}:
-        DRIVER.main([*argv, "--fits_only"])
+        with suppress(ValueError):  # what could not be fitted is told in the end
+            DRIVER.main([*argv, "--fits_only"])
     DRIVER.main(argv)
 
 

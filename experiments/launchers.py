@@ -143,6 +143,7 @@ class Slurm(Launcher):
     parameters: of submitit's AutoExecutor.  Raises ValueError if submitit or Slurm is missing."""
 
     POLL, ASK = 1.0, 10.0  # seconds between looks at the folder, and at the queue
+    PATIENCE = 60.0  # seconds that a job may be in neither, as a shared file system is slow to show a file
 
     class Handle:
         def __init__(self, folder, number):
@@ -195,14 +196,15 @@ class Slurm(Launcher):
     def ended(self, handles):
         time.sleep(self.POLL)
         self.look_for_lost(handles)
-        return [name for name, handle in handles.items() if handle.job.paths.result_pickle.exists() or handle.lost > 1]
+        return [
+            name for name, handle in handles.items() if handle.job.paths.result_pickle.exists() or handle.lost * self.ASK > self.PATIENCE
+        ]
 
     def collected(self, name):
         self.note({name: "collected"})
 
     def look_for_lost(self, handles):
-        """Count how often a job was not in the queue, which twice in a row, with no result, is its end. (sacct, which would know, is not on
-        every cluster.)"""
+        """Count how often in a row a job was not in the queue. (sacct, which would know how it ended, is not on every cluster.)"""
         if time.monotonic() - self.asked < self.ASK:
             return
         self.asked = time.monotonic()
@@ -217,7 +219,7 @@ def add_launcher_flags(parser):
     add = parser.add_argument_group("where the runs take place").add_argument
     add("--launcher", choices=["local", "slurm"], default="local", help="on this machine, or as jobs of a Slurm cluster (needs submitit)")
     add("--workers", type=at_least(1), help="runs side by side: processes of one thread each, or Slurm jobs (default: 1, or all)")
-    add("--time_limit", type=at_least(0, float), help="seconds after which no further run starts")
+    add("--time_limit", type=at_least(0, float), help="seconds after which no further run starts on this machine")
     add("--retry", action="store_true", help="run again what failed before")
     add("--partition", help="Slurm's partition")
     add("--minutes", type=at_least(1), default=60, help="time of a Slurm job, which then goes on in another")

@@ -45,10 +45,11 @@ def parse_args(argv=None):
     parser.add_argument("--metric", help="column of the logs to draw (default: the first of accuracy or ELBO)")
     add_launcher_flags(parser)
     args = parser.parse_args(argv)
+    args.fixed = " ".join(args.fixed.split())
     names = [name for name, _ in args.grid]
     if len(set(names)) < len(names):
         parser.error("--grid: an option comes twice")
-    if not re.fullmatch(r"[\w.-]+", args.name):
+    if not re.fullmatch(r"\w[\w.-]*", args.name):
         parser.error(f"--name {args.name}: letters, digits, dots, dashes")
     return args
 
@@ -124,7 +125,7 @@ def main(argv=None):
     wanted = list(jobs(args))
     rows, failed = run_grid(wanted, file, setting, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
     keys = {(job.method, job.seed) for job in wanted}
-    rows = [r for r in rows if r["setting"] == args.fixed and (r["method"], r["seed"]) in keys]
+    rows = [r for r in rows if (r["panel"], r["setting"]) == (args.script, args.fixed) and (r["method"], r["seed"]) in keys]
     if rows:
         print(table(rows))
         plot(args, rows, file.with_suffix(".png"))

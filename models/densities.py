@@ -32,6 +32,9 @@ class Density(nn.Module):
         log_prob = self.log_prob(w).mean()
         return -log_prob, dict(elbo=log_prob)  # one name for all densities; of an exact one it is the log-density
 
+    def resize(self, state):
+        """Make room for a state dict whose sizes the options do not say."""
+
     def adapt(self, kernels):
         """Take from the training kernels what is not learned by gradients, such as their scale."""
 
@@ -107,7 +110,10 @@ class GaussianMixture(Density):
 
     @classmethod
     def fit(cls, kernels, components=8, ridge=0.01, steps=200, tolerance=1e-4):
-        """ridge: as in em().  Ends after `steps`, or when the objective gains less than `tolerance` nats per kernel in a step."""
+        """ridge: as in em().  Ends after `steps`, or when the objective gains less than `tolerance` nats per kernel in a step.  Raises
+        ValueError if there are more components than kernels."""
+        if components > len(kernels):
+            raise ValueError(f"{components} components for {len(kernels)} kernels: fewer are needed (--components)")
         density, last = cls(kernels.shape[-1], components).double().to(kernels.device), -math.inf
         for value in density.em(kernels.double(), ridge, steps):
             if value - last < tolerance:
@@ -172,15 +178,14 @@ def far_apart(x, m):
 
 
 class KernelDensity(Density):
-    """A Gaussian around each of the `points` training kernels, all with the kernels' covariance times bandwidth^2: a kernel density
+    """A Gaussian around each training kernel, its `points`, all with the kernels' covariance times bandwidth^2: a kernel density
     estimate, as scipy.stats.gaussian_kde is.  log_prob is exact."""
 
-    options = dict(kernel_dim=int, points=int)
     CHUNK = 1 << 22  # distances at once
 
-    def __init__(self, kernel_dim, points=1):
+    def __init__(self, kernel_dim):
         super().__init__(kernel_dim)
-        self.register_buffer("points", torch.zeros(points, kernel_dim**2))
+        self.register_buffer("points", torch.zeros(1, kernel_dim**2))
         self.register_buffer("scale", torch.eye(kernel_dim**2))  # lower Cholesky factor of the kernels' covariance
         self.register_buffer("bandwidth", torch.tensor(1.0))
 
@@ -200,12 +205,15 @@ class KernelDensity(Density):
             for trial.bandwidth in torch.tensor(tried, device=x.device):
                 scores.append(trial.log_prob(held_out.reshape(shape)).mean().item())
             bandwidth = tried[scores.index(max(scores))]
-        density = cls(kernels.shape[-1], n).to(x.device)
+        density = cls(kernels.shape[-1]).to(x.device)
         cov = covariance(x, correction=1)
         density.points = x.clone()
         density.scale = torch.linalg.cholesky(cov + 1e-6 * cov.diagonal().mean() * torch.eye(d, device=x.device))
         density.bandwidth = torch.tensor(rules.get(bandwidth, bandwidth), device=x.device)
         return density
+
+    def resize(self, state):
+        self.points = torch.empty_like(state.get("points", self.points))
 
     def log_prob(self, w):
         """(n, 1, k, k) -> (n,), nats."""

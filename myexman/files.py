@@ -1,8 +1,9 @@
 """Files that are whole at any time."""
 
 import os
+import secrets
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -15,7 +16,7 @@ def replacing(*files):
 
     Raises OSError in one line, as on a full disk; the former files are then as they were."""
     files = [Path(file) for file in files]
-    parts = [file.with_name(f".{os.getpid()}.{file.name}") for file in files]
+    parts = [file.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{file.name}") for file in files]
     try:
         yield parts
         for part in parts:
@@ -23,14 +24,26 @@ def replacing(*files):
                 os.fsync(f.fileno())
         for part, file in zip(parts, files):
             part.replace(file)
+        for folder in {file.parent for file in files}:
+            sync_folder(folder)
     except BaseException as e:
         for part in parts:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         if not isinstance(e, OSError):
             raise
         why = e.strerror or e
         what = f"{files[0]} ({why}); the former one is" if len(files) == 1 else f"to {files[0].parent} ({why}); what was there is"
         raise OSError(f"cannot write {what} kept") from e
+
+
+def sync_folder(folder):
+    """Put a folder's list of files on the disk."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def clear_parts(folder):

@@ -1,6 +1,7 @@
 """Index: all runs under a root as a table, whatever state their files are in."""
 
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,23 +57,24 @@ class Index:
 
 
 def go_on(main, argv):
-    """main(argv) of a script, or that with --resume of the last run under $DWP_PATH that this command line and commit began, that was
-    stopped or killed, and that left a checkpoint.  Returns what main does."""
-    return main(["--resume", str(run)] if (run := unfinished(argv)) else argv)
+    """main(argv) of a script, or that with --resume of the last run under $DWP_PATH that this script, command line and commit began, that
+    was stopped or killed, and that left a checkpoint.  Returns what main does."""
+    run = unfinished(f"{main.__module__.split('.')[-1]}.py", argv)
+    return main(["--resume", str(run)] if run else argv)
 
 
-def unfinished(argv):
+def unfinished(script, argv):
     """The folder of that run, or None."""
-    index, commit = Index(os.environ.get("DWP_PATH", "./logs")), git_state()
-    for link in reversed(index.links()):
+    origin = dict(git_state(), script=script, argv=list(argv))
+    for link in reversed(Index(os.environ.get("DWP_PATH", "./logs")).links()):
         facts = status(link)
-        mine = facts["state"] == "running" and facts.get("job") == os.environ.get("SLURM_JOB_ID", -1)  # a job that is queued again keeps it
-        if not (facts["state"] in ("stopped", "killed") or mine) or not (link / "checkpoint.torch").exists():
-            continue
-        with suppress(OSError, ValueError):
-            meta = read_params(link / "params.yaml").get("meta") or {}
-            if meta.get("argv") == list(argv) and {name: meta.get(name) for name in commit} == commit:
-                return link.resolve()
+        # A Slurm job that is queued again keeps its number, and may begin on another node before the first counts as dead.
+        moved = facts.get("job") == os.environ.get("SLURM_JOB_ID", -1) and facts.get("host") != platform.node()
+        if (facts["state"] in ("stopped", "killed") or moved) and (link / "checkpoint.torch").exists():
+            with suppress(OSError, ValueError):
+                meta = read_params(link / "params.yaml").get("meta") or {}
+                if {name: meta.get(name) for name in origin} == origin:
+                    return link.resolve()
     return None
 
 

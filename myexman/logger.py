@@ -113,7 +113,8 @@ def progress(run_dir):
 
 
 def read_rows(file):
-    """The rows of a CSV file as dicts, numbers as numbers; a last line that was cut off by a kill is left out.
+    """The rows of a CSV file as dicts, numbers as numbers; a last line without an end, which a kill cut off, is left
+    out, as append_rows() leaves it out.
 
     Raises OSError, and ValueError in one line if it is no such file."""
 
@@ -128,8 +129,9 @@ def read_rows(file):
         return text
 
     try:
-        with Path(file).open(newline="", encoding="utf-8-sig") as f:
-            rows = [row for row in csv.DictReader(f, strict=True) if None not in row.values()]
+        text = Path(file).read_bytes().decode("utf-8-sig")
+        whole = text[: text.rfind("\n") + 1]
+        rows = [row for row in csv.DictReader(io.StringIO(whole, newline=""), strict=True) if None not in row.values()]
     except (UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f"{file} is not a CSV file in UTF-8") from e
     if any(None in row for row in rows):

@@ -10,11 +10,16 @@ from scipy import integrate, stats
 from torch import nn
 from torch.distributions import MultivariateNormal
 
+import train_vae_prior
 from models.chain import Chain
 from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity
 from models.flow import Coupling, Flow
 from models.pixelcnn import PixelCNN
+from models.priors import DENSITIES
 from models.vae import VAE
+from myexman.logger import read_rows
+from train_vae_prior import card_rows
+from utils import load_density, load_weights
 
 EXACT = {
     "gauss": GaussianKernels.fit,
@@ -225,3 +230,32 @@ def test_every_density_says_what_it_minimises():
         loss, report = density.loss(kernels)
         assert isinstance(density, Density) and torch.allclose(loss, -density.log_prob(kernels).mean())
         assert list(report) == ["elbo"] and math.isclose(report["elbo"].item(), -loss.item())
+
+
+@pytest.mark.parametrize("name", ["gmm", "kde", "flow", "pixelcnn", "chain"])
+def test_a_fitted_density_is_a_prior_folder(tmp_path, name):
+    """From kernels to train_vae_prior.py, utils.load_density, and a Bayesian net under it."""
+    for split, n in (("train", 40), ("test", 10)):
+        np.save(tmp_path / f"{split}.npy", two_heaps(n, 5).numpy())
+    options = f"--density {name} --kernel_dim 5 --z_dim 2 --hidden_dim 4 --components 2 --layers 2 --num_epochs 4 --eval_freq 2 --bs 16"
+    words = [*options.split(), "--no_screen", "--data_dir", str(tmp_path), "--out", str(tmp_path / "prior")]
+    run = train_vae_prior.main(words)
+    density = load_density(tmp_path / "prior")
+    assert type(density) is DENSITIES[name] and (tmp_path / "prior/kernels.png").exists()
+    w = torch.from_numpy(np.load(tmp_path / "test.npy"))
+    torch.manual_seed(0)
+    value = density.log_prob(w).mean().item()
+    assert abs(value - card_rows(tmp_path / "prior")["ELBO, nats per held-out kernel"]) < (3 if name == "chain" else 0.01 * abs(value))
+    if density.overfits:
+        best = max(row["valid_elbo"] for row in read_rows(run / "logs.csv"))
+        assert best > -math.inf and not (run / "vae_params_best.torch").samefile(run / "vae_params.torch")
+        assert all(torch.equal(a, b) for a, b in zip(load_weights(run / "vae_params_best.torch").values(), density.state_dict().values()))
+
+
+def test_mistakes_in_a_density(tmp_path):
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}.npy", two_heaps(9, 5).numpy())
+    words = ["--kernel_dim", "5", "--data_dir", str(tmp_path)]
+    for name, message in (("gmm", "fewer are needed"), ("flow", "too few to leave a sixth out")):
+        with pytest.raises(ValueError, match=message):
+            train_vae_prior.main([*words, "--density", name, "--components", "10"])

@@ -294,14 +294,21 @@ def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch):
         write_yaml(args.run_dir / "status.yaml", dict(state=state, host="elsewhere", job=job))
         return args.run_dir
 
+    def main(argv):
+        return argv
+
+    main.__module__ = "script"
     words = ["--lr", "3"]
     stopped = begin(*words, state="stopped")
     begin("--lr", "4", state="stopped")
     begin(*words, state="finished")
     queued = begin(*words, state="running", job="7")
-    assert go_on(list, words) == ["--resume", str(stopped)]
+    assert go_on(main, words) == ["--resume", str(stopped)]
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert go_on(list, words) == ["--resume", str(queued)]
-    assert go_on(list, ["--lr", "5"]) == ["--lr", "5"]
+    assert go_on(main, words) == ["--resume", str(queued)]
+    assert go_on(main, ["--lr", "5"]) == ["--lr", "5"]
     monkeypatch.setattr("myexman.index.git_state", lambda: dict(commit="another", dirty=False))
-    assert go_on(list, words) == words
+    assert go_on(main, words) == words
+    monkeypatch.undo()
+    main.__module__ = "other"
+    assert go_on(main, words) == words
