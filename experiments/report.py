@@ -21,7 +21,22 @@ from myexman import Parser
 from myexman.logger import read_rows
 from utils import run_cli
 
-from . import ablations, continual, cuts, early_stopping, fair, fig2, fig3, fig4, random_labels, sparsification, swaps, tune, uncertainty
+from . import (
+    ablations,
+    continual,
+    cuts,
+    densities,
+    early_stopping,
+    fair,
+    fig2,
+    fig3,
+    fig4,
+    random_labels,
+    sparsification,
+    swaps,
+    tune,
+    uncertainty,
+)
 from .grid import FIGURES, HERE, METHODS, RESULTS, ROOT, Driver, ensemble_wins, markdown, mean_std, select
 
 MARKS = "<!-- results: written by experiments.report from experiments/notes.md -->", "<!-- end of results -->"
@@ -57,6 +72,7 @@ DRIVERS = {
         ablations,
         continual,
         cuts,
+        densities,
         early_stopping,
         fair,
         fig2,
@@ -328,6 +344,18 @@ def report(text):
     if rows:
         lines += ["", "## The paper's schedule, n = 50", "", text.get("early_stopping", ""), "", early_stopping.DRIVER.table(rows)]
         lines += ["", *pictures(early_stopping.DRIVER)]
+    rows = results(densities.DRIVER)
+    if rows:
+        lines += [
+            "",
+            "## Densities of kernels",
+            "",
+            "`python -m experiments.densities`.",
+            "",
+            text["densities"],
+            "",
+            densities.DRIVER.table(rows),
+        ]
     lines += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures --figures fig1 fig5 fig6`.", ""]
     lines += [f"![{name}](figures/{name}.png)\n" for name in ("fig1", "fig5", "fig6")]
     for table in ("table1", "table2"):
