@@ -232,7 +232,7 @@ def test_a_folder_may_hold_another_density(name, tmp_path):
     with pytest.raises(ValueError, match="not a kernel VAE"):
         load_vae(tmp_path)
     (tmp_path / "params.yaml").write_text("density: spline\nkernel_dim: 5")
-    with pytest.raises(ValueError, match="choose from gauss"):
+    with pytest.raises(ValueError, match="choose from chain"):
         load_density(tmp_path)
 
 
