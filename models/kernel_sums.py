@@ -38,7 +38,9 @@ class Draw(nn.Module):
 class Turns(Draw):
     """m kernels, which take turns; the gradients of the others are remembered (stochastic average gradient, Le Roux et al. 2012).
 
-    Every kernel is pushed evenly, by a gradient out of date by less than 2 n / m steps: the full sum's effect at a draw's price.
+    Every kernel is pushed evenly, at a draw's price, by a gradient out of date by less than 2 n / m steps. Where weights move in that time
+    by as much as the density is wide, that is too old: Adam overshoots, and the net is worse than under the full sum
+    (results/ablations.csv).
     Without gradients there is nothing to remember, and no turn is taken: a plain draw."""
 
     def __init__(self, m):

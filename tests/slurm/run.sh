@@ -33,12 +33,11 @@ SlurmdLogFile=$dir/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
 MpiDefault=none
 JobRequeue=1
 KillWait=20
 ReturnToService=2
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=2000 State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=$(awk '/^MemTotal/ {print int($2 * 0.9 / 1024)}' /proc/meminfo) State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 E1
 export SLURM_CONF=$dir/slurm.conf
@@ -52,6 +51,7 @@ stop() {
         [ ! -f "$dir/$name.pid" ] || kill "$(cat "$dir/$name.pid")" || true
     done
     [ -z "$own_munge" ] || pkill -x munged || true
+    sleep 1
     rm -rf "$dir" || true
 }
 trap stop EXIT

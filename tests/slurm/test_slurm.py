@@ -23,7 +23,7 @@ SLURM = ("--launcher", "slurm", "--mem_gb", "0.8")
 
 def sweep(digits, root, *words):
     """The command of a grid of three points that take some seconds, and one that fails."""
-    fixed = f"--data {digits} --hid_dim 3 4 --epochs 600 --eval_freq 300 --bs 50 --ens 2 --save_every 1"
+    fixed = f"--data {digits} --hid_dim 3 4 --epochs 1000 --eval_freq 500 --bs 50 --ens 2 --save_every 1"
     grid = ["--grid", "num_examples=30,40,50,1", "--fixed", fixed, "--name", "grid"]
     return dict(
         args=[sys.executable, "-m", "experiments.sweep", "train_bnn.py", *grid, *words],
