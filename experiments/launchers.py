@@ -70,7 +70,7 @@ class Workers(Launcher):
     class Handle:
         def __init__(self, context, call):
             self.pipe, end = context.Pipe(duplex=False)
-            self.process = context.Process(target=work, args=(end, call))
+            self.process = context.Process(target=work, args=(end, call, dict(os.environ)))
             self.process.start()
             end.close()
 
@@ -104,8 +104,9 @@ class Workers(Launcher):
         return names
 
 
-def work(pipe, call):
-    """What a worker does."""
+def work(pipe, call, environment):
+    """What a worker does.  environment: the variables of its driver, for the server that forks it may be older than they are."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
     threading.Thread(target=end_with_the_driver, daemon=True).start()
     with contextlib.suppress(Stopped, BrokenPipeError):  # told to end; nobody listens
