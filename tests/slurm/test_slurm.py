@@ -28,7 +28,7 @@ def sweep(digits, root, *words):
     return dict(
         args=[sys.executable, "-m", "experiments.sweep", "train_bnn.py", *grid, *words],
         cwd=ROOT,
-        env=os.environ | dict(DWP_PATH=str(root)),
+        env=os.environ | dict(DWP_PATH=str(root), OMP_NUM_THREADS="1"),  # as many as a job has: sums differ with threads
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
