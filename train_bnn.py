@@ -18,7 +18,7 @@ from tqdm import trange
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, BayesLayer, bayes_layers, init_posterior, set_rates
 from models.initialization import initialize
-from models.kernel_sums import Draw, FullSum, Turns
+from models.kernel_sums import kernel_sum
 from models.memory import check_room
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
@@ -144,7 +144,7 @@ def build_priors(args, sources):
     priors = torch.nn.ModuleList()
     for word, layer in zip(prior_names(args.prior_list, bayesian), bayesian):
         name, _, run = word.partition(":")
-        offered = dict(options, kernel_sum=make_kernel_sum(args), density=density_for(name, layer))
+        offered = dict(options, kernel_sum=kernel_sum(args.kl_kernels, args.kl_memory), density=density_for(name, layer))
         if run:
             offered |= former_posterior(run, layer.name)
         kind = PRIORS[name]
@@ -162,13 +162,6 @@ def density_for(name, layer):
     if type(layer.density) is kind:
         return layer.density
     return kind.fit(layer.kernels) if hasattr(kind, "fit") and layer.kernels is not None else None
-
-
-def make_kernel_sum(args):
-    """What chooses the kernels of a layer that a step sums over."""
-    if not args.kl_kernels:
-        return FullSum()
-    return Turns(args.kl_kernels) if args.kl_memory else Draw(args.kl_kernels)
 
 
 def former_posterior(run, name):

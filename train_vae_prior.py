@@ -7,29 +7,23 @@ The run folder is a prior folder, to be loaded by utils.load_density: params.yam
 vae_params_best.torch (best ELBO on the held-out kernels), pictures, sums, and a README.md card. --out copies all but the best elsewhere.
 """
 
-import hashlib
-import re
-import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from tqdm import trange
 
 from models.memory import build, check_room
-from models.pictures import plot_kernels, plot_latent
+from models.prior_folder import LAST, check_out, draw, publish, seal, write_card
 from models.priors import DENSITIES
-from models.screen import QUANTITIES, screen
 from models.vae import CODERS, VAE
-from myexman import Checkpoints, ExParser, Logger, at_least, commit_name, read_params, replacing, resume, save_state, script
-from utils import SUMS, add_run_flags, linear_lr, load_kernels, load_weights, run_cli, seed_everything, train_epoch
+from myexman import Checkpoints, ExParser, Logger, at_least, resume, save_state, script
+from utils import add_run_flags, linear_lr, load_kernels, load_weights, run_cli, seed_everything, train_epoch
 
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
 # larger ones left as it is, since scaling up slows its training.
 TYPICAL_WEIGHT = 0.1
-LAST = ("kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS)  # made when the fit is done
-ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", *LAST)
 
 
 def parse_args(argv=None):
@@ -75,134 +69,6 @@ def load_split(data_dir, kernel_dim, device):
     if (train == train[0]).all():
         raise ValueError(f"{data_dir}: the training kernels ({len(train)}) are all the same, there is nothing to fit")
     return train, test
-
-
-CARD = """# {title}, {k}x{k}
-
-The prior of a {k}x{k} convolution; `utils.load_{loader}` loads it. {options}{bounded};
-{fitted}.
-
-Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
-
-| quantity | value |
-|---|---|
-{rows}
-
-The drift test: Adam minimises the KL term alone over samples of the prior, with no data to hold them back, in a schedule of 600 steps
-and in one of 3000. Likeness is the mean absolute cosine between two of them, alignment the length of the mean of w / |w|. A prior that
-makes them all point one way (both near 1) ruins a net under the full KL sum.
-
-Made {date}, commit {commit}, on {machine}, by
-
-    python train_vae_prior.py {argv}
-
-![kernels](kernels.png)
-{latent}"""
-TRAINED = """{num_epochs} epochs, batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights """
-LAST_WEIGHTS = "after the last\nepoch, not chosen on the held-out kernels"
-BEST_WEIGHTS = "that were\nbest on a sixth of the training kernels, which were left out of the training"
-
-
-def describe_source(pruning):
-    """Where the kernels come from, from pruning.yaml."""
-    text = "; drawn from the {kept} of {kernels} kernels of {nets} nets whose L2 norm is at least {min_norm}".format(**pruning)
-    if pruning.get("scale", 1) != 1:
-        text += ", times {scale}".format(**pruning)
-    if pruning.get("source"):
-        text += ". The nets: " + ", ".join(f"{name} {value}" for name, value in pruning["source"].items())
-    return text
-
-
-def draw(args, decrease_from, train, test, density):
-    """kernels.png, and for two latent dimensions latent.png."""
-    shown = test[torch.randperm(len(test))[:100]]
-    groups = {"held-out kernels": shown}
-    if isinstance(density, VAE):
-        with torch.no_grad():
-            groups["their reconstructions"] = density.decoder(density.encoder(shown)[0])[0]
-    plot_kernels(groups | {"samples of the prior": density.sample(100)}, args.run_dir / "kernels.png")
-    if getattr(density, "z_dim", 0) == 2:
-        plot_latent(density, torch.cat([train, test]), args.run_dir / "latent.png")
-
-
-def write_card(args, decrease_from, train, test, density):
-    """README.md: where the kernels come from, how well they are modelled, and whether the prior passes the screen, whose numbers are
-    printed."""
-    run_dir, train, test, density = args.run_dir, train.cpu(), test.cpu(), density.cpu()
-    numbers = screen(density, train, test, 0, 0) if args.no_screen else screen(density, train, test)
-    pruning, vae = Path(args.data_dir) / "pruning.yaml", isinstance(density, VAE)
-    meta = read_params(run_dir / "params.yaml")["meta"]
-    fields = dict(
-        vars(args),
-        title={"vae": "Kernel VAE"}.get(args.density, f"Density of kernels `{args.density}`"),
-        loader="vae" if vae else "density",
-        decrease_from=decrease_from,
-        k=args.kernel_dim,
-        train=len(train),
-        test=len(test),
-        commit=commit_name(),
-        machine=meta["machine"],
-    )
-    options = {name: getattr(args, name) for name in density.options if name in args and name not in ("kernel_dim", "min_std")}
-    fields["options"] = ", ".join(f"{name} {value}" for name, value in options.items()) + (f", --var {args.var}" if vae else "")
-    weights = BEST_WEIGHTS if density.overfits else LAST_WEIGHTS
-    fields["fitted"] = "fitted at once" if hasattr(density, "fit") else TRAINED.format(**fields) + weights
-    if not vae:
-        fields["fitted"] += ".\nIts log-density is exact, and stands for the ELBO below; its samples stand for decoder means"
-    fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
-    fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
-    fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if vae and args.min_std else ""
-    fields["latent"] = "![latent space](latent.png)\n" if getattr(density, "z_dim", 0) == 2 else ""
-    fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
-    (run_dir / "README.md").write_text(CARD.format(**fields))
-    print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
-
-
-def card_rows(folder):
-    """{words of QUANTITIES: number} of the table on a prior folder's card; nothing if there is no card."""
-    card = folder / "README.md"
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE) if card.exists() else []
-    return {words: float(value) for words, value in rows if words in QUANTITIES.values()}
-
-
-def seal(folder):
-    """Write a prior folder's weights as safetensors, too, with its params.yaml and the card's table as metadata; and SHA256SUMS."""
-    params = read_params(folder / "params.yaml")
-    facts = {name: str(value) for name, value in params.items() if name not in ("root", "device", "out", "meta")}
-    facts |= {words: str(value) for words, value in card_rows(folder).items()}
-    weights = {name: t.contiguous() for name, t in load_weights(folder / "vae_params.torch").items()}
-    with replacing(folder / "vae_params.safetensors") as (part,):
-        part.write_bytes(safetensors.torch.save(weights, facts))
-    files = ("params.yaml", "vae_params.safetensors", "vae_params.torch")
-    with replacing(folder / SUMS) as (part,):
-        part.write_text("".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in files))
-
-
-def same_folder(a, b):
-    return Path(a).resolve() == Path(b).resolve()
-
-
-def check_out(out, run_dir):
-    """Raise ValueError if the folder `out` holds what is no former prior, and would be lost."""
-    if same_folder(out, run_dir) or not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "vae_params.torch").exists()):
-        raise ValueError(f"--out {out} holds other files, which would be lost: choose a new folder, or that of a former prior")
-    if (out / "checkpoint.torch").exists():
-        raise ValueError(f"--out {out} is the folder of another run, whose files would be lost: choose another")
-
-
-def publish(run_dir, out):
-    """Copy a finished prior to another folder, each file whole; what a former prior had besides goes last."""
-    if same_folder(run_dir, out):
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    names = [name for name in ARTEFACTS if (run_dir / name).exists()]
-    with replacing(*(out / name for name in names)) as parts:
-        for name, part in zip(names, parts):
-            shutil.copyfile(run_dir / name, part)
-    for name in set(ARTEFACTS) - set(names):
-        (out / name).unlink(missing_ok=True)
 
 
 def make_density(args, train):
@@ -279,12 +145,12 @@ def main(args):
     else:
         train_density(args, density, train, test, decrease_from)
 
-    for what, make in (("pictures", draw), ("card", write_card)):
+    for what, make in (("pictures", partial(draw, args)), ("card", partial(write_card, args, decrease_from))):
         try:
-            make(args, decrease_from, train, test, density)
+            make(train, test, density)
         except Exception as e:  # the fit is done and saved; what is missing beside it can be made again
             print(f"warning: no {what}: {' '.join(str(e).split())}", file=sys.stderr)
-    seal(args.run_dir)
+    seal(args.run_dir, density.state_dict())
     if args.out:
         publish(args.run_dir, Path(args.out))
     print(f"saved {args.out or args.run_dir}")

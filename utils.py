@@ -1,6 +1,5 @@
 """What the scripts share: flags, seeds, the epoch function, prediction, metrics, loading, and what is given for each layer of a net."""
 
-import hashlib
 import os
 import sys
 from argparse import ArgumentTypeError
@@ -17,6 +16,7 @@ from models import build_net
 from models.bayes import BayesLayer, bayes_layers, conv_layers, is_stochastic, mode, set_mode, set_rates
 from models.initialization import INITS, Layer
 from models.memory import build, check_room
+from models.prior_folder import check_sum
 from models.priors import DENSITIES
 from models.sparsity import dense_state
 from models.vae import VAE
@@ -314,18 +314,6 @@ def load_into(module, state, source):
     if wrong:
         raise ValueError(f"{source} does not fit {type(module).__name__}: {', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}")
     module.load_state_dict(state)
-
-
-SUMS = "SHA256SUMS"  # in a prior folder; `sha256sum -c` reads it, too
-
-
-def check_sum(file):
-    """Raise ValueError if the folder's SHA256SUMS has another sum for a file."""
-    sums = file.parent / SUMS
-    lines = (line.split() for line in sums.read_text(errors="replace").splitlines()) if sums.exists() else ()
-    known = {words[1]: words[0] for words in lines if len(words) == 2}
-    if file.name in known and hashlib.sha256(file.read_bytes()).hexdigest() != known[file.name]:
-        raise ValueError(f"{file} was altered or cut off: it does not have the sum in {SUMS} (delete that file if you meant it)")
 
 
 def load_density(path, device=None, weights=None):

@@ -17,6 +17,7 @@ from torch.distributions import Normal
 
 import train_vae_prior
 from models.pictures import new_figure, save_figure
+from models.prior_folder import card_rows
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.screen import QUANTITIES
 from myexman import go_on
@@ -51,7 +52,7 @@ def folder_of(name, k, quick=False):
 
 def facts(folder):
     """Rows of what a prior folder's card says, of its size, and of the time of the KL term of 4096 kernels, forward and backward, in ms."""
-    density, card = load_density(folder), train_vae_prior.card_rows(folder)
+    density, card = load_density(folder), card_rows(folder)
     values = {name: card[words] for name, words in QUANTITIES.items() if words in card}
     values["parameters"] = sum(t.numel() for t in density.state_dict().values())
     prior = PRIORS[next(name for name, kind in DENSITIES.items() if kind is type(density))]

@@ -219,9 +219,8 @@ class KernelDensity(Density):
         """(n, 1, k, k) -> (n,), nats."""
         white = torch.linalg.solve_triangular(self.scale, torch.cat([w.flatten(1), self.points]).T, upper=False).T / self.bandwidth
         x, points = white.split([len(w), len(self.points)])
-        exponents = torch.cat(
-            [torch.logsumexp(-0.5 * squared_distances(part, points), 1) for part in x.split(max(self.CHUNK // len(points), 1))]
-        )
+        parts = x.split(max(self.CHUNK // len(points), 1))
+        exponents = torch.cat([torch.logsumexp(-0.5 * torch.cdist(part, points).square(), 1) for part in parts])
         d = self.kernel_dim**2
         log_det = self.scale.diagonal().log().sum() + d * self.bandwidth.log()
         return exponents - math.log(len(points)) - 0.5 * d * math.log(2 * math.pi) - log_det
@@ -230,8 +229,3 @@ class KernelDensity(Density):
     def sample(self, n):
         at = self.points[torch.randint(len(self.points), (n,), device=self.points.device)]
         return (at + self.bandwidth * torch.randn_like(at) @ self.scale.T).view(n, 1, self.kernel_dim, self.kernel_dim)
-
-
-def squared_distances(x, y):
-    """(n, d), (m, d) -> (n, m)."""
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)

@@ -10,6 +10,13 @@ from torch import nn
 from .autograd import Remembered
 
 
+def kernel_sum(kernels, memory):
+    """What --kl_kernels and --kl_memory ask for."""
+    if not kernels:
+        return FullSum()
+    return Turns(kernels) if memory else Draw(kernels)
+
+
 class FullSum(nn.Module):
     """All kernels, in every step: the paper's."""
 

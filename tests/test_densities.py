@@ -15,10 +15,10 @@ from models.chain import Chain
 from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity
 from models.flow import Coupling, Flow
 from models.pixelcnn import PixelCNN
+from models.prior_folder import card_rows
 from models.priors import DENSITIES
 from models.vae import VAE
 from myexman.logger import read_rows
-from train_vae_prior import card_rows
 from utils import load_density, load_weights
 
 EXACT = {

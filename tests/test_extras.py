@@ -1,4 +1,4 @@
-"""What needs the packages of requirements-extras.txt; skipped where they are missing."""
+"""What needs the packages of setup.py's extras; skipped where they are missing."""
 
 import pytest
 

@@ -12,9 +12,9 @@ import yaml
 
 import train_source
 from experiments.grid import add_rows
+from models.prior_folder import publish
 from myexman import Checkpoints, Logger, Stopped, load_checkpoint, save_state, status, write_yaml
 from myexman.life import alive
-from train_vae_prior import publish
 from utils import run_cli
 
 from .soak import commands, interrupted, soak

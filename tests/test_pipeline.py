@@ -16,7 +16,9 @@ import train_bnn
 import train_source
 import train_vae_prior
 from experiments import features
+from models import prior_folder
 from models.densities import IndependentGaussian
+from models.prior_folder import ARTEFACTS
 from myexman import Parser
 from myexman.logger import read_rows
 from utils import load_kernels, load_run, load_vae, load_weights, predict, run_cli
@@ -43,7 +45,7 @@ def test_the_pipeline(digits, tmp_path):
         coders = f"--kernel_dim {k} --z_dim {z} --hidden_dim 4 --num_epochs 4 --eval_freq 2 --bs 4 --no_screen"
         train_vae_prior.main([*coders.split(), "--data_dir", str(tmp_path / f"k/conv{k}x{k}"), "--out", str(tmp_path / f"vae{k}x{k}")])
     vaes = [str(tmp_path / "vae7x7"), str(tmp_path / "vae5x5")]
-    assert {p.name for p in (tmp_path / "vae7x7").iterdir()} == set(train_vae_prior.ARTEFACTS)
+    assert {p.name for p in (tmp_path / "vae7x7").iterdir()} == set(ARTEFACTS)
     card = (tmp_path / "vae5x5/README.md").read_text()
     assert "nats per held-out kernel" in card and "10 for training and 2 held out" in card and load_vae(vaes[1]).z_dim == 3
 
@@ -345,7 +347,7 @@ def test_a_prior_is_published_whole_and_no_run_is_overwritten(tmp_path, capsys):
     (mine / "README.md").write_text("my notes")
     assert "holds other files" in refuse(capsys, train_vae_prior.main, [*fit, "--out", mine])
     out = tmp_path / "prior"
-    for words, files in ((fit, train_vae_prior.ARTEFACTS), ([*fit, "--z_dim", "3"], set(train_vae_prior.ARTEFACTS) - {"latent.png"})):
+    for words, files in ((fit, ARTEFACTS), ([*fit, "--z_dim", "3"], set(ARTEFACTS) - {"latent.png"})):
         train_vae_prior.main([str(word) for word in [*words, "--out", out]])
         assert {p.name for p in out.iterdir()} == set(files) and load_vae(out)
 
@@ -375,7 +377,7 @@ def test_kernels_are_looked_at_before_training_and_a_card_that_fails_loses_nothi
     def fail(*args):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr(train_vae_prior, "plot_kernels", fail)
+    monkeypatch.setattr(prior_folder, "plot_kernels", fail)
     train_vae_prior.main([str(word) for word in fit])
     assert "warning: no pictures: no font" in capsys.readouterr().err and load_vae(tmp_path / "prior")
     assert not (tmp_path / "prior/kernels.png").exists() and (tmp_path / "prior/README.md").exists()

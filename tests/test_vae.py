@@ -10,9 +10,9 @@ import yaml
 from safetensors import safe_open
 from torch.distributions import Normal
 
-import train_vae_prior
 from experiments import textbook
 from models.initialization import LearnedKernels, Pretrained, Xavier, fill
+from models.prior_folder import seal
 from models.priors import DENSITIES
 from models.vae import CODERS, VAE
 from utils import load_density, load_kernels, load_vae, load_weights
@@ -238,7 +238,7 @@ def test_a_folder_may_hold_another_density(name, tmp_path):
 
 def test_weights_are_taken_from_safetensors_and_a_file_that_was_altered_is_named(tmp_path):
     vae, folder = write_prior(tmp_path / "prior", 5), tmp_path / "prior"
-    train_vae_prior.seal(folder)
+    seal(folder, vae.state_dict())
     with safe_open(folder / "vae_params.safetensors", "pt") as f:
         assert f.metadata()["kernel_dim"] == "5"
     w = torch.randn(3, 1, 5, 5)
@@ -249,7 +249,7 @@ def test_weights_are_taken_from_safetensors_and_a_file_that_was_altered_is_named
         torch.manual_seed(1)
         assert torch.equal(loaded.log_prob(w), expected)
         (folder / "vae_params.safetensors").unlink(missing_ok=True)
-    train_vae_prior.seal(folder)
+    seal(folder, vae.state_dict())
     for name, change in (
         ("vae_params.safetensors", lambda data: data[:-4]),
         ("vae_params.safetensors", lambda data: data[:-4] + bytes(4)),
