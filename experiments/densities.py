@@ -1,10 +1,10 @@
 """Every density of kernels as a prior: how well it models kernels that it has not seen, where it drifts, what its KL term costs, and the
-Bayesian CNN under it, n = 50.
+Bayesian CNN under it.
 
     python -m experiments.densities --data_root DATA_ROOT --workers 2
 
 First the densities are fitted to the shipped kernels, into <runs>/densities; the VAE is the shipped one. Nets start from samples of the
-density that is their prior; `start of NAME` is N(0, 1) as the prior, from the same start.
+density that is their prior; `sn from NAME` and `det from NAME`, at the smallest n, take it as the start alone.
 """
 
 import sys
@@ -33,7 +33,9 @@ FITS = {
     "pixelcnn": (dict(hidden_dim=32, bs=64), dict(hidden_dim=32, num_epochs=30)),
     "chain": (dict(z_dim=4, hidden_dim=32, min_std=0.105, num_epochs=500, bs=16), dict(z_dim=4, hidden_dim=64, num_epochs=100, bs=64)),
 }
+STARTS = {"sn": dict(net_cfg="bayes", prior_list="sn"), "det": dict(net_cfg="vanilla")}  # nets that take a density as their start alone
 SIZES = (7, 5)
+COSTLY = ("vae", "chain", "pixelcnn", "kde")  # whose sum over all kernels in every step outweighs the net on a CPU
 FACTS = {
     "elbo": "nats per held-out kernel (7x7, 5x5)",
     "importance_bound": "with 1000 codes",
@@ -77,7 +79,7 @@ def fit(argv):
 def add_arguments(parser):
     parser.add_argument("--densities", nargs="+", choices=sorted(DENSITIES), default=sorted(DENSITIES), help="which")
     parser.add_argument("--fits_only", action="store_true", help="fit them, and train no nets")
-    parser.add_argument("--num_examples", type=int, nargs="+", default=[50], help="sizes of the training set")
+    parser.add_argument("--num_examples", type=int, nargs="+", default=[50, 100, 200], help="sizes of the training set")
     parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
 
@@ -100,12 +102,15 @@ def jobs(args):
         if not all((folder / "vae_params.safetensors").exists() for folder in folders):
             print(f"note: no nets under {name}: {folders[0].parent} lacks its fits", file=sys.stderr)
             continue
-        shared = net_options(args) | dict(net_cfg="bayes", vae_list=folders, init_list="vae")
+        shared = net_options(args) | dict(vae_list=folders, init_list="vae")
         for n in args.num_examples:
             for split in range(args.splits):
                 data = dict(num_examples=n, data_split_seed=split)
-                yield Job(args.panel, name, str(n), split, command_line(**shared, **data, **full_sum(), prior_list=name))
-                yield Job(args.panel, f"start of {name}", str(n), split, command_line(**shared, **data, prior_list="sn"))
+                some = full_sum() if name in COSTLY else {}
+                yield Job(args.panel, name, str(n), split, command_line(**shared, **data, **some, net_cfg="bayes", prior_list=name))
+                if n == min(args.num_examples):
+                    for method, own in STARTS.items():
+                        yield Job(args.panel, f"{method} from {name}", str(n), split, command_line(**shared, **data, **own))
 
 
 def table(rows):
@@ -119,26 +124,29 @@ def table(rows):
         for n in sizes:
             found = [r for r in rows if r["panel"] != "kernels" and r["x"] == n]
             cells += [mean_std(select(found, method=name, metric=metric)) for metric in ("acc", "nll", "ece")]
-            cells.append(mean_std(select(found, method=f"start of {name}", metric="acc")))
-        lines.append([name, *cells])
-    heads = [f"n = {n}: {what}" for n in sizes for what in ("accuracy", "NLL", "ECE", "accuracy, start alone")]
+        starts = [select(rows, method=f"{method} from {name}", metric="acc") for method in STARTS] if sizes else []
+        lines.append([name, *cells, *map(mean_std, starts)])
+    heads = [f"n = {n}: {what}" for n in sizes for what in ("accuracy", "NLL", "ECE")]
+    heads += [f"n = {sizes[0]}, as a start of {method}" for method in STARTS] if sizes else []
     return markdown(" | ".join(["density", *FACTS.values(), *heads]), lines)
 
 
 def plot(rows, file):
-    """Accuracy of the nets under a density against its nats per held-out 7x7 kernel, and against the likeness of its drift test."""
+    """Accuracy of the nets under a density, of the smallest n, against its nats per held-out 7x7 kernel, and against the likeness of its
+    drift test."""
+    smallest = min((r["x"] for r in rows if r["panel"] != "kernels"), default=None)
     figure, axes = new_figure(9, 3.6, columns=2, sharey=True)
     for axis, (metric, label) in zip(
         axes, (("elbo", "nats per held-out 7x7 kernel"), ("likeness_600", "likeness of 7x7 kernels after 600 steps"))
     ):
         for i, name in enumerate(sorted({r["method"] for r in rows if r["panel"] == "kernels"})):
             x = select(rows, panel="kernels", method=name, x="7x7", metric=metric)
-            y = select([r for r in rows if r["panel"] != "kernels"], method=name, metric="acc")
+            y = select([r for r in rows if r["x"] == smallest], method=name, metric="acc")
             if len(x) and len(y):
                 axis.errorbar(x[0], y.mean(), [[y.mean() - y.min()], [y.max() - y.mean()]], fmt="o", capsize=3, color=f"C{i}")
                 axis.annotate(name, (x[0], y.mean()), xytext=(4, 4), textcoords="offset points", fontsize=8)
         axis.set(xlabel=label)
-    axes[0].set(ylabel="accuracy under it as the prior")
+    axes[0].set(ylabel=f"accuracy under it as the prior, n = {smallest}")
     save_figure(figure, file)
 
 

@@ -144,7 +144,7 @@ def test_densities_in_miniature(glyphs, capsys):
         itertools.product(("gmm", "flow", "gauss"), ("7x7", "5x5"))
     )
     assert {r["method"] for r in rows if r["metric"] == "acc"} == {
-        f"{start}{n}" for start in ("", "start of ") for n in ("gmm", "flow", "gauss")
+        f"{start}{n}" for start in ("", "sn from ", "det from ") for n in ("gmm", "flow", "gauss")
     }
     assert all(r["value"] > 0 for r in rows if r["metric"] in ("kl_ms", "parameters")) and "| gmm | " in capsys.readouterr().out
 
