@@ -208,12 +208,10 @@ def prune_net(net, test, run_dir, criterion, threshold):
     print("pruned: error {error_before:.4f} before, {error:.4f} after, {compression:.1f}x fewer weights".format(**report))
 
 
-@script(parse_args)
-def main(args):
+def prepare(args):
+    """What the options ask for: training and test data, the net, its Bayesian layers, their priors, and the optimiser of all that learns."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    N = len(train.y)
-
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
     layers = bayes_layers(net)
     check_options(args, net, layers, train, test)
@@ -230,6 +228,13 @@ def main(args):
         opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
     if args.device == "cpu" and any(type(prior) is KernelPrior for prior in priors):
         announce_cost(net, layers, priors, train.x[: args.bs], full=not args.kl_kernels)
+    return train, test, net, layers, priors, opt
+
+
+@script(parse_args)
+def main(args):
+    train, test, net, layers, priors, opt = prepare(args)
+    N = len(train.y)
 
     def objective(kl_factor, x, y):
         loss, report = negative_elbo(net, layers, priors, N, x, y, kl_factor)
