@@ -12,6 +12,7 @@ fitted to them draws all kernels of a Bayesian net there. --spread cuts high eno
 
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,13 @@ def parse_args(argv=None):
         help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs, with FILE.yaml, which "
         "says what it was made of (float16: the same cut again may find a few kernels more or less); --keep 1 for all",
     )
+    parser.add_argument(
+        "--together",
+        type=at_least(1),
+        nargs="+",
+        metavar="N",
+        help="convolutions in a row whose kernels share a folder, from input to output: 7 6 6 for the stages of `resnet`, 19 for all of it",
+    )
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the split and the subset")
     return parser.parse_args(argv)
@@ -97,6 +105,22 @@ def read_kernels(run):
     if not convs:
         raise ValueError(f"{file} holds no convolution")
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
+
+
+def together(net, groups):
+    """Kernels by convolution, as read_kernels() gives them, with those of each group of so many convolutions in a row as one, under the
+    name of the first.
+
+    Raises ValueError if the groups do not cover the net's convolutions, or kernels of one group differ in size."""
+    if sum(groups) != len(net):
+        raise ValueError(f"--together groups {sum(groups)} convolutions, the nets have {len(net)}")
+    layers, merged = iter(net.items()), {}
+    for n in groups:
+        names, kernels = zip(*islice(layers, n))
+        if len({w.shape[-1] for w in kernels}) > 1:
+            raise ValueError(f"--together: the convolutions from {names[0]} to {names[-1]} have kernels of different sizes")
+        merged[names[0]] = torch.cat(kernels)
+    return merged
 
 
 def common_facts(params):
@@ -188,6 +212,8 @@ def main(argv=None):
     args = parse_args(argv)
     runs = usable(args.runs)
     nets = [read_kernels(run) for run in runs]
+    if args.together:
+        nets = [together(net, args.together) for net in nets]
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]

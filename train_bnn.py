@@ -209,7 +209,7 @@ def prune_net(net, test, run_dir, criterion, threshold):
 
 
 def prepare(args):
-    """What the options ask for: training and test data, the net, its Bayesian layers, their priors, and the optimiser of all that learns."""
+    """What the options ask for: training and test data, net, its Bayesian layers, their priors, and the optimiser of all that learns."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)

@@ -56,7 +56,8 @@ def main(args):
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
     check_batches(net, len(train.y), args.bs)
-    for conv in conv_layers(net).values():
+    convs = conv_layers(net)
+    for conv in convs.values():
         fill(conv.weight, Xavier(conv.weight.shape))
     opt = torch.optim.Adam(net.parameters(), fused=True)
     if args.drop_dead:
@@ -86,7 +87,7 @@ def main(args):
                     epoch=epoch + 1,
                     **{f"train_{k}": v for k, v in train_stats.items()},
                     **evaluate(net, test, ens=0),
-                    **{f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in conv_layers(net).items()},
+                    **({f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in convs.items()} if args.drop_dead else {}),
                     seconds=time.time() - log.began,
                 )
             checkpoints.finished(epoch + 1, save=evaluated)

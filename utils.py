@@ -404,23 +404,28 @@ def load_kernels(file):
 # ---------------------------------------------------------------- layers, and what the command line gives for them
 
 
-def one_per_layer(values, default, layers, flag):
-    """A command-line list with one entry per layer: a single one stands for all, as the default does if there is none.
+def one_per_layer(values, default, layers, flag, stages=()):
+    """A command-line list with one entry per layer: a single one stands for all, as the default does if there is none. stages: numbers of
+    layers in a row that may share an entry, one for each stage.
 
     Raises ValueError on another length."""
     if values and not layers:
         raise ValueError(f"{flag}: the net has no layer for it")
     values = values or [default]
+    if stages and len(values) == len(stages):
+        return [value for value, n in zip(values, stages) for _ in range(n)]
     if len(values) not in (1, layers):
         raise ValueError(f"{flag} needs one entry per layer: {layers}, got {len(values)}")
     return list(values) * (layers // len(values))
 
 
 def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=None, device="cpu"):
-    """The Layers of a net, from input to output.  The lists have an entry per convolution, or one for all; a folder may be `none`."""
-    convs = conv_layers(net)
+    """The Layers of a net, from input to output.  The lists have an entry per convolution, per stage of a net that has some (its
+    `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry, and starts from Xavier's."""
+    every = conv_layers(net)
+    convs = {name: conv for name, conv in every.items() if conv.kernel_size != (1, 1)}
     inits, vaes, filters = (
-        one_per_layer(values, default, len(convs), flag)
+        one_per_layer(values, default, len(convs), flag, getattr(net, "stages", ()))
         for values, default, flag in (
             (init_list, "xavier", "--init_list"),
             (vae_list, "none", "--vae_list"),
@@ -445,8 +450,8 @@ def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=
                 if own not in (None, k):
                     raise ValueError(f"{flag}: {source} has {own}x{own} kernels, {name} has {k}x{k}")
             layers.append(Layer(name, module, init, density, kernels, trained.get(f"{name}.weight")))
-        elif isinstance(module, BayesLayer):
-            layers.append(Layer(name, module))
+        elif name in every or isinstance(module, BayesLayer):
+            layers.append(Layer(name, module, "xavier" if name in every else None))
     return layers
 
 

@@ -62,6 +62,9 @@ class KernelVAE(nn.Module):
         if kernel_dim == 7:
             down, heads = [conv(1, h, 3), conv(h, 2 * h, 3), conv(2 * h, 2 * h, 3)], [("fc_mu", up(h, 1, 1)), ("fc_var", up(h, 1, 1))]
             back, name = [up(z, 2 * h, 3), up(2 * h, 2 * h, 3), up(2 * h, h, 3)], "fc_var"
+        elif kernel_dim == 3:
+            down, heads = [conv(1, h, 3, padding=1), conv(h, 2 * h, 3)], [("fc_mu", conv(h, 1, 1)), ("fc_var", conv(h, 1, 1))]
+            back, name = [conv(z, 2 * h, 1), up(2 * h, h, 3)], "fc_var"
         else:
             down = [conv(1, h, 3, padding=1), conv(h, h, 3, padding=1), conv(h, 2 * h, 3), conv(2 * h, 2 * h, 3)]
             heads = [("fc_mu", nn.Sequential(conv(h, 1, 1))), ("fc_var", nn.Sequential(conv(h, 1, 1)))]

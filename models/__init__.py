@@ -6,9 +6,10 @@ from .bayes import LAYERS
 from .cifarnet import CIFARNet
 from .lenet import FConvMNIST, LeNet5, LeNet300
 from .memory import build
+from .resnet import ResNet
 from .vgg import VGGLike
 
-NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet, "lenet300": LeNet300, "lenet5": LeNet5, "vgg": VGGLike}
+NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet, "lenet300": LeNet300, "lenet5": LeNet5, "resnet": ResNet, "vgg": VGGLike}
 
 
 def build_net(model, net_cfg, hid_dim, x, y):
@@ -31,4 +32,4 @@ def build_net(model, net_cfg, hid_dim, x, y):
     return net
 
 
-__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "VGGLike", "build_net"]
+__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "ResNet", "VGGLike", "build_net"]

@@ -36,73 +36,67 @@ def as_kernels(h, k):
     return h.view(k * k, -1).T.reshape(-1, 1, k, k)
 
 
-class Encoder5x5(nn.Module):
-    """r(z|w): w (n, 1, 5, 5) -> mean and variance of z, each (n, z_dim)."""
+class Encoder(nn.Module):
+    """r(z|w): w (n, 1, k, k) -> mean and variance of z, each (n, z_dim).
 
-    def __init__(self, z_dim, hidden_dim):
+    features: kernels -> (n, width).  head: the name of the variance's."""
+
+    def __init__(self, features, width, z_dim, head="fc_var"):
         super().__init__()
-        h = hidden_dim
-        self.features = elu_stack(
-            FirstConv3x3(h, 5, padding=1), Conv3x3(h, h, 5, padding=1), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3)
-        )
-        self.fc_mu, self.fc_sigma = Conv1x1(2 * h, z_dim), Conv1x1(2 * h, z_dim)
+        self.features, self.head = features, head
+        self.fc_mu = Conv1x1(width, z_dim)
+        self.add_module(head, Conv1x1(width, z_dim))
 
     def forward(self, w):
         h = self.features(w)
-        return self.fc_mu(h), variance(self.fc_sigma(h))
+        return self.fc_mu(h), variance(getattr(self, self.head)(h))
 
 
-class Decoder5x5(nn.Module):
-    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 5, 5); min_var: what is added to every variance."""
+class Decoder(nn.Module):
+    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, k, k).
 
-    def __init__(self, z_dim, hidden_dim, min_var=0.0):
+    decoder: codes -> positions of kernels, (k^2 n, h).  fc_mu, fc_var: the heads.  min_var: what is added to every variance."""
+
+    def __init__(self, k, decoder, fc_mu, fc_var, min_var=0.0):
         super().__init__()
-        h, self.min_var = hidden_dim, min_var
-        self.decoder = elu_stack(
-            Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), Conv1x1(2 * h, h)
-        )
-        self.fc_mu, self.fc_var = nn.Sequential(Conv1x1(h, 1)), nn.Sequential(Conv1x1(h, 1))
+        self.k, self.min_var = k, min_var
+        self.decoder, self.fc_mu, self.fc_var = decoder, fc_mu, fc_var
 
     def forward(self, z):
         h = self.decoder(z)
-        return as_kernels(self.fc_mu(h), 5), as_kernels(variance(self.fc_var(h)) + self.min_var, 5)
+        return as_kernels(self.fc_mu(h), self.k), as_kernels(variance(self.fc_var(h)) + self.min_var, self.k)
 
 
-class Encoder7x7(nn.Module):
-    """r(z|w): w (n, 1, 7, 7) -> mean and variance of z, each (n, z_dim)."""
-
-    def __init__(self, z_dim, hidden_dim):
-        super().__init__()
-        h = hidden_dim
-        self.features = elu_stack(FirstConv3x3(h, 7), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
-        self.fc_mu, self.fc_var = Conv1x1(2 * h, z_dim), Conv1x1(2 * h, z_dim)
-
-    def forward(self, w):
-        h = self.features(w)
-        return self.fc_mu(h), variance(self.fc_var(h))
+def coders3x3(z_dim, h, min_var):
+    """Ours: the paper has no 3x3 kernels."""
+    features = elu_stack(FirstConv3x3(h, 3, padding=1), Conv3x3(h, 2 * h, 3))
+    encoder = Encoder(features, 2 * h, z_dim)
+    decoder = elu_stack(Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, h, 1))
+    return encoder, Decoder(3, decoder, Conv1x1(h, 1), Conv1x1(h, 1), min_var)
 
 
-class Decoder7x7(nn.Module):
-    """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, 7, 7); min_var: what is added to every variance."""
-
-    def __init__(self, z_dim, hidden_dim, min_var=0.0):
-        super().__init__()
-        h, self.min_var = hidden_dim, min_var
-        self.decoder = elu_stack(ConvTranspose3x3(z_dim, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), ConvTranspose3x3(2 * h, h, 5))
-        self.fc_mu, self.fc_var = ConvTranspose1x1(h, 1), ConvTranspose1x1(h, 1)
-
-    def forward(self, z):
-        h = self.decoder(z)
-        return as_kernels(self.fc_mu(h), 7), as_kernels(variance(self.fc_var(h)) + self.min_var, 7)
+def coders5x5(z_dim, h, min_var):
+    features = elu_stack(FirstConv3x3(h, 5, padding=1), Conv3x3(h, h, 5, padding=1), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
+    encoder = Encoder(features, 2 * h, z_dim, "fc_sigma")
+    decoder = elu_stack(Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), Conv1x1(2 * h, h))
+    return encoder, Decoder(5, decoder, nn.Sequential(Conv1x1(h, 1)), nn.Sequential(Conv1x1(h, 1)), min_var)
 
 
-CODERS = {5: (Encoder5x5, Decoder5x5), 7: (Encoder7x7, Decoder7x7)}
+def coders7x7(z_dim, h, min_var):
+    features = elu_stack(FirstConv3x3(h, 7), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
+    encoder = Encoder(features, 2 * h, z_dim)
+    decoder = elu_stack(ConvTranspose3x3(z_dim, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), ConvTranspose3x3(2 * h, h, 5))
+    return encoder, Decoder(7, decoder, ConvTranspose1x1(h, 1), ConvTranspose1x1(h, 1), min_var)
+
+
+# by k: z_dim, hidden width h, min_var -> an Encoder and a Decoder of k x k kernels (Table 1)
+CODERS = {3: coders3x3, 5: coders5x5, 7: coders7x7}
 
 
 class VAE(Density):
     """A density of k x k kernels with latent z ~ N(0, I): p(w) = ∫ p(w|z; phi) p(z) dz (eq. 6), log_prob being a lower bound.
 
-    kernel_dim: 5 or 7; the paper's z_dim, hidden_dim: 4, 64 and 2, 32.
+    kernel_dim: 3, 5 or 7; the paper's z_dim, hidden_dim: 4, 64 for 5, and 2, 32 for 7.
 
     min_std: bound on how certain the decoder is of a weight. The paper has none (0); a VAE of few kernels needs one, else it is surest of
     those that most nets share, and the KL term draws all kernels of a Bayesian net to them."""
@@ -114,8 +108,7 @@ class VAE(Density):
         if kernel_dim not in CODERS:
             raise ValueError(f"no coder for {kernel_dim}x{kernel_dim} kernels; choose from {sorted(CODERS)}")
         self.z_dim = z_dim
-        encoder, decoder = CODERS[kernel_dim]
-        self.encoder, self.decoder = encoder(z_dim, hidden_dim), decoder(z_dim, hidden_dim, min_std**2)
+        self.encoder, self.decoder = CODERS[kernel_dim](z_dim, hidden_dim, min_std**2)
 
     def reverse_model(self):
         """psi, of r(z|w; psi): the encoder's parameters."""

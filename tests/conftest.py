@@ -7,7 +7,7 @@ import yaml
 
 from models.vae import VAE
 
-SIZES = {5: dict(z_dim=4, hidden_dim=64), 7: dict(z_dim=2, hidden_dim=32)}
+SIZES = {3: dict(z_dim=2, hidden_dim=16), 5: dict(z_dim=4, hidden_dim=64), 7: dict(z_dim=2, hidden_dim=32)}
 
 
 @pytest.fixture(autouse=True)

@@ -314,7 +314,22 @@ WORDS += [
     "filters",
     "pretrained",
 ]
-WORDS += ["xavier", "vae-mean", "vanilla", "bayes", "bayes-all", "lenet5", "lenet300", "fconv", "cifarnet", "vgg", "snr", "mean", "cuda"]
+WORDS += [
+    "xavier",
+    "vae-mean",
+    "vanilla",
+    "bayes",
+    "bayes-all",
+    "lenet5",
+    "lenet300",
+    "fconv",
+    "cifarnet",
+    "vgg",
+    "resnet",
+    "snr",
+    "mean",
+    "cuda",
+]
 WORDS += [
     ".",
     "nothing",

@@ -25,7 +25,7 @@ def layer(module):
     """Height of a module: it may import project modules of lower layers only, or of its own package."""
     top, _, rest = module.partition(".")
     if top == "models":
-        return 1 if rest in ("lenet", "cifarnet", "vgg", "image_vae", "") else 0
+        return 1 if rest in ("lenet", "cifarnet", "vgg", "resnet", "image_vae", "") else 0
     return {"myexman": -1, "data": 0, "utils": 2, "experiments": 4}.get(top, 3)
 
 
