@@ -34,6 +34,7 @@ from . import (
     random_labels,
     sparsification,
     swaps,
+    tightness,
     tune,
     uncertainty,
 )
@@ -65,6 +66,11 @@ SECTIONS = [
         own_table=True,
     ),
     Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels.DRIVER, own_table=True),
+]
+TABLES = [  # experiments that only have a table and a text
+    (early_stopping, "The paper's schedule, n = 50"),
+    (tightness, "How tight the bound is, and how noisy its gradient"),
+    (densities, "Densities of kernels"),
 ]
 DRIVERS = {
     module.DRIVER.name: module.DRIVER
@@ -340,22 +346,11 @@ def report(text):
             for panel in sorted({r["panel"] for r in rows}):
                 lines += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
             lines += ["", *pictures(driver)]
-    rows = results(early_stopping.DRIVER)
-    if rows:
-        lines += ["", "## The paper's schedule, n = 50", "", text.get("early_stopping", ""), "", early_stopping.DRIVER.table(rows)]
-        lines += ["", *pictures(early_stopping.DRIVER)]
-    rows = results(densities.DRIVER)
-    if rows:
-        lines += [
-            "",
-            "## Densities of kernels",
-            "",
-            "`python -m experiments.densities`.",
-            "",
-            text["densities"],
-            "",
-            densities.DRIVER.table(rows),
-        ]
+    for module, title in TABLES:
+        driver, rows = module.DRIVER, results(module.DRIVER)
+        if rows:
+            lines += ["", f"## {title}", "", f"`python -m experiments.{driver.name}`.", "", text[driver.name], "", driver.table(rows)]
+            lines += ["", *pictures(driver)]
     lines += ["", "## Figs. 1, 5 and 6: pictures", "", "`python -m experiments.pictures --figures fig1 fig5 fig6`.", ""]
     lines += [f"![{name}](figures/{name}.png)\n" for name in ("fig1", "fig5", "fig6")]
     for table in ("table1", "table2"):

@@ -37,6 +37,7 @@ from experiments import (
     sparsification,
     swaps,
     sweep,
+    tightness,
     tune,
     uncertainty,
 )
@@ -110,6 +111,7 @@ DRIVERS = {  # and the methods of its smoke run
     fair: {"det, vae start, 1 epochs, rate 0.001", "de, vae start, 1 epochs, rate 0.001"},
     early_stopping: {"sn", "det"},
     ablations: {"as in Fig. 2", "every kernel in every step"},
+    tightness: {"learned", "frozen"},
     sparsification: {"loguniform", "ard", "gamma"},
     random_labels: {"do", "loguniform", "ard"},
     uncertainty: {"dwp", "det"},

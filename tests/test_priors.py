@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from models.bayes import BayesConv2d, BayesLinear
-from models.densities import Density, GaussianKernels, IndependentGaussian
+from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian
 from models.kernel_sums import Draw, FullSum, Turns
 from models.priors import (
     ARD,
@@ -240,6 +240,24 @@ def test_dwp_bound_is_exact_kl_plus_the_reverse_models_error(shift, widen):
 def make_prior(layer_shape=(6, 4, 5, 5), **options):
     layer = BayesConv2d(layer_shape[1], layer_shape[0], layer_shape[2], logvarinit=-4.0)
     return layer, KernelPrior(VAE(5, 2, 4), **options)
+
+
+def test_a_mirrored_pair_of_draws_cancels_what_is_linear_in_the_noise():
+    """Under a Gaussian all of the gradient's noise is; a VAE's is not, but the pair has far less of it than two draws on their own."""
+    gauss = GaussianMixture.fit(torch.randn(200, 1, 3, 3), components=1)
+    mean, scale = torch.randn(5, 1, 3, 3, requires_grad=True), torch.full((5, 1, 3, 3), 0.3)
+
+    def gradients(density, samples, n):
+        prior = KernelPrior(density, samples=samples)
+        return torch.stack([torch.autograd.grad(prior.cross_entropy(mean, scale), mean)[0] for _ in range(n)])
+
+    (found,), at_mean = gradients(gauss, 2, 1), torch.autograd.grad(-gauss.log_prob(mean).sum(), mean)[0]
+    torch.testing.assert_close(found, at_mean, rtol=1e-3, atol=1e-3)
+    assert (gradients(gauss, 1, 1)[0] - at_mean).abs().max() > 0.1
+    linear = LinearGaussian()
+    one, pair = gradients(linear, 1, 1000), gradients(linear, 2, 1000)
+    assert pair.var(0).mean() < 0.8 * one.var(0).mean() / 2
+    assert ((pair.mean(0) - one.mean(0)).abs() < 5 * ((pair.var(0) + one.var(0)) / 1000).sqrt()).all()
 
 
 def test_subsampled_kl_is_unbiased():
