@@ -24,7 +24,7 @@ from myexman import go_on
 from utils import load_density, run_cli
 
 from .fig2 import net_options
-from .grid import ROOT, Driver, Job, command_line, full_sum, markdown, mean_std, runs_root, select
+from .grid import ROOT, Driver, Job, command_line, markdown, mean_std, runs_root, select
 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
@@ -35,7 +35,6 @@ FITS = {
 }
 STARTS = {"sn": dict(net_cfg="bayes", prior_list="sn"), "det": dict(net_cfg="vanilla")}  # nets that take a density as their start alone
 SIZES = (7, 5)
-COSTLY = ("vae", "chain", "pixelcnn", "kde")  # whose sum over all kernels in every step outweighs the net on a CPU
 FACTS = {
     "elbo": "nats per held-out kernel (7x7, 5x5)",
     "importance_bound": "with 1000 codes",
@@ -106,8 +105,7 @@ def jobs(args):
         for n in args.num_examples:
             for split in range(args.splits):
                 data = dict(num_examples=n, data_split_seed=split)
-                some = full_sum() if name in COSTLY else {}
-                yield Job(args.panel, name, str(n), split, command_line(**shared, **data, **some, net_cfg="bayes", prior_list=name))
+                yield Job(args.panel, name, str(n), split, command_line(**shared, **data, net_cfg="bayes", prior_list=name))
                 if n == min(args.num_examples):
                     for method, own in STARTS.items():
                         yield Job(args.panel, f"{method} from {name}", str(n), split, command_line(**shared, **data, **own))

@@ -28,13 +28,13 @@ def settings(args):
 
 
 def jobs(args):
-    panel, file = PANELS[args.panel], folders(args.quick)[0] / "tune.csv"
+    file = folders(args.quick)[0] / "tune.csv"
     tuned = [r for r in (read_rows(file) if file.exists() else []) if r["panel"] == args.panel]
-    for n in args.num_examples or panel.num_examples:
+    for n in args.num_examples or PANELS[args.panel].num_examples:
         for split in range(args.splits):
             for method in args.methods:
                 recipe = tune.recipes(method, quick=True)[0] if args.quick else tune.best(tuned, method, n)
-                options = net_options(args) | recipe.options(method, panel.layers) | dict(num_examples=n, data_split_seed=split)
+                options = net_options(args) | recipe.options(method, args.panel) | dict(num_examples=n, data_split_seed=split)
                 job = method_job(args.panel, method, str(n), split, options)
                 yield job._replace(method=f"{method}, {recipe}")
 

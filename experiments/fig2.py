@@ -20,6 +20,7 @@ from .grid import (
     FCONV,
     METHODS,
     Driver,
+    affordable_sum,
     curve,
     markdown,
     mean_std,
@@ -65,15 +66,19 @@ def add_arguments(parser):
 
 
 def settings(args):
-    words = f"{args.epochs} epochs, full KL sum"
     own = f", priors {' '.join(folder.name for folder in args.vae_list)}" if args.vae_list else ""
     settings = {}
     for name, panel in PANELS.items():
         narrow = panel.hid_dim != NETWORKS[panel.model].default_hid_dim
         widths = f", filters {' '.join(map(str, panel.hid_dim))}" if narrow else ""
         reduced = "reduced: " if narrow or args.epochs < 10000 else ""
-        settings[name] = f"{reduced}{words}{widths}{own}"
+        settings[name] = f"{reduced}{args.epochs} epochs, {kl_sum(name)[1]}{widths}{own}"
     return settings
+
+
+def kl_sum(panel):
+    """Options of the deep weight prior's KL term that two cores can afford on the panel's net, and their name."""
+    return affordable_sum() if panel == "cifar10" else ({}, "full KL sum")
 
 
 def net_options(args):
@@ -86,11 +91,12 @@ def net_options(args):
 def jobs(args):
     panel = PANELS[args.panel]
     vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
+    own_sum = kl_sum(args.panel)[0]
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
                 options = net_options(args) | dict(num_examples=n, data_split_seed=split)
-                yield method_job(args.panel, method, str(n), split, options | method_options(method, vaes, kernels))
+                yield method_job(args.panel, method, str(n), split, options | method_options(method, vaes, kernels, kl_sum=own_sum))
 
 
 def published(method):

@@ -118,13 +118,12 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, every kernel in every step"}
+    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
 
 
 def jobs(args):
     shared = net_options(args) | method_options("dwp", shipped("vae", PANELS[args.panel].layers))
-    shared |= dict(num_examples=args.num_examples, eval_freq=args.eval_freq, kl_kernels=0)
-    shared.pop("kl_memory", None)
+    shared |= dict(num_examples=args.num_examples, eval_freq=args.eval_freq)
     for split in range(args.splits):
         for name, learned in REVERSE.items():
             argv = command_line(**shared, data_split_seed=split, train_reverse=learned)

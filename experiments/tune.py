@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from utils import run_cli
 
-from .fig2 import PANELS, net_options
+from .fig2 import PANELS, kl_sum, net_options
 from .grid import METHODS, Driver, markdown, mean_std, method_job, method_options, select, shipped
 
 SCHEDULES = ((600, 1e-3), (600, 3e-3), (1500, 1e-3))  # epochs and Adam's rate
@@ -28,10 +28,11 @@ class Recipe(NamedTuple):
         l2 = f", L2 {self.l2:g}" if self.l2 else ""
         return f"{self.start} start, {self.epochs} epochs, rate {self.lr:g}{l2}"
 
-    def options(self, method, layers):
-        """train_bnn's options."""
+    def options(self, method, panel):
+        """train_bnn's options for the net of that panel of Fig. 2."""
         l2 = dict(l2=self.l2) if self.l2 else {}
-        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start)
+        layers = PANELS[panel].layers
+        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start, kl_sum(panel)[0])
         return own | dict(epochs=self.epochs, eval_freq=self.epochs, lr=self.lr) | l2
 
 
@@ -60,12 +61,11 @@ def settings(args):
 
 
 def jobs(args):
-    panel = PANELS[args.panel]
-    for n in args.num_examples or panel.num_examples:
+    for n in args.num_examples or PANELS[args.panel].num_examples:
         for split in range(args.splits):
             for method in args.methods:
                 for recipe in recipes(method, args.quick):
-                    options = net_options(args) | recipe.options(method, panel.layers)
+                    options = net_options(args) | recipe.options(method, args.panel)
                     options |= dict(validate=True, num_examples=n, data_split_seed=split)
                     yield method_job(args.panel, f"{method}, {recipe}", str(n), split, options)
 

@@ -110,7 +110,7 @@ DRIVERS = {  # and the methods of its smoke run
     tune: {"det, vae start, 1 epochs, rate 0.001", "det, vae start, 1 epochs, rate 0.003"},
     fair: {"det, vae start, 1 epochs, rate 0.001", "de, vae start, 1 epochs, rate 0.001"},
     early_stopping: {"sn", "det"},
-    ablations: {"as in Fig. 2", "every kernel in every step"},
+    ablations: {"as in Fig. 2", "Xavier start"},
     tightness: {"learned", "frozen"},
     sparsification: {"loguniform", "ard", "gamma"},
     random_labels: {"do", "loguniform", "ard"},
