@@ -32,6 +32,7 @@ from . import (
     fig3,
     fig4,
     random_labels,
+    residual,
     sparsification,
     swaps,
     tightness,
@@ -71,6 +72,7 @@ TABLES = [  # experiments that only have a table and a text
     (early_stopping, "The paper's schedule, n = 50"),
     (tightness, "How tight the bound is, and how noisy its gradient"),
     (densities, "Densities of kernels"),
+    (residual, "3x3 kernels: a residual net"),
 ]
 DRIVERS = {
     module.DRIVER.name: module.DRIVER
