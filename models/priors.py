@@ -224,7 +224,7 @@ class KernelPrior(Prior):
 
     def cross_entropy(self, mean, scale):
         """Sum over kernels of -E_q log p(w), estimated by reparametrised samples w ~ q, every second of them the mirror image of the one
-        before: what is linear in the noise cancels, which is most of the gradient's noise (results/noise.csv)."""
+        before: what is linear in the noise cancels, which is most of the gradient's noise (results/tightness.csv)."""
         total, noise = 0.0, None
         for i in range(self.samples):
             noise = -noise if i % 2 else torch.randn_like(mean)
