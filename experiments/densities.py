@@ -28,13 +28,14 @@ from .grid import ROOT, Driver, Job, command_line, markdown, mean_std, runs_root
 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
+    "vae": (dict(z_dim=2, hidden_dim=32, bs=32), dict(z_dim=4, hidden_dim=64, num_epochs=100)),
     "gmm": (dict(components=16), dict(components=8)),
     "flow": (dict(hidden_dim=64, bs=64), dict(hidden_dim=64, num_epochs=60)),
     "pixelcnn": (dict(hidden_dim=32, bs=64), dict(hidden_dim=32, num_epochs=30)),
     "chain": (dict(z_dim=4, hidden_dim=32, min_std=0.105, num_epochs=500, bs=16), dict(z_dim=4, hidden_dim=64, num_epochs=100, bs=64)),
 }
 STARTS = {"sn": dict(net_cfg="bayes", prior_list="sn"), "det": dict(net_cfg="vanilla")}  # nets that take a density as their start alone
-SIZES = (7, 5)
+SIZES, SHIPPED = (7, 5), ROOT / "data/fconv"
 FACTS = {
     "elbo": "nats per held-out kernel (7x7, 5x5)",
     "importance_bound": "with 1000 codes",
@@ -45,10 +46,12 @@ FACTS = {
 }
 
 
-def folder_of(name, k, quick=False):
-    if name == "vae":
-        return ROOT / f"data/fconv/vae{k}x{k}"
-    return (runs_root() / "quick" if quick else runs_root()) / f"densities/{name}{k}x{k}"
+def folder_of(args, name, k):
+    """The prior folder of a density: the shipped one of the VAE, or among the runs."""
+    own = args.data_dir == SHIPPED
+    if name == "vae" and own:
+        return SHIPPED / f"vae{k}x{k}"
+    return (runs_root() / "quick" if args.quick else runs_root()) / "densities" / ("" if own else args.data_dir.name) / f"{name}{k}x{k}"
 
 
 def facts(folder):
@@ -77,6 +80,8 @@ def fit(argv):
 
 def add_arguments(parser):
     parser.add_argument("--densities", nargs="+", choices=sorted(DENSITIES), default=sorted(DENSITIES), help="which")
+    where = "folder of kernels, in conv7x7 and conv5x5; with another one give --fits_only"
+    parser.add_argument("--data_dir", type=lambda folder: Path(folder).resolve(), default=SHIPPED, help=where)
     parser.add_argument("--fits_only", action="store_true", help="fit them, and train no nets")
     parser.add_argument("--num_examples", type=int, nargs="+", default=[50, 100, 200], help="sizes of the training set")
     parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
@@ -84,17 +89,18 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {"kernels": "the shipped kernels", args.panel: f"reduced: {args.epochs} epochs, full KL sum"}
+    kernels = "the shipped kernels" if args.data_dir == SHIPPED else f"the kernels of {args.data_dir.name}"
+    return {"kernels": kernels, args.panel: f"reduced: {args.epochs} epochs, full KL sum"}
 
 
 def jobs(args):
     """The fits, and the nets under what has been fitted."""
     for name in args.densities:
-        folders = [folder_of(name, k, args.quick) for k in SIZES]
+        folders = [folder_of(args, name, k) for k in SIZES]
         for k, folder, more in zip(SIZES, folders, FITS.get(name, ({}, {}))):
-            options = dict(density=name, kernel_dim=k, data_dir=ROOT / f"data/fconv/conv{k}x{k}") | more
+            options = dict(density=name, kernel_dim=k, data_dir=args.data_dir / f"conv{k}x{k}") | more
             options |= dict(num_epochs=1, no_screen=True) if args.quick else {}
-            argv = [str(folder)] if name == "vae" else command_line(**options, out=folder)
+            argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**options, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
         if args.fits_only:
             continue
