@@ -72,7 +72,8 @@ def parse_args(argv=None):
         type=at_least(1),
         nargs="+",
         metavar="N",
-        help="convolutions in a row whose kernels share a folder, from input to output: 7 6 6 for the stages of `resnet`, 19 for all of it",
+        help="convolutions in a row whose kernels share a folder, and an entry of the lists above: 7 6 6 for the stages of `resnet`, 19 "
+        "for all of it",
     )
     parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the split and the subset")

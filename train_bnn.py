@@ -52,9 +52,9 @@ BAYESIAN |= dict(
 )
 
 
-def parse_args(argv=None):
+def parse_args(argv=None, prog="train_bnn.py"):
     resume_with = ("epochs", "eval_freq", "prune", "threshold")
-    parser = ExParser(description=__doc__, prog="train_bnn.py", resume_with=resume_with, **PATHS)
+    parser = ExParser(description=__doc__, prog=prog, resume_with=resume_with, **PATHS)
     parser.set_defaults(**BAYESIAN)
     add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
@@ -77,7 +77,7 @@ def parse_args(argv=None):
     l2 = "weight of the sum of squares of `features`, the layers before the classifier, for nets without priors"
     add("--l2", type=at_least(0, float), default=0.0, help=l2)
     add = parser.add_argument_group("KL term").add_argument
-    add("--dwp_samples", type=at_least(1), help="draws of w and z per kernel in the bound (paper: 1)")
+    add("--dwp_samples", type=at_least(1), help="draws of w and z per kernel in the bound, every second one mirrored (paper: 1)")
     what = "iw: the importance-weighted bound of a VAE, with --dwp_samples codes of one w, which is tighter (paper: elbo)"
     add("--bound", choices=["elbo", "iw"], help=what)
     add("--kl_kernels", type=at_least(0), help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")

@@ -415,13 +415,15 @@ def one_per_layer(values, default, layers, flag, stages=()):
     if stages and len(values) == len(stages):
         return [value for value, n in zip(values, stages) for _ in range(n)]
     if len(values) not in (1, layers):
-        raise ValueError(f"{flag} needs one entry per layer: {layers}, got {len(values)}")
+        or_stages = f", or {len(stages)} for its stages" if stages else ""
+        raise ValueError(f"{flag} needs one entry per layer: {layers}{or_stages}, got {len(values)}")
     return list(values) * (layers // len(values))
 
 
 def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=None, device="cpu"):
     """The Layers of a net, from input to output.  The lists have an entry per convolution, per stage of a net that has some (its
-    `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry, and starts from Xavier's."""
+    `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry; it starts from Xavier's, or, if all others do, from
+    --pretrained."""
     every = conv_layers(net)
     convs = {name: conv for name, conv in every.items() if conv.kernel_size != (1, 1)}
     inits, vaes, filters = (
@@ -436,6 +438,7 @@ def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=
     if pretrained:
         trained = (trained_weights if Path(pretrained).is_dir() else load_weights)(pretrained, device=device)
     trained = {key.replace(".mean.", "."): w for key, w in trained.items()}  # of a Bayesian net, the mean
+    other = "pretrained" if set(inits) == {"pretrained"} else "xavier"
     entries, layers = iter(zip(inits, vaes, filters)), []
     for name, module in net.named_modules():
         if name in convs:
@@ -451,7 +454,7 @@ def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=
                     raise ValueError(f"{flag}: {source} has {own}x{own} kernels, {name} has {k}x{k}")
             layers.append(Layer(name, module, init, density, kernels, trained.get(f"{name}.weight")))
         elif name in every or isinstance(module, BayesLayer):
-            layers.append(Layer(name, module, "xavier" if name in every else None))
+            layers.append(Layer(name, module, other if name in every else None, pretrained=trained.get(f"{name}.weight")))
     return layers
 
 

@@ -8,13 +8,13 @@ Everything else is as in Fig. 2; the first line of the table is Fig. 2's own set
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import Driver, Job, command_line, markdown, mean_std, method_options, select, shipped
+from .grid import REMEMBERED, Driver, Job, command_line, markdown, mean_std, method_options, select, shipped
 
 # What is varied: label, options of train_bnn that replace those of the first
 VARIANTS = {
     "as in Fig. 2": {},
-    "256 kernels a step, the others' gradients remembered": dict(kl_kernels=256, kl_memory=True),
-    "the same, from two mirrored draws of w": dict(kl_kernels=256, kl_memory=True, dwp_samples=2),
+    "256 kernels a step, the others' gradients remembered": REMEMBERED.options,
+    "the same, from two mirrored draws of w": REMEMBERED.options | dict(dwp_samples=2),
     "256 kernels a step, nothing remembered": dict(kl_kernels=256),
     "start from decoder means": dict(init_list=["vae-mean", "vae-mean"]),
     "Xavier start": dict(init_list=["xavier", "xavier"]),
@@ -35,7 +35,7 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
+    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs"}
 
 
 def jobs(args):

@@ -17,7 +17,7 @@ from models.screen import alignment, drift, likeness, zero_is_denser
 from myexman import ExParser, at_least, script
 from utils import add_run_flags, default_data_root, load_vae, run_cli, seed_everything
 
-from .grid import affordable_sum, command_line, method_options, shipped
+from .grid import REMEMBERED, command_line, method_options, shipped
 
 STEPS = tuple(range(0, 601, 50))  # of the drift test
 
@@ -60,7 +60,7 @@ def main(args):
 
     net = dict(data=args.data, data_root=args.data_root, num_examples=args.num_examples, data_split_seed=args.data_split_seed)
     net |= dict(hid_dim=args.hid_dim, epochs=args.epochs, eval_freq=args.epochs)
-    run = train_bnn.main(command_line(**net, **method_options("dwp", [shipped("vae")[0], prior], kl_sum=affordable_sum()[0]), **where))
+    run = train_bnn.main(command_line(**net, **method_options("dwp", [shipped("vae")[0], prior], kl_sum=REMEMBERED), **where))
     (run / "cut.yaml").write_text(yaml.safe_dump(found))
     return Path(run)
 

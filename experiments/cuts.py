@@ -17,7 +17,7 @@ from utils import run_cli
 
 from . import cut
 from .cut import STEPS
-from .grid import Driver, Job, affordable_sum, command_line, last_row, markdown, mean_std, select
+from .grid import REMEMBERED, Driver, Job, command_line, last_row, markdown, mean_std, select
 
 SPREADS = (2.7, 2.2, 1.9, 1.66, 1.5)
 FACTS = ("min_norm", "kept", "zero_is_denser", "likeness 0", f"likeness {STEPS[-1]}", f"alignment {STEPS[-1]}")
@@ -31,7 +31,7 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {"mnist": f"reduced: n = 50, 600 epochs, {affordable_sum()[1]}", "glyph-digits": "a smoke run"}
+    return {"mnist": f"reduced: n = 50, 600 epochs, {REMEMBERED.words}", "glyph-digits": "a smoke run"}
 
 
 def measure(run_dir):

@@ -7,9 +7,7 @@ First the densities are fitted to the shipped kernels, into <runs>/densities; th
 density that is their prior; `sn from NAME` and `det from NAME`, at the smallest n, take it as the start alone.
 """
 
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,7 +22,7 @@ from myexman import go_on
 from utils import load_density, run_cli
 
 from .fig2 import net_options
-from .grid import ROOT, Driver, Job, command_line, markdown, mean_std, runs_root, select
+from .grid import ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
@@ -51,7 +49,7 @@ def folder_of(args, name, k):
     own = args.data_dir == SHIPPED
     if name == "vae" and own:
         return SHIPPED / f"vae{k}x{k}"
-    return (runs_root() / "quick" if args.quick else runs_root()) / "densities" / ("" if own else args.data_dir.name) / f"{name}{k}x{k}"
+    return work_folder(args, "densities") / ("" if own else args.data_dir.name) / f"{name}{k}x{k}"
 
 
 def facts(folder):
@@ -80,7 +78,7 @@ def fit(argv):
 
 def add_arguments(parser):
     parser.add_argument("--densities", nargs="+", choices=sorted(DENSITIES), default=sorted(DENSITIES), help="which")
-    where = "folder of kernels, in conv7x7 and conv5x5; with another one give --fits_only"
+    where = "folder of kernels, in conv7x7 and conv5x5, told apart by its name; with another one nothing but fits"
     parser.add_argument("--data_dir", type=lambda folder: Path(folder).resolve(), default=SHIPPED, help=where)
     parser.add_argument("--fits_only", action="store_true", help="fit them, and train no nets")
     parser.add_argument("--num_examples", type=int, nargs="+", default=[50, 100, 200], help="sizes of the training set")
@@ -89,8 +87,9 @@ def add_arguments(parser):
 
 
 def settings(args):
-    kernels = "the shipped kernels" if args.data_dir == SHIPPED else f"the kernels of {args.data_dir.name}"
-    return {"kernels": kernels, args.panel: f"reduced: {args.epochs} epochs, full KL sum"}
+    if args.data_dir != SHIPPED:
+        return {"kernels": f"the kernels of {args.data_dir.name}"}
+    return {"kernels": "the shipped kernels", args.panel: f"reduced: {args.epochs} epochs, full KL sum"}
 
 
 def jobs(args):
@@ -102,10 +101,8 @@ def jobs(args):
             options |= dict(num_epochs=1, no_screen=True) if args.quick else {}
             argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**options, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
-        if args.fits_only:
-            continue
-        if not all((folder / "vae_params.safetensors").exists() for folder in folders):
-            print(f"note: no nets under {name}: {folders[0].parent} lacks its fits", file=sys.stderr)
+        fitted = all((folder / "vae_params.safetensors").exists() for folder in folders)
+        if args.fits_only or args.data_dir != SHIPPED or not fitted:
             continue
         shared = net_options(args) | dict(vae_list=folders, init_list="vae")
         for n in args.num_examples:
@@ -128,7 +125,7 @@ def table(rows):
         for n in sizes:
             found = [r for r in rows if r["panel"] != "kernels" and r["x"] == n]
             cells += [mean_std(select(found, method=name, metric=metric)) for metric in ("acc", "nll", "ece")]
-        starts = [select(rows, method=f"{method} from {name}", metric="acc") for method in STARTS] if sizes else []
+        starts = [select(rows, method=f"{method} from {name}", x=sizes[0], metric="acc") for method in STARTS] if sizes else []
         lines.append([name, *cells, *map(mean_std, starts)])
     heads = [f"n = {n}: {what}" for n in sizes for what in ("accuracy", "NLL", "ECE")]
     heads += [f"n = {sizes[0]}, as a start of {method}" for method in STARTS] if sizes else []
@@ -166,13 +163,5 @@ DRIVER = Driver(
 )
 
 
-def main(argv=None):
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not {"--fits_only", "--plot_only"} & {*argv}:
-        with suppress(ValueError):  # what could not be fitted is told in the end
-            DRIVER.main([*argv, "--fits_only"])
-    DRIVER.main(argv)
-
-
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

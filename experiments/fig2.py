@@ -17,10 +17,12 @@ from utils import run_cli
 from .grid import (
     CIFARNET,
     CORE,
+    EXACT,
     FCONV,
     METHODS,
+    REMEMBERED,
     Driver,
-    affordable_sum,
+    KLSum,
     curve,
     markdown,
     mean_std,
@@ -42,11 +44,12 @@ class Panel(NamedTuple):
     layers: tuple
     hid_dim: tuple
     num_examples: tuple
+    kl_sum: KLSum = EXACT
 
 
 PANELS = {
     "mnist": Panel("fconv", FCONV, (32, 128), (50, 100, 200)),
-    "cifar10": Panel("cifarnet", CIFARNET, (32, 64, 64), (50, 200)),
+    "cifar10": Panel("cifarnet", CIFARNET, (32, 64, 64), (50, 200), REMEMBERED),
     "glyph-digits": Panel("fconv", FCONV, (4, 8), (20,)),  # for --quick
 }
 
@@ -72,13 +75,8 @@ def settings(args):
         narrow = panel.hid_dim != NETWORKS[panel.model].default_hid_dim
         widths = f", filters {' '.join(map(str, panel.hid_dim))}" if narrow else ""
         reduced = "reduced: " if narrow or args.epochs < 10000 else ""
-        settings[name] = f"{reduced}{args.epochs} epochs, {kl_sum(name)[1]}{widths}{own}"
+        settings[name] = f"{reduced}{args.epochs} epochs, {panel.kl_sum.words}{widths}{own}"
     return settings
-
-
-def kl_sum(panel):
-    """Options of the deep weight prior's KL term that two cores can afford on the panel's net, and their name."""
-    return affordable_sum() if panel == "cifar10" else ({}, "full KL sum")
 
 
 def net_options(args):
@@ -91,12 +89,11 @@ def net_options(args):
 def jobs(args):
     panel = PANELS[args.panel]
     vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
-    own_sum = kl_sum(args.panel)[0]
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
                 options = net_options(args) | dict(num_examples=n, data_split_seed=split)
-                yield method_job(args.panel, method, str(n), split, options | method_options(method, vaes, kernels, kl_sum=own_sum))
+                yield method_job(args.panel, method, str(n), split, options | method_options(method, vaes, kernels, kl_sum=panel.kl_sum))
 
 
 def published(method):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 import train_bnn
 from myexman import Parser, commit_name, go_on, replacing
 from myexman.logger import append_rows, read_rows
-from utils import default_data_root, default_device
+from utils import default_data_root
 
 from . import deep_ensemble
 from .launchers import Here, add_launcher_flags, make_launcher
@@ -55,6 +55,18 @@ METHODS = {
 CORE = ("dwp", "loguniform", "vd", "sn", "det")  # those of the paper's Fig. 2, in which `vd` is called log-uniform
 
 DETERMINISTIC = ("det", "det-l2", "do", "de")
+
+
+class KLSum(NamedTuple):
+    """train_bnn's options for the KL sum of the deep weight prior, and what rows say of it."""
+
+    options: dict
+    words: str
+
+
+EXACT = KLSum({}, "full KL sum")  # every kernel in every step, as in the paper
+# where that takes hours on a CPU; it costs some .01 of accuracy (experiments.ablations)
+REMEMBERED = KLSum(dict(kl_kernels=256, kl_memory=True), "deep weight prior by 256 kernels a step and remembered gradients")
 
 # The shipped kernels ("conv") and priors ("vae") for each convolution of a net, from input to output.
 FCONV = ("fconv/{}7x7", "fconv/{}5x5")
@@ -130,27 +142,18 @@ def shipped(kind, layers=FCONV):
     return [ROOT / "data" / layer.format(kind) for layer in layers]
 
 
-def affordable_sum():
-    """For trainings under the deep weight prior that would take hours on a CPU: there train_bnn's options for a KL sum from 256 kernels
-    of a layer in a step, with the gradients of the others remembered (experiments.ablations: some .01 of accuracy below the sum itself),
-    and what rows say of it."""
-    if default_device() == "cuda":
-        return {}, "full KL sum"
-    return dict(kl_kernels=256, kl_memory=True), "KL sum from 256 kernels and remembered gradients"
-
-
-def method_options(method, vaes, kernels=None, start="vae", kl_sum=()):
+def method_options(method, vaes, kernels=None, start="vae", kl_sum=EXACT):
     """train_bnn's options of a method: its net and priors, and the kernels it starts from.
 
     start: one of models.initialization.INITS for all convolutions; in the paper the VAE prior's samples.
-    kl_sum: options of the deep weight prior's KL term; without any it is the paper's, over every kernel in every step."""
+    kl_sum: over which kernels the deep weight prior's KL term is a sum."""
     options = dict(vae_list=vaes, init_list=[start] * len(vaes))
     if method in DETERMINISTIC:
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if method.startswith("gauss"):
         options |= dict(filters_list=kernels)
     if method == "dwp":
-        options |= dict(kl_sum)
+        options |= kl_sum.options
     return options | dict(net_cfg="bayes", prior_list=["vae" if method == "dwp" else method] * len(vaes))
 
 
@@ -204,7 +207,8 @@ class Driver(NamedTuple):
     """An experiment of many runs: results/<name>.csv, figures/<name>.png, and a table.
 
     doc: the module's docstring.  add_arguments(parser): its own flags.  smoke: the arguments of a smoke run.
-    settings(args): {panel: what its rows say of how they were made}.  jobs(args): the Jobs.
+    settings(args): {panel: what its rows say of how they were made}.
+    jobs(args): the Jobs; if some need what others leave, those that can run now, and it is asked again when they have.
     table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
     by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own."""
 
@@ -242,8 +246,7 @@ class Driver(NamedTuple):
         file = results / f"{self.name}.csv"
         if not args.quick and setting != self.usual():
             figures = folders(quick=True)[1].with_name("trials")
-        jobs = [] if args.plot_only else self.jobs(args)
-        rows, failed = run_grid(jobs, file, setting, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
+        rows, failed = run_stages(self, args, file, setting)
         rows = [r for r in rows if setting.get(r["panel"]) == r["setting"] and (not self.by_panel or r["panel"] == args.panel)]
         if rows:
             print(self.table(rows))
@@ -254,6 +257,27 @@ class Driver(NamedTuple):
             self.plot(rows, figures / f"{own}.png")
             print(f"drew {figures / f'{own}.png'}")
         report_failures(failed)
+
+
+def run_stages(driver, args, file, setting):
+    """run_grid() with a driver's jobs, and again while there are more of them than before."""
+
+    def jobs_now():
+        return [] if args.plot_only else list(driver.jobs(args))
+
+    began, jobs, retry = time.monotonic(), jobs_now(), args.retry
+    while True:
+        left = None if args.time_limit is None else max(args.time_limit - (time.monotonic() - began), 0)
+        rows, failed = run_grid(jobs, file, setting, make_launcher(args, grid_folder(file) / "slurm"), left, retry)
+        more = jobs_now()
+        if len(more) <= len(jobs):
+            return rows, failed
+        jobs, retry = more, False
+
+
+def work_folder(args, name):
+    """Where a driver keeps what its jobs hand to one another, among the runs."""
+    return runs_root() / ("quick" if args.quick else "") / name
 
 
 def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):

@@ -68,7 +68,7 @@ SECTIONS = [
     ),
     Section(("slides_random_labels",), "Random labels (slides)", "accuracy", random_labels.DRIVER, own_table=True),
 ]
-TABLES = [  # experiments that only have a table and a text
+TABLES = [  # experiments with a table of their own, a text and perhaps a figure
     (early_stopping, "The paper's schedule, n = 50"),
     (tightness, "How tight the bound is, and how noisy its gradient"),
     (densities, "Densities of kernels"),

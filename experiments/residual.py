@@ -5,8 +5,6 @@
 Source nets first, then one VAE of the kernels of all their layers, then nets on the target under it and beside it, all from its samples.
 """
 
-import sys
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -23,15 +21,10 @@ from myexman import go_on
 from myexman.logger import read_rows
 from utils import run_cli
 
-from .grid import METHODS, Driver, Job, command_line, last_row, logged, markdown, mean_std, method_options, runs_root, select
+from .grid import METHODS, Driver, Job, command_line, last_row, logged, markdown, mean_std, method_options, select, work_folder
 
 SHOWN = ("dwp", "sn", "det")
 CONVOLUTIONS = 19
-
-
-def folder_of(args):
-    """Where the links to the source nets, their kernels and the prior go."""
-    return (runs_root() / "quick" if args.quick else runs_root()) / "residual"
 
 
 def as_colour(name, data_root, file):
@@ -83,7 +76,6 @@ def add_arguments(parser):
     parser.add_argument("--num_examples", type=int, default=200, help="size of the target's training set")
     parser.add_argument("--splits", type=int, default=2, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=200, help="passes over it")
-    parser.add_argument("--stage", choices=["sources", "prior", "nets"], help="stop after this one")
     parser.set_defaults(panel="cifar10", source="cifar100")
 
 
@@ -94,7 +86,8 @@ def settings(args):
 
 
 def jobs(args):
-    out, where = folder_of(args), dict(data_root=args.data_root, model="resnet", hid_dim=args.hid_dim)
+    made_of = "-".join(map(str, (*args.hid_dim, args.nets, args.source_examples, args.source_epochs)))
+    out, where = work_folder(args, "residual") / made_of, dict(data_root=args.data_root, model="resnet", hid_dim=args.hid_dim)
     data = {name: name for name in (args.source, args.panel)}
     if args.quick:
         data = {name: as_colour(name, args.data_root, out / f"{name}.npz") for name in data}
@@ -107,10 +100,10 @@ def jobs(args):
         yield Job(
             "source", "source", str(args.source_examples), seed, [*command_line(**source, seed=seed), link], train_and_link, source_rows
         )
-    if args.stage == "sources":
+    if not all(link.exists() for link in links):
         return
     yield Job("kernels", "vae", "3x3", 0, [*links, out], partial(fit, quick=args.quick), facts)
-    if args.stage == "prior":
+    if not (out / "vae3x3/vae_params.safetensors").exists():
         return
     target = where | dict(data=data[args.panel], num_examples=args.num_examples, epochs=args.epochs, eval_freq=args.epochs)
     for split in range(args.splits):
@@ -138,14 +131,5 @@ SMOKE = dict(panel="glyph-digits", source="glyph-digits", nets=1, hid_dim=[4, 4,
 DRIVER = Driver("residual", __doc__, add_arguments, SMOKE | dict(splits=1, epochs=1), settings, jobs, table)
 
 
-def main(argv=None):
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not {"--stage", "--plot_only"} & {*argv}:
-        for stage in ("sources", "prior"):
-            with suppress(ValueError):  # what has failed is told in the end
-                DRIVER.main([*argv, "--stage", stage])
-    DRIVER.main(argv)
-
-
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(DRIVER.main)

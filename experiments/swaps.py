@@ -11,7 +11,7 @@ from pathlib import Path
 from utils import run_cli
 
 from .fig2 import net_options
-from .grid import CORE, METHODS, Driver, affordable_sum, markdown, mean_std, method_job, method_options, select
+from .grid import CORE, METHODS, REMEMBERED, Driver, markdown, mean_std, method_job, method_options, select
 
 
 def add_arguments(parser):
@@ -24,7 +24,7 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, {affordable_sum()[1]}, on validation images"}
+    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, {REMEMBERED.words}, on validation images"}
 
 
 def short(folder):
@@ -38,7 +38,7 @@ def jobs(args):
         for first in args.vae7x7:
             for second in args.vae5x5:
                 for method in args.methods:
-                    options = net_options(args) | method_options(method, [first.resolve(), second.resolve()], kl_sum=affordable_sum()[0])
+                    options = net_options(args) | method_options(method, [first.resolve(), second.resolve()], kl_sum=REMEMBERED)
                     options |= dict(num_examples=args.num_examples, data_split_seed=split, validate=True)
                     yield method_job(args.panel, f"{method}, {short(first)} + {short(second)}", str(args.num_examples), split, options)
 

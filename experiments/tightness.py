@@ -2,22 +2,26 @@
 
     python -m experiments.tightness --data_root DATA_ROOT --workers 2
 
-The bound of eq. 7 is above KL(q || p) by E_q KL(r(z|w) || p(z|w)). With K codes of a w instead of one, importance-weighted, it falls
-towards it; with 1000 it stands for it here. The reverse model is learned with the posterior, as in Algorithm 1, or stays the VAE's encoder.
+The bound of eq. 7 lies above KL(q || p) by E_q KL(r(z|w) || p(z|w)). The importance-weighted bound, with K codes of a w instead of one,
+falls towards KL(q || p) as K grows; its fall at K = 1000 is the estimate of the gap here. The reverse model is learned with the posterior,
+as in Algorithm 1, or stays the VAE's encoder.
 
-Of the gradient with respect to the means of the last layer under the prior, root mean squares over weights: its expectation, the
-standard deviation of an estimate from one draw of w and z and from two, the second the mirror image of the first
-(KernelPrior.cross_entropy), and how far its expectation moves in 4 and in 16 steps, by which --kl_memory's gradients are out of date.
+Of the gradient with respect to the means of the last layer's kernels: its expectation; the standard deviation of an estimate from one
+draw of w and z, and from a mirrored pair of draws (KernelPrior.cross_entropy); and how far its expectation moves in 4 and in 16 steps of
+the means, under one reverse model: what --kl_memory remembers is so old. Each is a root mean square over the weights of a kernel; the
+median over kernels is shown, for a few kernels have nearly all of the noise.
 """
 
+import math
 from collections import deque
+from functools import partial
 
 import torch
 
+import train_bnn
 from models.pictures import new_figure, save_figure
-from myexman import Logger, script
+from myexman import Logger, save_state, script
 from myexman.logger import read_rows
-from train_bnn import negative_elbo, parse_args, prepare
 from utils import linear_lr, run_cli, train_epoch
 
 from .fig2 import PANELS, net_options
@@ -29,85 +33,103 @@ LAGS = (4, 16)
 FACTS = {
     "signal": "gradient's expectation",
     "noise_1": "noise of one draw",
-    "noise_2": "of a pair",
-    "stale_4": "moved in 4 steps",
-    "stale_16": "in 16",
+    "noise_2": "of a mirrored pair",
+    "moved_4": "moved in 4 steps",
+    "moved_16": "in 16",
 }
 LAYERS = ("first", "last")  # those that are looked at
-KERNELS, DRAWS = 512, 12  # kernels of a layer that are looked at; draws of their gradient
+KERNELS, DRAWS = 512, 16  # kernels of a layer that are looked at; draws of their gradient
 
 
 @torch.no_grad()
 def gaps(prior, layer):
-    """{K: by how much the bound falls, in nats per kernel, with K codes}, and the bound itself as `kl`, means over KERNELS kernels."""
+    """{gap_K: by how much the bound falls with K codes}, and the bound itself as `kl`: nats, means over KERNELS kernels of the layer."""
     q = layer.posterior()
-    w = prior.kernels(q.sample())[:KERNELS]
+    w, entropy = (prior.kernels(t)[:KERNELS] for t in (q.sample(), q.entropy()))
     elbo = torch.stack([prior.density.log_prob(w) for _ in range(20)]).mean()
-    entropy = q.entropy().sum() * w[0].numel() / q.loc.numel()
-    found = dict(kl=float(-entropy - elbo))
+    found = dict(kl=float(-entropy.flatten(1).sum(1).mean() - elbo))
     for codes in CODES:
         bounds = [prior.density.importance_bound(part, codes) for part in w.split(max(2000 // codes, 1))]
         found[f"gap_{codes}"] = float(torch.cat(bounds).mean() - elbo)
     return found
 
 
-def draws_of_gradient(prior, mean, scale, samples=1):
-    """DRAWS gradients of the cross-entropy with respect to the means of kernels, each an average over `samples` draws of w:
-    (n, 1, k, k) -> (DRAWS, n, 1, k, k)."""
-    mean, former, prior.samples = mean.clone().requires_grad_(), prior.samples, samples
-    gradients = [torch.autograd.grad(prior.cross_entropy(mean, scale), mean)[0] for _ in range(DRAWS)]
+def draws_of_gradient(prior, mean, scale, pair=False):
+    """DRAWS gradients of the cross-entropy with respect to the means of kernels, from one draw of w each, or from a mirrored pair:
+    (n, 1, k, k) -> (DRAWS, n, k^2)."""
+    mean, former, prior.samples = mean.clone().requires_grad_(), prior.samples, 1 + pair
+    gradients = [torch.autograd.grad(prior.cross_entropy(mean, scale), mean)[0].flatten(1) for _ in range(DRAWS)]
     prior.samples = former
     return torch.stack(gradients)
 
 
-def noise(gradients):
-    """Standard deviation of draws, root mean square over weights."""
-    return float(gradients.var(0).mean().sqrt())
+def over_kernels(squares):
+    """Squares by kernel and weight, (n, k^2), as one number: the root of a kernel's mean, the median over kernels."""
+    return float(squares.mean(1).median().clamp_min(0).sqrt())
 
 
-def rms(gradients, others=None):
-    """Root mean square over weights of the expectation of draws, or of its distance from that of others, less what noise adds to it."""
-    mean, excess = gradients.mean(0), gradients.var(0).mean() / DRAWS
+def noise(draws):
+    """Standard deviation of draws (D, n, k^2)."""
+    return over_kernels(draws.var(0))
+
+
+def size(draws, others=None):
+    """Size of the expectation of draws, or of its distance from that of others; what their noise adds to its square is taken off."""
+    mean, excess = draws.mean(0), draws.var(0) / len(draws)
     if others is not None:
-        mean, excess = mean - others.mean(0), excess + others.var(0).mean() / DRAWS
-    return float((mean.square().mean() - excess).clamp_min(0).sqrt())
+        mean, excess = mean - others.mean(0), excess + others.var(0) / len(others)
+    return over_kernels(mean.square() - excess)
 
 
 def gradient_facts(prior, history):
-    """What the module's docstring names of the gradient.  history: means and scales of kernels after the last steps, the present last."""
+    """What FACTS names.  history: means and scales of kernels after the last steps, the present last."""
     draws = draws_of_gradient(prior, *history[-1])
-    facts = dict(signal=rms(draws), noise_1=noise(draws), noise_2=noise(draws_of_gradient(prior, *history[-1], samples=2)))
-    return facts | {f"stale_{lag}": rms(draws, draws_of_gradient(prior, *history[-1 - lag])) for lag in LAGS}
+    facts = dict(signal=size(draws), noise_1=noise(draws), noise_2=noise(draws_of_gradient(prior, *history[-1], pair=True)))
+    return facts | {f"moved_{lag}": size(draws, draws_of_gradient(prior, *history[-1 - lag])) for lag in LAGS}
 
 
-@script(parse_args)
+@script(partial(train_bnn.parse_args, prog="tightness.py"))
 def main(args):
-    """One training by train_bnn.py's options; the log has what was measured before it and every --eval_freq epochs."""
-    train, _, net, layers, priors, opt = prepare(args)
-    watched = dict(zip(LAYERS, ((priors[0], layers[0]), (priors[-1], layers[-1]))))
-    log = Logger(args.run_dir, echo=("step", *(f"{name}_{what}" for name in LAYERS for what in ("kl", "gap_1000"))))
-    history = deque(maxlen=max(LAGS) + 1)
+    """One training by train_bnn.py's options; the log has what was measured before it, every --eval_freq epochs, and after it."""
+    train, _, net, layers, priors, opt = train_bnn.prepare(args)
+    log, history = Logger(args.run_dir, echo=("epoch", *(f"{layer}_{what}" for layer in LAYERS for what in ("kl", "gap_1000")))), deque()
+
+    def remember():
+        q = layers[-1].posterior()
+        history.append([priors[-1].kernels(t)[:KERNELS].detach().clone() for t in (q.loc, q.scale)])
+        while len(history) > max(LAGS) + 1:
+            history.popleft()
 
     def objective(x, y):
-        return negative_elbo(net, layers, priors, len(train.y), x, y)
+        remember()
+        return train_bnn.negative_elbo(net, layers, priors, len(train.y), x, y)
 
     for epoch in range(args.epochs + 1):
-        q = layers[-1].posterior()
-        now = [priors[-1].kernels(t)[:KERNELS].detach().clone() for t in (q.loc, q.scale)]
-        history.extend([now] * (1 if history else max(LAGS) + 1))  # before the first step nothing had moved
-        if epoch % args.eval_freq == 0:
-            row = {f"{name}_{fact}": value for name, pair in watched.items() for fact, value in gaps(*pair).items()}
-            log.row(step=epoch * -(-len(train.y) // args.bs), **row, **gradient_facts(priors[-1], history))
+        if epoch % args.eval_freq == 0 or epoch == args.epochs:
+            with torch.random.fork_rng(devices=[]):  # the training's own draws stay what they would be
+                remember()
+                while len(history) <= max(LAGS):  # before the first step nothing had moved
+                    history.appendleft(history[0])
+                row = {f"first_{fact}": value for fact, value in gaps(priors[0], layers[0]).items()}
+                row |= {f"last_{fact}": value for fact, value in gaps(priors[-1], layers[-1]).items()}
+                log.row(epoch=epoch, step=epoch * -(-len(train.y) // args.bs), **row, **gradient_facts(priors[-1], history))
+                history.pop()
         if epoch < args.epochs:
             linear_lr(opt, epoch, args.epochs, args.lr)
             train_epoch(train, args.bs, opt, objective, epoch)
+    save_state(net.state_dict(), args.run_dir / "model.torch")
     return args.run_dir
 
 
 def measured(run_dir):
     """All that a training's log holds, with the step as x."""
-    rows = [(row.pop("step"), row) for row in read_rows(run_dir / "logs.csv")]
-    return [dict(metric=name, value=value, x=step, steps=step) for step, row in rows for name, value in row.items()]
+    rows = read_rows(run_dir / "logs.csv")
+    return [
+        dict(metric=name, value=row[name], x=row["step"], steps=row["step"])
+        for row in rows
+        for name in row
+        if name not in ("epoch", "step")
+    ]
 
 
 def add_arguments(parser):
@@ -127,7 +149,8 @@ def jobs(args):
     for split in range(args.splits):
         for name, learned in REVERSE.items():
             argv = command_line(**shared, data_split_seed=split, train_reverse=learned)
-            yield Job(args.panel, name, str(args.epochs), split, argv, main, measured)
+            last = args.epochs * math.ceil(args.num_examples / 256)  # the step of the last row
+            yield Job(args.panel, name, str(last), split, argv, main, measured)
 
 
 def table(rows):
@@ -161,13 +184,13 @@ def plot(rows, file):
         axis.set(title=f"{layer} layer", xlabel="step", ylabel="nats per kernel below the bound", ylim=(0, None))
     for colour, (fact, label) in enumerate(FACTS.items()):
         line(axes[2], "learned", fact, color=f"C{colour}", label=label)
-    axes[2].set(title="gradient of the last layer's means", xlabel="step", ylabel="root mean square, nats per unit", yscale="log")
+    axes[2].set(title="gradient of the last layer's means", xlabel="step", ylabel="median over kernels, nats per unit of w")
     for axis in axes:
         axis.legend(frameon=False, fontsize=7)
     save_figure(figure, file)
 
 
-SMOKE = dict(panel="glyph-digits", num_examples=20, splits=1, epochs=1, eval_freq=2)
+SMOKE = dict(panel="glyph-digits", num_examples=20, splits=1, epochs=1, eval_freq=1)
 DRIVER = Driver("tightness", __doc__, add_arguments, SMOKE, settings, jobs, table, plot)
 
 if __name__ == "__main__":

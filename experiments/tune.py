@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from utils import run_cli
 
-from .fig2 import PANELS, kl_sum, net_options
+from .fig2 import PANELS, net_options
 from .grid import METHODS, Driver, markdown, mean_std, method_job, method_options, select, shipped
 
 SCHEDULES = ((600, 1e-3), (600, 3e-3), (1500, 1e-3))  # epochs and Adam's rate
@@ -32,7 +32,7 @@ class Recipe(NamedTuple):
         """train_bnn's options for the net of that panel of Fig. 2."""
         l2 = dict(l2=self.l2) if self.l2 else {}
         layers = PANELS[panel].layers
-        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start, kl_sum(panel)[0])
+        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start, PANELS[panel].kl_sum)
         return own | dict(epochs=self.epochs, eval_freq=self.epochs, lr=self.lr) | l2
 
 

@@ -186,9 +186,10 @@ class KernelPrior(Prior):
 
     density: a models.densities.Density; it is copied and frozen, but for the parameters of its reverse model, which are learned with
     the posterior if train_reverse.
-    samples: draws of w per kernel; with bound "iw" codes z of one w instead, in the importance-weighted bound of a VAE, which for more of
-    them is nearer to log p(w).  kernel_sum: which kernels a step sums over, one of models.kernel_sums.  chunk: kernels that the density
-    looks at at once; 0 is 512 on a CPU, whose cache they then fit, and 16384 elsewhere."""
+    samples: draws of w per kernel, in mirrored pairs; with bound "iw" codes z of one w instead, in the importance-weighted bound of a VAE,
+    which for more of them is nearer to log p(w).
+    kernel_sum: which kernels a step sums over, one of models.kernel_sums.  chunk: kernels that the density looks at at once; 0 is 512 on a
+    CPU, whose cache they then fit, and 16384 elsewhere."""
 
     needs = ("density", "samples", "kernel_sum", "chunk", "train_reverse", "bound")
 

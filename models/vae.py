@@ -67,30 +67,44 @@ class Decoder(nn.Module):
         return as_kernels(self.fc_mu(h), self.k), as_kernels(variance(self.fc_var(h)) + self.min_var, self.k)
 
 
-def coders3x3(z_dim, h, min_var):
-    """Ours: the paper has no 3x3 kernels."""
-    features = elu_stack(FirstConv3x3(h, 3, padding=1), Conv3x3(h, 2 * h, 3))
-    encoder = Encoder(features, 2 * h, z_dim)
-    decoder = elu_stack(Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, h, 1))
-    return encoder, Decoder(3, decoder, Conv1x1(h, 1), Conv1x1(h, 1), min_var)
+class Encoder3x3(Encoder):
+    """Ours, as is Decoder3x3: the paper has no 3x3 kernels."""
+
+    def __init__(self, z_dim, h):
+        super().__init__(elu_stack(FirstConv3x3(h, 3, padding=1), Conv3x3(h, 2 * h, 3)), 2 * h, z_dim)
 
 
-def coders5x5(z_dim, h, min_var):
-    features = elu_stack(FirstConv3x3(h, 5, padding=1), Conv3x3(h, h, 5, padding=1), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
-    encoder = Encoder(features, 2 * h, z_dim, "fc_sigma")
-    decoder = elu_stack(Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), Conv1x1(2 * h, h))
-    return encoder, Decoder(5, decoder, nn.Sequential(Conv1x1(h, 1)), nn.Sequential(Conv1x1(h, 1)), min_var)
+class Decoder3x3(Decoder):
+    def __init__(self, z_dim, h, min_var=0.0):
+        super().__init__(3, elu_stack(Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, h, 1)), Conv1x1(h, 1), Conv1x1(h, 1), min_var)
 
 
-def coders7x7(z_dim, h, min_var):
-    features = elu_stack(FirstConv3x3(h, 7), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3))
-    encoder = Encoder(features, 2 * h, z_dim)
-    decoder = elu_stack(ConvTranspose3x3(z_dim, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), ConvTranspose3x3(2 * h, h, 5))
-    return encoder, Decoder(7, decoder, ConvTranspose1x1(h, 1), ConvTranspose1x1(h, 1), min_var)
+class Encoder5x5(Encoder):
+    """Table 1, as the coders below."""
+
+    def __init__(self, z_dim, h):
+        layers = FirstConv3x3(h, 5, padding=1), Conv3x3(h, h, 5, padding=1), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3)
+        super().__init__(elu_stack(*layers), 2 * h, z_dim, "fc_sigma")
 
 
-# by k: z_dim, hidden width h, min_var -> an Encoder and a Decoder of k x k kernels (Table 1)
-CODERS = {3: coders3x3, 5: coders5x5, 7: coders7x7}
+class Decoder5x5(Decoder):
+    def __init__(self, z_dim, h, min_var=0.0):
+        layers = Conv1x1(z_dim, 2 * h), ConvTranspose3x3(2 * h, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), Conv1x1(2 * h, h)
+        super().__init__(5, elu_stack(*layers), nn.Sequential(Conv1x1(h, 1)), nn.Sequential(Conv1x1(h, 1)), min_var)
+
+
+class Encoder7x7(Encoder):
+    def __init__(self, z_dim, h):
+        super().__init__(elu_stack(FirstConv3x3(h, 7), Conv3x3(h, 2 * h, 5), Conv3x3(2 * h, 2 * h, 3)), 2 * h, z_dim)
+
+
+class Decoder7x7(Decoder):
+    def __init__(self, z_dim, h, min_var=0.0):
+        layers = ConvTranspose3x3(z_dim, 2 * h, 1), ConvTranspose3x3(2 * h, 2 * h, 3), ConvTranspose3x3(2 * h, h, 5)
+        super().__init__(7, elu_stack(*layers), ConvTranspose1x1(h, 1), ConvTranspose1x1(h, 1), min_var)
+
+
+CODERS = {3: (Encoder3x3, Decoder3x3), 5: (Encoder5x5, Decoder5x5), 7: (Encoder7x7, Decoder7x7)}
 
 
 class VAE(Density):
@@ -108,7 +122,8 @@ class VAE(Density):
         if kernel_dim not in CODERS:
             raise ValueError(f"no coder for {kernel_dim}x{kernel_dim} kernels; choose from {sorted(CODERS)}")
         self.z_dim = z_dim
-        self.encoder, self.decoder = CODERS[kernel_dim](z_dim, hidden_dim, min_std**2)
+        encoder, decoder = CODERS[kernel_dim]
+        self.encoder, self.decoder = encoder(z_dim, hidden_dim), decoder(z_dim, hidden_dim, min_std**2)
 
     def reverse_model(self):
         """psi, of r(z|w; psi): the encoder's parameters."""

@@ -142,7 +142,7 @@ def test_a_driver_in_miniature(module, glyphs, capsys):
 
 def test_densities_in_miniature(glyphs, capsys):
     """They are fitted first, then the nets trained."""
-    densities.main(["--quick", "--data_root", str(glyphs)])
+    densities.DRIVER.main(["--quick", "--data_root", str(glyphs)])
     rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/densities.csv")
     assert {(r["method"], r["x"]) for r in rows if r["metric"] == "elbo" and r["panel"] == "kernels"} == set(
         itertools.product(("gmm", "flow", "gauss"), ("7x7", "5x5"))
