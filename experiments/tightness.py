@@ -136,7 +136,7 @@ def add_arguments(parser):
     parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
     parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
-    parser.add_argument("--eval_freq", type=int, default=100, help="epochs between measurements")
+    parser.add_argument("--eval_freq", type=int, default=150, help="epochs between measurements")
 
 
 def settings(args):
