@@ -267,9 +267,9 @@ def test_subsampled_kl_is_unbiased():
         draws = {}
         for m in (0, 5):
             prior.kernel_sum = Draw(m) if m else FullSum()
-            draws[m] = torch.stack([prior.kl(layer.posterior()) for _ in range(2000)])
+            draws[m] = torch.stack([prior.kl(layer.posterior()) for _ in range(600)])
     difference = draws[5].mean() - draws[0].mean()
-    assert abs(difference) < 4 * (draws[5].var() / 2000 + draws[0].var() / 2000).sqrt()
+    assert abs(difference) < 4 * (draws[5].var() / 600 + draws[0].var() / 600).sqrt()
     assert draws[5].std() > 1.5 * draws[0].std()  # it is a subsample
 
 
