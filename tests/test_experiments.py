@@ -194,6 +194,9 @@ def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
     assert "| mnist | deep weight prior | 50 | 0.8 | 0.800 ± 0.141 | +0.000 |" in table
     assert "| mnist | standard normal | 50 | 0.8 | – |" in table and table.endswith("–: not run on these two cores.")
     assert report.number("fig2 method=dwp x=50 metric=acc digits=2") == "0.80"
+    differences = [dict(row, method="sn", value=row["value"] - 0.1 - 0.01 * row["seed"]) for row in rows]
+    add_rows(differences, tmp_path / "fig2.csv")
+    assert report.number("fig2 method=dwp x=50 metric=acc over=sn show=interval") == "+0.105 (+0.041 to +0.169)"
 
 
 def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
