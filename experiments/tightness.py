@@ -92,13 +92,12 @@ def gradient_facts(prior, history):
 def main(args):
     """One training by train_bnn.py's options; the log has what was measured before it, every --eval_freq epochs, and after it."""
     train, _, net, layers, priors, opt = train_bnn.prepare(args)
-    log, history = Logger(args.run_dir, echo=("epoch", *(f"{layer}_{what}" for layer in LAYERS for what in ("kl", "gap_1000")))), deque()
+    log = Logger(args.run_dir, echo=("epoch", *(f"{layer}_{what}" for layer in LAYERS for what in ("kl", "gap_1000"))))
+    history = deque(maxlen=max(LAGS) + 1)
 
     def remember():
         q = layers[-1].posterior()
         history.append([priors[-1].kernels(t)[:KERNELS].detach().clone() for t in (q.loc, q.scale)])
-        while len(history) > max(LAGS) + 1:
-            history.popleft()
 
     def objective(x, y):
         remember()
@@ -108,7 +107,7 @@ def main(args):
         if epoch % args.eval_freq == 0 or epoch == args.epochs:
             with torch.random.fork_rng(devices=[]):  # the training's own draws stay what they would be
                 remember()
-                while len(history) <= max(LAGS):  # before the first step nothing had moved
+                while len(history) < history.maxlen:  # before the first step nothing had moved
                     history.appendleft(history[0])
                 row = {f"first_{fact}": value for fact, value in gaps(priors[0], layers[0]).items()}
                 row |= {f"last_{fact}": value for fact, value in gaps(priors[-1], layers[-1]).items()}
