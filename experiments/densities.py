@@ -19,10 +19,12 @@ from models.prior_folder import card_rows
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.screen import QUANTITIES
 from myexman import go_on
+from myexman.logger import read_rows
 from utils import load_density, run_cli
 
+from .fig2 import DRIVER as FIG2
 from .fig2 import net_options
-from .grid import ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
+from .grid import RESULTS, ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
@@ -102,7 +104,7 @@ def jobs(args):
             argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**options, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
         fitted = all((folder / "vae_params.safetensors").exists() for folder in folders)
-        if args.fits_only or args.data_dir != SHIPPED or not fitted:
+        if args.fits_only or args.data_dir != SHIPPED or not fitted or name == "vae":  # whose nets are those of Fig. 2
             continue
         shared = net_options(args) | dict(vae_list=folders, init_list="vae")
         for n in args.num_examples:
@@ -114,8 +116,17 @@ def jobs(args):
                         yield Job(args.panel, f"{method} from {name}", str(n), split, command_line(**shared, **data, **own))
 
 
+def with_the_vae(rows):
+    """These rows, and those of Fig. 2 of nets under the VAE and from its samples, on the same splits."""
+    names, usual = {"dwp": "vae"} | {method: f"{method} from vae" for method in STARTS}, FIG2.usual()
+    splits = {(r["panel"], r["x"], r["seed"]) for r in rows}
+    found = [r for r in read_rows(RESULTS / "fig2.csv") if r["method"] in names and r["setting"] == usual.get(r["panel"])]
+    return rows + [r | dict(method=names[r["method"]]) for r in found if (r["panel"], r["x"], r["seed"]) in splits]
+
+
 def table(rows):
     """By density: of both sizes of kernels what FACTS names, and accuracy, NLL and ECE of the nets; as Markdown."""
+    rows = with_the_vae(rows)
     lines, sizes = [], sorted({r["x"] for r in rows if r["panel"] != "kernels"})
     for name in sorted({r["method"] for r in rows if r["panel"] == "kernels"}):
         cells = []
@@ -135,6 +146,7 @@ def table(rows):
 def plot(rows, file):
     """Accuracy of the nets under a density, of the smallest n, against its nats per held-out 7x7 kernel, and against the likeness of its
     drift test."""
+    rows = with_the_vae(rows)
     smallest = min((r["x"] for r in rows if r["panel"] != "kernels"), default=None)
     figure, axes = new_figure(9, 3.6, columns=2, sharey=True)
     for axis, (metric, label) in zip(
@@ -147,6 +159,7 @@ def plot(rows, file):
                 axis.errorbar(x[0], y.mean(), [[y.mean() - y.min()], [y.max() - y.mean()]], fmt="o", capsize=3, color=f"C{i}")
                 axis.annotate(name, (x[0], y.mean()), xytext=(4, 4), textcoords="offset points", fontsize=8)
         axis.set(xlabel=label)
+        axis.margins(x=0.15)
     axes[0].set(ylabel=f"accuracy under it as the prior, n = {smallest}")
     save_figure(figure, file)
 

@@ -7,7 +7,7 @@ falls towards KL(q || p) as K grows; its fall at K = 1000 is the estimate of the
 as in Algorithm 1, or stays the VAE's encoder.
 
 Of the gradient with respect to the means of the last layer's kernels: its expectation; the standard deviation of an estimate from one
-draw of w and z, and from a mirrored pair of draws (KernelPrior.cross_entropy); and how far its expectation moves in 4 and in 16 steps of
+draw of w and z, and from a mirrored pair of draws (KernelPrior.cross_entropy); and how far its expectation moves in 16 steps of
 the means, under one reverse model: what --kl_memory remembers is so old. Each is a root mean square over the weights of a kernel; the
 median over kernels is shown, for a few kernels have nearly all of the noise.
 """
@@ -29,13 +29,12 @@ from .grid import Driver, Job, command_line, markdown, method_options, select, s
 
 CODES = (10, 100, 1000)
 REVERSE = {"learned": 1, "frozen": 0}
-LAGS = (4, 16)
+LAG = 16  # steps
 FACTS = {
     "signal": "gradient's expectation",
     "noise_1": "noise of one draw",
     "noise_2": "of a mirrored pair",
-    "moved_4": "moved in 4 steps",
-    "moved_16": "in 16",
+    f"moved_{LAG}": f"moved in {LAG} steps",
 }
 LAYERS = ("first", "last")  # those that are looked at
 KERNELS, DRAWS = 512, 16  # kernels of a layer that are looked at; draws of their gradient
@@ -82,10 +81,10 @@ def size(draws, others=None):
 
 
 def gradient_facts(prior, history):
-    """What FACTS names.  history: means and scales of kernels after the last steps, the present last."""
-    draws = draws_of_gradient(prior, *history[-1])
-    facts = dict(signal=size(draws), noise_1=noise(draws), noise_2=noise(draws_of_gradient(prior, *history[-1], pair=True)))
-    return facts | {f"moved_{lag}": size(draws, draws_of_gradient(prior, *history[-1 - lag])) for lag in LAGS}
+    """What FACTS names.  history: means and scales of kernels after each of the last LAG steps, and before."""
+    now, moved = draws_of_gradient(prior, *history[-1]), draws_of_gradient(prior, *history[0])
+    pairs = draws_of_gradient(prior, *history[-1], pair=True)
+    return dict(signal=size(now), noise_1=noise(now), noise_2=noise(pairs), **{f"moved_{LAG}": size(now, moved)})
 
 
 @script(partial(train_bnn.parse_args, prog="tightness.py"))
@@ -93,7 +92,7 @@ def main(args):
     """One training by train_bnn.py's options; the log has what was measured before it, every --eval_freq epochs, and after it."""
     train, _, net, layers, priors, opt = train_bnn.prepare(args)
     log = Logger(args.run_dir, echo=("epoch", *(f"{layer}_{what}" for layer in LAYERS for what in ("kl", "gap_1000"))))
-    history = deque(maxlen=max(LAGS) + 1)
+    history = deque(maxlen=LAG + 1)
 
     def remember():
         q = layers[-1].posterior()
