@@ -114,8 +114,15 @@ def table(rows):
     return markdown("n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits", lines)
 
 
+def on_its_splits(rows):
+    """The rows of the splits that the deep weight prior has run on, so that means can be compared; all if it has not run."""
+    splits = {(r["x"], r["seed"]) for r in rows if r["method"] == "dwp"}
+    return [r for r in rows if not splits or (r["x"], r["seed"]) in splits]
+
+
 def draw_metric(axis, rows, metric):
-    """A metric, acc or nll, of all methods against n, the paper's accuracy in grey."""
+    """A metric, acc or nll, of all methods against n, on the splits of the deep weight prior, the paper's accuracy in grey."""
+    rows = on_its_splits(rows)
     for method in CHOICES:
         curve(axis, rows, method, metric)
         if metric == "acc":
@@ -128,7 +135,7 @@ def draw_metric(axis, rows, metric):
 
 
 def plot(rows, file):
-    panel = rows[0]["panel"]
+    rows, panel = on_its_splits(rows), rows[0]["panel"]
     figure, (left, right) = new_figure(11, 4, columns=2)
     draw_metric(left, rows, "acc")
     draw_metric(right, rows, "nll")

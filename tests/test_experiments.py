@@ -199,6 +199,12 @@ def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
     assert report.number("fig2 method=dwp x=50 metric=acc over=sn show=interval") == "+0.105 (+0.041 to +0.169)"
 
 
+def test_the_figure_compares_means_over_the_same_splits():
+    rows = [dict(method=method, x=50, seed=seed) for method in ("dwp", "sn") for seed in range(2 if method == "dwp" else 5)]
+    assert [(r["method"], r["seed"]) for r in fig2.on_its_splits(rows)] == [("dwp", 0), ("dwp", 1), ("sn", 0), ("sn", 1)]
+    assert fig2.on_its_splits(rows[2:]) == rows[2:]
+
+
 def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
     file = tmp_path / "rows.csv"
     add_rows([dict(a=1, b=2), dict(a=3, b=4)], file, ("a", "b"))
