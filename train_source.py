@@ -57,6 +57,9 @@ def main(args):
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
     check_batches(net, len(train.y), args.bs)
     convs = conv_layers(net)
+    counted = {name.split(".")[-1]: conv for name, conv in convs.items()}
+    if len(counted) < len(convs):  # the blocks of a residual net, whose convolutions have the same names: too many for a log
+        counted = {}
     for conv in convs.values():
         fill(conv.weight, Xavier(conv.weight.shape))
     opt = torch.optim.Adam(net.parameters(), fused=True)
@@ -87,7 +90,7 @@ def main(args):
                     epoch=epoch + 1,
                     **{f"train_{k}": v for k, v in train_stats.items()},
                     **evaluate(net, test, ens=0),
-                    **({f"{name.split('.')[-1]}_filters": conv.out_channels for name, conv in convs.items()} if args.drop_dead else {}),
+                    **{f"{name}_filters": conv.out_channels for name, conv in counted.items()},
                     seconds=time.time() - log.began,
                 )
             checkpoints.finished(epoch + 1, save=evaluated)
