@@ -29,7 +29,6 @@ from .grid import RESULTS, ROOT, Driver, Job, command_line, markdown, mean_std, 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
     "vae": (dict(z_dim=2, hidden_dim=32, bs=32), dict(z_dim=4, hidden_dim=64, num_epochs=100)),
-    "gmm": (dict(components=16), dict(components=8)),
     "flow": (dict(hidden_dim=64, bs=64), dict(hidden_dim=64, num_epochs=60)),
     "pixelcnn": (dict(hidden_dim=32, bs=64), dict(hidden_dim=32, num_epochs=30)),
     "chain": (dict(z_dim=4, hidden_dim=32, min_std=0.105, num_epochs=500, bs=16), dict(z_dim=4, hidden_dim=64, num_epochs=100, bs=64)),

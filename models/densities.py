@@ -109,40 +109,42 @@ class GaussianMixture(Density):
         self.register_buffer("scale", torch.eye(d).repeat(components, 1, 1))  # lower Cholesky factors
 
     @classmethod
-    def fit(cls, kernels, components=8, ridge=0.01, steps=200, tolerance=1e-4):
-        """ridge: as in em().  Ends after `steps`, or when the objective gains less than `tolerance` nats per kernel in a step.  Raises
-        ValueError if there are more components than kernels."""
+    def fit(cls, kernels, components=8, steps=200, tolerance=1e-4):
+        """k^2 pseudo-kernels, see em().  Ends after `steps`, or when the objective gains less than `tolerance` nats per kernel in a step.
+        Raises ValueError if there are more components than kernels."""
         if components > len(kernels):
             raise ValueError(f"{components} components for {len(kernels)} kernels: fewer are needed (--components)")
         density, last = cls(kernels.shape[-1], components).double().to(kernels.device), -math.inf
-        for value in density.em(kernels.double(), ridge, steps):
+        for value in density.em(kernels.double(), kernels[0].numel(), steps):
             if value - last < tolerance:
                 break
             last = value
         return density.float()
 
-    def em(self, kernels, ridge=0.0, steps=200):
+    def em(self, kernels, pseudo=0.0, steps=200):
         """Fit to kernels (n, 1, k, k), from components that begin at kernels far from each other; yields, before each step, what the
-        steps raise: the mean log-density, nats per kernel, less the penalty ridge/2 v sum_c tr(S_c^-1) with v the kernels' mean variance.
+        steps raise: the mean log-density, nats per kernel, and 1/n of the log of an inverse-Wishart prior on the covariances S_c,
 
-        The penalty keeps the covariance S_c of a component of few kernels from collapsing."""
+            -pseudo/2 sum_c { log det S_c + tr(S_c^-1 S) },    S: the covariance of all kernels
+
+        as if each component had been given `pseudo` more kernels of covariance S. So one of few kernels neither collapses nor, as under a
+        penalty of the same weight for all, is widened until it is empty."""
         x = kernels.flatten(1)
         n, d = x.shape
-        cov = covariance(x)
-        penalty = ridge * cov.diagonal().mean()
-        eye = torch.eye(d, dtype=x.dtype, device=x.device)
-        floor = 1e-6 * cov.diagonal().mean() * eye  # of the arithmetic
-        self.mean, self.scale = x[far_apart(x, len(self.mean))], torch.linalg.cholesky(cov + floor).repeat(len(self.mean), 1, 1)
+        S = covariance(x)
+        S = S + 1e-6 * S.diagonal().mean() * torch.eye(d, dtype=x.dtype, device=x.device)  # the floor is of the arithmetic
+        self.mean, self.scale = x[far_apart(x, len(self.mean))], torch.linalg.cholesky(S).repeat(len(self.mean), 1, 1)
         for _ in range(steps):
-            joint = self.log_joint(x)
+            joint, P = self.log_joint(x), self.whitening()
             evidence = torch.logsumexp(joint, 1)
-            yield (evidence.mean() - 0.5 * penalty * self.whitening().square().sum()).item()
+            log_det = -2 * P.diagonal(dim1=1, dim2=2).log().sum()
+            yield (evidence.mean() - 0.5 * pseudo / n * (log_det + ((P @ S) * P).sum())).item()
             share = (joint - evidence[:, None]).exp()
             mass = share.sum(0).clamp_min(1e-9)
             self.log_weight, self.mean = (mass / mass.sum()).log(), share.T @ x / mass[:, None]
             centred = x - self.mean[:, None]  # (components, n, d)
             scatter = (share.T[:, :, None] * centred).transpose(1, 2) @ centred
-            self.scale = torch.linalg.cholesky((scatter + n * penalty * eye) / mass[:, None, None] + floor)
+            self.scale = torch.linalg.cholesky((scatter + (pseudo + 1e-6 * mass)[:, None, None] * S) / (pseudo + mass)[:, None, None])
 
     def whitening(self):
         """The inverses of the Cholesky factors: (components, d, d)."""
