@@ -11,23 +11,19 @@ fitted to them draws all kernels of a Bayesian net there. --spread cuts high eno
 """
 
 import sys
-from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from models.bayes import NOISE
-from models.pictures import new_figure, save_figure
-from myexman import Parser, at_least, progress, read_params, replacing, save_state, write_yaml
+from models.kernel_folder import layer_names, plot_norms, provenance, save_split, together
+from myexman import Parser, at_least, progress, save_state, write_yaml
 from utils import load_weights, one_per_layer, run_cli, trained_weights
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
 WIDE = 1.7  # a spread above which priors of 5x5 kernels collapsed; published: 1.66 (5x5), 3.2 (7x7, without harm); our 7x7 holds at 1.8
-# what pruning.yaml says of the source runs
-SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead")
 
 
 def parse_args(argv=None):
@@ -108,66 +104,6 @@ def read_kernels(run):
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
 
 
-def together(net, groups):
-    """Kernels by convolution, as read_kernels() gives them, with those of each group of so many convolutions in a row as one, under the
-    name of the first.
-
-    Raises ValueError if the groups do not cover the net's convolutions, or kernels of one group differ in size."""
-    if sum(groups) != len(net):
-        raise ValueError(f"--together groups {sum(groups)} convolutions, the nets have {len(net)}")
-    layers, merged = iter(net.items()), {}
-    for n in groups:
-        names, kernels = zip(*islice(layers, n))
-        if len({w.shape[-1] for w in kernels}) > 1:
-            raise ValueError(f"--together: the convolutions from {names[0]} to {names[-1]} have kernels of different sizes")
-        merged[names[0]] = torch.cat(kernels)
-    return merged
-
-
-def common_facts(params):
-    """How source nets were trained, of their arguments: {argument: its value, or the list of values where nets differ}."""
-    facts = {}
-    for name in SOURCE_FACTS:
-        given = [p[name] for p in params if name in p]
-        several = [isinstance(value, list) and (name != "hid_dim" or isinstance(value[0], list)) for value in given]  # of a pool
-        values = {str(v): v for value, many in zip(given, several) for v in (value if many else [value])}
-        if values:
-            facts[name] = next(iter(values.values())) if len(values) == 1 else list(values.values())
-    return facts
-
-
-def provenance(runs, nets, names):
-    """What kernels come from: dict(nets, kernels: {layer: how many there were}, source: how the nets were trained), added up.
-
-    nets: of each run its kernels by convolution.  names: the layers'.  A pool knows what it was made of from its .yaml.  Raises ValueError
-    if that is of another pool."""
-    known = []
-    for run, net in zip(runs, nets):
-        pool, params = Path(f"{run}.yaml"), run / "params.yaml"
-        if pool.exists():
-            try:
-                facts = read_params(pool)
-            except ValueError:
-                facts = {}
-            if facts.keys() != {"nets", "kernels", "source"} or facts["kernels"].keys() != set(names):
-                raise ValueError(f"{pool} does not describe {run}, whose layers are {', '.join(names)}: delete it, or write the pool anew")
-        else:
-            source = common_facts([read_params(params)]) if params.exists() else {}
-            facts = dict(nets=1, kernels=dict(zip(names, map(len, net.values()))), source=source)
-        known.append(facts)
-    kernels = {name: sum(facts["kernels"][name] for facts in known) for name in names}
-    return dict(nets=sum(facts["nets"] for facts in known), kernels=kernels, source=common_facts([facts["source"] for facts in known]))
-
-
-def layer_names(kernels):
-    """conv7x7, conv5x5; conv5x5_1, conv5x5_2 where a net has several convolutions of one size."""
-    sizes = [w.shape[-1] for w in kernels]
-    seen = Counter()
-    for k in sizes:
-        seen[k] += 1
-        yield f"conv{k}x{k}" + (f"_{seen[k]}" if sizes.count(k) > 1 else "")
-
-
 def threshold(norms, k, min_norm, keep):
     if keep is not None:
         return float(np.quantile(norms, 1 - keep))
@@ -187,26 +123,6 @@ def narrow_cut(norms, cut, spread):
     low, high = (np.interp(first + q * (len(above) - 1 - first), rank, above) for q in (0.1, 0.9))  # np.quantile of above[first:]
     lowest = int(np.argmax(high <= spread * low))
     return float(above[lowest]) if lowest else cut
-
-
-def save_split(folder, train, test, facts):
-    """Write train.npy, test.npy and pruning.yaml in place of the old ones."""
-    with replacing(*(folder / name for name in ("train.npy", "test.npy", "pruning.yaml"))) as (train_part, test_part, facts_part):
-        np.save(train_part, train)
-        np.save(test_part, test)
-        write_yaml(facts_part, facts)
-
-
-def plot_norms(file, norms, cut, kept, total, low, high):
-    figure, axes = new_figure(5, 3)
-    bins = np.geomspace(max(norms.min(), 1e-6), norms.max(), 80)
-    axes.hist(norms, bins=bins, color="0.6")
-    axes.axvline(cut, color="C3", label="cut")
-    axes.axvspan(low, high, color="C0", alpha=0.2, label=f"10 % to 90 % of the kept: {low:.3g} to {high:.3g}")
-    axes.set(xscale="log", yscale="log", xlabel="L2 norm of a kernel", ylabel="kernels")
-    axes.set_title(f"cut at {cut:.3g}: {kept} of {total} kept", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, file)
 
 
 def main(argv=None):

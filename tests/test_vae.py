@@ -21,44 +21,18 @@ from .conftest import SIZES, write_prior
 
 COUNTS = {3: (4932, 4754), 5: (260040, 304194), 7: (56004, 56674)}  # Table 1, and ours for 3
 
-HEADS = ("weight", "bias")
-LEGACY_KEYS = {
-    3: {
-        f"{part}.{h}"
-        for h in HEADS
-        for part in (
-            *(f"encoder.features.{i}" for i in (0, 2)),
-            "encoder.fc_mu",
-            "encoder.fc_var",
-            *(f"decoder.decoder.{i}" for i in (0, 2)),
-            "decoder.fc_mu",
-            "decoder.fc_var",
-        )
-    },
-    5: {
-        f"{part}.{h}"
-        for h in HEADS
-        for part in (
-            *(f"encoder.features.{i}" for i in (0, 2, 4, 6)),
-            "encoder.fc_mu",
-            "encoder.fc_sigma",
-            *(f"decoder.decoder.{i}" for i in (0, 2, 4, 6)),
-            "decoder.fc_mu.0",
-            "decoder.fc_var.0",
-        )
-    },
-    7: {
-        f"{part}.{h}"
-        for h in HEADS
-        for part in (
-            *(f"encoder.features.{i}" for i in (0, 2, 4)),
-            "encoder.fc_mu",
-            "encoder.fc_var",
-            *(f"decoder.decoder.{i}" for i in (0, 2, 4)),
-            "decoder.fc_mu",
-            "decoder.fc_var",
-        )
-    },
+
+def keys(encoder, decoder, sigma="fc_var", head=""):
+    """Those of a state dict.  encoder, decoder: positions of the layers with weights; sigma, head: names that differ between the sizes."""
+    layers = [f"encoder.features.{i}" for i in encoder] + [f"decoder.decoder.{i}" for i in decoder]
+    layers += ["encoder.fc_mu", f"encoder.{sigma}", f"decoder.fc_mu{head}", f"decoder.fc_var{head}"]
+    return {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
+
+
+LEGACY_KEYS = {  # of 5 and 7 the published ones
+    3: keys((0, 2), (0, 2)),
+    5: keys((0, 2, 4, 6), (0, 2, 4, 6), "fc_sigma", ".0"),
+    7: keys((0, 2, 4), (0, 2, 4)),
 }
 
 
