@@ -103,9 +103,11 @@ def differences(script, words, weights, whole, root, signum, delay):
     run, err = interrupted(script, words, root, signum, delay)
     if run is None:
         return ""  # hit before there was a run
-    if signum != signal.SIGKILL and "go on with --resume" not in err and status(run)["state"] not in ("finished", "killed"):
+    saved = (run / "checkpoint.torch").exists()
+    advice = "go on with --resume" if saved else "there is no checkpoint yet"
+    if signum != signal.SIGKILL and advice not in err and status(run)["state"] not in ("finished", "killed"):
         return f"said {err!r}"
-    if (run / "checkpoint.torch").exists():
+    if saved:
         if status(run)["state"] != "finished":
             code, err = finish(*begin(script, ["--resume", str(run)], root))
             if code:
