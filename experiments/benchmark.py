@@ -254,7 +254,7 @@ QUICK = {
     "KL, 16 5x5 kernels": (kl_term, dict(kernels=16), None),
     "KL, 64 5x5 kernels": (kl_term, dict(kernels=64), None),
     "ensemble of 10, 10 images": (ensemble, dict(n=10), None),
-    "ensemble of 2, 1000 images": (ensemble, dict(n=1000, members=2), None),
+    "ensemble of 2, 200 images": (ensemble, dict(n=200, members=2), None),
     "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64), None),
     "checkpoint, fconv, vae": (checkpoint, {}, None),
     "source step, filters 8/16": (source_step, dict(hid_dim=(8, 16), n=16), None),

@@ -131,8 +131,9 @@ def glyphs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("module", DRIVERS, ids=lambda module: module.DRIVER.name)
-def test_a_driver_in_miniature(module, glyphs, capsys):
+def test_a_driver_in_miniature(module, glyphs, capsys, monkeypatch):
     """A smoke run gives rows, a table, and a figure if there is one."""
+    monkeypatch.setattr(tightness, "KERNELS", 4)  # of 512, with 1000 codes each
     driver, folder = module.DRIVER, Path(os.environ["DWP_PATH"]) / "quick"
     driver.main(["--quick", "--data_root", str(glyphs)])
     assert {row["method"] for row in read_rows(folder / f"{driver.name}.csv")} == DRIVERS[module]

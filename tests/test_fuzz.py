@@ -1,4 +1,4 @@
-"""Hostile input ends in one line; python -m tests.fuzz tries ten times as much."""
+"""Hostile input ends in one line; python -m tests.fuzz tries many more."""
 
 import tracemalloc
 
@@ -16,9 +16,9 @@ from .fuzz import fuzz, huge_npz, npy
 
 @pytest.mark.filterwarnings("ignore")
 def test_odd_words_and_damaged_files_end_well_or_in_one_line():
-    codes, failures = fuzz(600)
+    codes, failures = fuzz(300)
     assert not failures, failures[0]
-    assert codes[0] > 30 and codes[2] > 300 and sum(codes.values()) >= 590  # hypothesis leaves out what it has drawn before
+    assert codes[0] > 15 and codes[2] > 150 and sum(codes.values()) >= 290  # hypothesis leaves out what it has drawn before
 
 
 @pytest.mark.parametrize("word", ["1e9", "1000000000", "99999999999999999999"])

@@ -70,7 +70,7 @@ def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, dig
     np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
     np.save(tmp_path / "test.npy", np.ones((2, 1, 7, 7)))
     bnn = [*BNN, "--vae_list", *priors, "--prior_list", "vae", "sn", "--kl_kernels", "2", "--kl_memory", "--bs", "16"]
-    vae = ["--data_dir", tmp_path, "--num_epochs", 4, "--eval_freq", 2, "--bs", 8, "--no_screen", "--min_std", 0.05]
+    vae = ["--data_dir", tmp_path, "--num_epochs", 4, "--eval_freq", 2, "--bs", 8, "--hidden_dim", 8, "--no_screen", "--min_std", 0.05]
     source = ["--data", digits, "--epochs", 4, "--eval_freq", 2, "--bs", 16, "--hid_dim"]
     module, words, weights = {
         "bnn": (train_bnn, ["--data", digits, *bnn], "model.torch"),
@@ -335,7 +335,7 @@ def test_weights_in_other_wrappings_are_read(tmp_path):
 def test_a_prior_is_published_whole_and_no_run_is_overwritten(tmp_path, capsys):
     np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
     np.save(tmp_path / "test.npy", np.random.default_rng(1).normal(size=(4, 1, 7, 7)))
-    fit = ["--data_dir", tmp_path, "--num_epochs", "1", "--no_screen"]
+    fit = ["--data_dir", tmp_path, "--num_epochs", "1", "--hidden_dim", "8", "--no_screen"]
     first = train_vae_prior.main([str(word) for word in fit])
     before = (first / "vae_params.torch").read_bytes()
     (tmp_path / "link").symlink_to(first)
