@@ -10,7 +10,11 @@ setup(
     python_requires=">=3.11",
     packages=["data", "experiments", "models", "myexman"],
     py_modules=["prune_kernels", "train_bnn", "train_source", "train_vae_prior", "utils"],
-    extras_require={"cluster": ["submitit>=1.5"], "tensorboard": ["tensorboard>=2.14"]},
+    extras_require={
+        "cluster": ["submitit>=1.5"],
+        "tensorboard": ["tensorboard>=2.14"],
+        "peers": ["bayesian-torch==0.5.0", "laplace-torch==0.3"],
+    },
     install_requires=[
         "torch>=2.11,<2.14",
         "torchvision>=0.26",

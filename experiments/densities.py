@@ -19,12 +19,10 @@ from models.prior_folder import card_rows
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.screen import QUANTITIES
 from myexman import go_on
-from myexman.logger import read_rows
 from utils import load_density, run_cli
 
-from .fig2 import DRIVER as FIG2
-from .fig2 import net_options
-from .grid import RESULTS, ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
+from .fig2 import net_options, rows_beside
+from .grid import ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
@@ -117,10 +115,8 @@ def jobs(args):
 
 def with_the_vae(rows):
     """These rows, and those of Fig. 2 of nets under the VAE and from its samples, on the same splits."""
-    names, usual = {"dwp": "vae"} | {method: f"{method} from vae" for method in STARTS}, FIG2.usual()
-    splits = {(r["panel"], r["x"], r["seed"]) for r in rows}
-    found = [r for r in read_rows(RESULTS / "fig2.csv") if r["method"] in names and r["setting"] == usual.get(r["panel"])]
-    return rows + [r | dict(method=names[r["method"]]) for r in found if (r["panel"], r["x"], r["seed"]) in splits]
+    names = {"dwp": "vae"} | {method: f"{method} from vae" for method in STARTS}
+    return rows + [r | dict(method=names[r["method"]]) for r in rows_beside(rows, names)]
 
 
 def table(rows):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from models import NETWORKS
 from models.pictures import new_figure, save_figure
+from myexman.logger import read_rows
 from utils import run_cli
 
 from .grid import (
@@ -21,6 +22,7 @@ from .grid import (
     FCONV,
     METHODS,
     REMEMBERED,
+    RESULTS,
     Driver,
     KLSum,
     curve,
@@ -150,6 +152,14 @@ def plot(rows, file):
 
 
 DRIVER = Driver("fig2", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, epochs=3), settings, jobs, table, plot, by_panel=True)
+
+
+def rows_beside(rows, methods):
+    """Fig. 2's own rows of these methods, of the panels, sizes and splits that another experiment's rows have."""
+    usual, splits = DRIVER.usual(), {(r["panel"], r["x"], r["seed"]) for r in rows}
+    own = [r for r in read_rows(RESULTS / "fig2.csv") if r["method"] in methods and r["setting"] == usual.get(r["panel"])]
+    return [r for r in own if (r["panel"], r["x"], r["seed"]) in splits]
+
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

@@ -1,0 +1,159 @@
+"""The same few digits under other libraries: the mean-field layers of bayesian-torch, and the Laplace approximation of laplace-torch.
+
+    pip install bayesian-torch==0.5.0 laplace-torch==0.3
+    python -m experiments.peers --data_root DATA_ROOT --workers 2
+
+Each is used as its own README does. Net, images, steps and rate are Fig. 2's, whose rows stand beside them in the table.
+"""
+
+import importlib
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import trange
+
+from data.datasets import import_torchvision_datasets
+from models import NETWORKS, build_net
+from models.initialization import initialize
+from myexman import ExParser, Logger, script
+from utils import (
+    add_common_flags,
+    add_init_flags,
+    data_options,
+    ensemble_average,
+    layer_sources,
+    linear_lr,
+    load_data,
+    metrics,
+    predict,
+    run_cli,
+    seed_everything,
+    train_epoch,
+)
+
+from .fig2 import PANELS, net_options, rows_beside
+from .grid import METHODS, Driver, Job, command_line, markdown, mean_std, select, shipped
+
+MEMBERS = 10  # networks in an ensemble, as in ours
+OURS = ("dwp", "sn", "det")  # methods of Fig. 2 to compare with
+
+
+def library(name, install):
+    """An optional package.  Raises ValueError if it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise ValueError(f"this needs {name}: pip install {install}") from e
+
+
+def fit(net, train, args, penalty=lambda images: 0.0):
+    """Minimise the cross-entropy, a mean over images, and a penalty of how many images there are in the minibatch."""
+    opt = torch.optim.Adam(net.parameters(), lr=args.lr, fused=True)
+
+    def objective(x, y):
+        loss = F.cross_entropy(net(x), y) + penalty(len(x))
+        return loss, dict(loss=loss)
+
+    for epoch in trange(args.epochs, desc="epochs", leave=False, disable=None):
+        linear_lr(opt, epoch, args.epochs, args.lr)
+        train_epoch(train, args.bs, opt, objective, epoch)
+
+
+def mean_field(net, train, test, args, kind="Reparameterization", trained_first=False):
+    """bayesian-torch: all layers Bayesian under N(0, 1), with weights of their own start, or around those of the trained net ("MOPED").
+
+    Its KL term is a mean over the weights of a layer, far below their sum: a cold posterior."""
+    bnn = library("bayesian_torch.models.dnn_to_bnn", "bayesian-torch==0.5.0")
+    if trained_first:
+        fit(net, train, args)
+    options = dict(prior_mu=0.0, prior_sigma=1.0, posterior_mu_init=0.0, posterior_rho_init=-3.0, moped_delta=0.5)
+    bnn.dnn_to_bnn(net, options | dict(type=kind, moped_enable=trained_first))
+    fit(net, train, args, lambda images: bnn.get_kl_loss(net) / images)
+    return ensemble_average([predict(net, test.x) for _ in range(MEMBERS)])
+
+
+def laplace(net, train, test, args):
+    """laplace-torch: a Gaussian around the last layer of the trained net, Kronecker-factored, its prior's precision by the marginal
+    likelihood; the predictive by the probit approximation."""
+    import_torchvision_datasets()  # the library imports torchvision, which may need what this does for it
+    package = library("laplace", "laplace-torch==0.3")
+    fit(net, train, args)
+    posterior = package.Laplace(net, "classification", subset_of_weights="last_layer", hessian_structure="kron")
+    posterior.fit(DataLoader(TensorDataset(train.x, train.y), batch_size=args.bs))
+    posterior.optimize_prior_precision(method="marglik")
+    return torch.cat([posterior(batch, link_approx="probit") for batch in test.x.split(500)]).log()
+
+
+PEERS = {  # what makes log-probabilities for the test images of a plain net, and options of it
+    "bayesian-torch": (mean_field, {}),
+    "bayesian-torch, Flipout": (mean_field, dict(kind="Flipout")),
+    "bayesian-torch, MOPED": (mean_field, dict(trained_first=True)),
+    "laplace-torch, last layer": (laplace, {}),
+}
+
+
+def parse_args(argv=None):
+    parser = ExParser(description=__doc__, prog="peers.py")
+    parser.add_argument("--peer", choices=list(PEERS), required=True, help="the other library, and how it is used")
+    parser.add_argument("--data", default="mnist", help="target data set")
+    parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
+    add_init_flags(parser)
+    add_common_flags(parser, epochs=600, bs=256)
+    return parser.parse_args(argv)
+
+
+@script(parse_args)
+def main(args):
+    """One training; the log has one row, at its end."""
+    seed_everything(args.seed)
+    train, test = load_data(**data_options(vars(args)))
+    net = build_net(args.model, "vanilla", args.hid_dim, *train).to(args.device)
+    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))
+    make, options = PEERS[args.peer]
+    log = Logger(args.run_dir, echo=("epoch", "ens_acc", "ens_nll", "ens_ece"))
+    found = metrics(make(net, train, test, args, **options).detach(), test.y)
+    log.row(epoch=args.epochs, step=args.epochs * math.ceil(len(train.y) / args.bs), **{f"ens_{name}": v for name, v in found.items()})
+    return args.run_dir
+
+
+def add_arguments(parser):
+    parser.add_argument("--num_examples", type=int, nargs="+", default=[100], help="sizes of the training set")
+    parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="what to run")
+
+
+def settings(args):
+    return {args.panel: f"reduced: {args.epochs} epochs"}
+
+
+def jobs(args):
+    for n, split, peer in itertools.product(args.num_examples, range(args.splits), args.peers):
+        options = net_options(args) | dict(peer=peer, num_examples=n, data_split_seed=split)
+        del options["eval_freq"]
+        options |= dict(vae_list=shipped("vae", PANELS[args.panel].layers), init_list="vae")
+        yield Job(args.panel, peer, str(n), split, command_line(**options), main)
+
+
+def table(rows):
+    """Accuracy, NLL and ECE, mean ± standard deviation over splits, and the time of a whole run by its steps; as Markdown."""
+    rows = rows + rows_beside(rows, OURS)
+    lines = []
+    for n, method in itertools.product(sorted({r["x"] for r in rows}), [*OURS, *PEERS]):
+        found = [r for r in rows if r["x"] == n and r["method"] == method]
+        if found:
+            values = [select(found, metric=metric) for metric in ("acc", "nll", "ece")]
+            ms = [1000 * r["seconds"] / r["steps"] for r in found if r["metric"] == "acc"]
+            name = f"ours: {METHODS[method][0]}" if method in OURS else method
+            lines.append([n, name, *map(mean_std, values), f"{sum(ms) / len(ms):.0f}", len(ms)])
+    return markdown("n | method | accuracy | NLL, nats | ECE | time of a run by its steps, ms | splits", lines)
+
+
+SMOKE = dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=2)
+DRIVER = Driver("peers", __doc__, add_arguments, SMOKE, settings, jobs, table)
+
+if __name__ == "__main__":
+    run_cli(DRIVER.main)
