@@ -18,7 +18,7 @@ import torch
 
 from models.bayes import NOISE
 from models.kernel_folder import layer_names, plot_norms, provenance, save_split, together
-from myexman import Parser, at_least, progress, save_state, write_yaml
+from myexman import Parser, at_least, progress, save_state, share, write_yaml
 from utils import load_weights, one_per_layer, run_cli, trained_weights
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
@@ -38,7 +38,7 @@ def parse_args(argv=None):
         help=f"smallest L2 norm kept, one number or one per convolution (default: that of the published sets, {PUBLISHED_CUT})",
     )
     cut.add_argument(
-        "--keep", type=float, nargs="+", help="share of kernels kept, those of largest norm; one number or one per convolution"
+        "--keep", type=share, nargs="+", help="share of kernels kept, those of largest norm; one number or one per convolution"
     )
     parser.add_argument(
         "--spread",
@@ -71,7 +71,7 @@ def parse_args(argv=None):
         help="convolutions in a row whose kernels share a folder, and an entry of the lists above: 7 6 6 for the stages of `resnet`, 19 "
         "for all of it",
     )
-    parser.add_argument("--test_share", type=at_least(0, float), default=0.2, help="share of the kept kernels that goes to test.npy")
+    parser.add_argument("--test_share", type=share, default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the split and the subset")
     return parser.parse_args(argv)
 
@@ -155,7 +155,8 @@ def main(argv=None):
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
         if not 0 < n_test < len(chosen):
-            raise ValueError(f"{name}: {len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, too few to split; cut lower")
+            why = f"{len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, and {len(chosen)} are taken"
+            raise ValueError(f"{name}: {why}, too few to split at --test_share {args.test_share:g}")
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
         scale = mean_norm / float(norms[chosen].mean()) if mean_norm else 1.0

@@ -6,6 +6,7 @@
 With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic counterpart; there are no priors then, and --l2 regularises.
 """
 
+import copy
 import math
 import time
 from argparse import ArgumentTypeError
@@ -24,6 +25,7 @@ from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script, write_yaml
 from utils import (
+    FROZEN,
     add_common_flags,
     add_init_flags,
     check_batches,
@@ -50,6 +52,9 @@ BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logva
 BAYESIAN |= dict(
     gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0, kl_memory=False, kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0
 )
+# Those of them that a prior heeds, and what its `needs` call it
+HEEDED = dict(gamma_a="a", gamma_b="b", dwp_samples="samples", kl_chunk="chunk", kl_kernels="kernel_sum", kl_memory="kernel_sum")
+HEEDED |= dict(train_reverse="train_reverse", bound="bound")
 
 
 def parse_args(argv=None, prog="train_bnn.py"):
@@ -107,21 +112,24 @@ def prior_name(word):
 
 def check_options(args, net, layers, train, test):
     """Raise ValueError if options do not go together, or not with the net, its Bayesian layers, and its data or the memory."""
-    given = [f"--{name}" for name, default in BAYESIAN.items() if getattr(args, name) != default]
+    given = [name for name, default in BAYESIAN.items() if getattr(args, name) != default]
     if given and not layers:
-        raise ValueError(f"{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
-    priors, fixed, clipped = args.prior_list or [], args.alpha is not None, args.max_logsigma is not None
-    vd, snr = "vd" in priors, args.prune == "snr"
+        raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
+    priors, fixed, snr = args.prior_list or ["sn"], args.alpha is not None, args.prune == "snr"
+    vd, free = "vd" in priors, [name for name in ("logvarinit", "logvarinit_std", "max_logsigma") if name in given]
+    spread = [name for name in free if name != "logvarinit"]
+    needed = {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
+    idle = [name for name in given if name in HEEDED and HEEDED[name] not in needed]
+    heeding = sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs)
     for wrong, what in (
         (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
         (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
         (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
         (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
-        (fixed and clipped, "--max_logsigma clips a free variance; with --alpha there is none"),
-        (fixed and args.logvarinit_std, "--logvarinit_std is for a free variance; with --alpha there is none"),
-        (vd and clipped, "--max_logsigma clips a free variance; under the prior vd it is alpha mean^2"),
-        (vd and args.logvarinit_std, "--logvarinit_std is for a free variance; under the prior vd it is alpha mean^2"),
-        (args.bound == "iw" and "vae" not in priors, "--bound iw is of the codes of the prior vae, which --prior_list does not name"),
+        (fixed and free, f"--{''.join(free[:1])} is for a free variance; with --alpha there is none"),
+        (vd and spread, f"--{''.join(spread[:1])} is for a free variance; under the prior vd it is alpha mean^2"),
+        (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
+        (idle, f"--{''.join(idle[:1])} is for the priors {', '.join(heeding)}, of which --prior_list names none"),
         (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
         (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
         ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
@@ -191,8 +199,9 @@ def negative_elbo(net, layers, priors, N, x, y, kl_factor=1.0, mean_nll=F.cross_
 def announce_cost(net, layers, priors, batch, full):
     """Print what a step costs under priors over kernels, whose sum over all kernels (full) outweighs the data term on a CPU; name the way
     out."""
+    net = copy.deepcopy(net)  # whose batch normalisation takes statistics of what passes
     data = 3 * count_flops(lambda: net(batch))
-    kl = 3 * count_flops(lambda: sum(prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)))
+    kl = FROZEN * count_flops(lambda: sum(prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)))
     hint = "; --kl_kernels 256 --kl_memory takes 256 kernels of each layer, for some loss of accuracy" if kl > 2 * data and full else ""
     print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 

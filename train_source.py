@@ -1,4 +1,4 @@
-"""Step 1: train a source CNN on the source domain, with L2 on its convolutions (paper, section 3.3).
+"""Step 1: train a source CNN on the source domain, with L2 on the layers before its classifier (paper, section 3.3).
 
     python train_source.py --data not-mnist --bs 256 --hid_dim 256 512 --l2 0.001 --model fconv --net_cfg vanilla --seed 0
 
@@ -37,7 +37,8 @@ def parse_args(argv=None):
     add("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     add("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
-    add("--l2", type=at_least(0, float), default=1e-3, help="weight of the convolutions' sum of squares (paper: 0.001)")
+    l2 = "weight of the sum of squares of `features`, the layers before the classifier (paper: 0.001)"
+    add("--l2", type=at_least(0, float), default=1e-3, help=l2)
     add("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
     add("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
     add(

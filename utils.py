@@ -229,9 +229,12 @@ def evaluate(net, data, ens=10):
     return {f"{who}_{name}": v for who, log_probs in results.items() for name, v in metrics(log_probs, data.y).items()}
 
 
+FROZEN = 2  # what count_flops() becomes with backward through frozen weights; a reverse model that learns adds .3
+
+
 @torch.no_grad()
 def count_flops(compute):
-    """Floating-point operations of the matrix products and convolutions in the forward pass compute(); backward is twice that."""
+    """Floating-point operations of the matrix products and convolutions in the forward pass compute(); with backward three times that."""
     with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
         compute()
     return counter.get_total_flops()

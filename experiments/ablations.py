@@ -48,7 +48,9 @@ def jobs(args):
 
 
 def table(rows):
-    lines = []
+    """Accuracy, NLL and ECE by variant, on the splits that all of them have run on, as Markdown."""
+    lines, splits = [], [{r["seed"] for r in rows if r["method"] == variant} for variant in {r["method"] for r in rows}]
+    rows = [r for r in rows if r["seed"] in set.intersection(*splits)]
     for variant in VARIANTS:
         values = [select(rows, method=variant, metric=metric) for metric in ("acc", "nll", "ece")]
         if len(values[0]):

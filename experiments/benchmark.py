@@ -30,15 +30,16 @@ from models import NETWORKS
 from models.bayes import BayesConv2d, bayes_layers, set_mode
 from models.kernel_sums import Draw, Turns
 from models.pictures import new_figure, save_figure
-from models.priors import PRIORS, KernelPrior
+from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.vae import VAE
 from myexman import Parser, commit_name, save_checkpoint
 from myexman.checkpoint import state_of
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
-from utils import count_flops, default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
+from utils import FROZEN, count_flops, default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
 
 from . import textbook
+from .densities import FITS
 from .grid import FIGURES, RESULTS, device_name, markdown, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
@@ -110,7 +111,9 @@ def bnn_step(model, prior, device, n=50, reference=True, kernel_sum=None):
         psi = [p for vae in plain_vaes for p in vae.encoder.parameters()] if prior == "vae" else []
         plain_opt = torch.optim.Adam([*plain.parameters(), *psi])
     same_noise = kernel_sum is None
-    return Case(ours, reference_step if reference else None, 3 * count_flops(lambda: objective(x, y)), 1e-3 if same_noise else None)
+    kl = FROZEN if prior == "vae" else 3
+    flops = 3 * count_flops(lambda: net(x)) + kl * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
+    return Case(ours, reference_step if reference else None, flops, 1e-3 if same_noise else None)
 
 
 def bare_step(model, device, n=50):
@@ -137,6 +140,23 @@ def bare_step(model, device, n=50):
     return Case(ours, flops=3 * count_flops(lambda: net(x)))
 
 
+def untrained(name, device):
+    """Another density of 5x5 kernels, of the size that experiments.densities fits."""
+    kind, given = DENSITIES[name], FITS.get(name, ({}, {}))[-1]
+    density = kind(5, **{option: given[option] for option in kind.options if option in given})
+    if name == "kde":
+        density.points = torch.randn(20_000, 25)
+    return density.to(device)
+
+
+def density_kl(name, device, kernels=4096):
+    """The KL term of one layer of 5x5 kernels under another density than the VAE, with its gradient."""
+    prior = PRIORS[name](untrained(name, device)).to(device)
+    mean = torch.zeros(kernels, 1, 5, 5, device=device).normal_(0, 0.1).requires_grad_()
+    scale = torch.full_like(mean, 0.01)
+    return Case(lambda: prior.kl(Normal(mean, scale)).backward())
+
+
 def kl_term(kernels, device):
     """The deep weight prior's KL of one layer of 5x5 kernels, with its gradient."""
     prior = KernelPrior(kernel_vae(5, device)).to(device)
@@ -149,7 +169,7 @@ def kl_term(kernels, device):
         value.backward()
         return value.item()
 
-    flops = 3 * count_flops(lambda: prior.kl(Normal(mean, scale)))
+    flops = FROZEN * count_flops(lambda: prior.kl(Normal(mean, scale)))
     return Case(lambda: work(prior.kl), lambda: work(lambda q: textbook.kl("vae", q, plain)), flops)
 
 
@@ -254,8 +274,9 @@ QUICK = {
     "KL, 16 5x5 kernels": (kl_term, dict(kernels=16), None),
     "KL, 64 5x5 kernels": (kl_term, dict(kernels=64), None),
     "ensemble of 10, 10 images": (ensemble, dict(n=10), None),
-    "ensemble of 2, 200 images": (ensemble, dict(n=200, members=2), None),
+    "ensemble of 1, 1000 images": (ensemble, dict(n=1000, members=1), None),
     "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64), None),
+    **{f"KL, 16 5x5 kernels, {name}": (density_kl, dict(name=name, kernels=16), None) for name in DENSITIES if name not in ("vae", "kde")},
     "checkpoint, fconv, vae": (checkpoint, {}, None),
     "source step, filters 8/16": (source_step, dict(hid_dim=(8, 16), n=16), None),
 }
@@ -283,6 +304,7 @@ FULL = {
     "checkpoint, fconv, vae": (checkpoint, {}, None),
     "its copy in memory": (checkpoint, dict(copied=True), None),
     **{f"KL, {m} 5x5 kernels": (kl_term, dict(kernels=m), None) for m in (64, 256, 1024, 4096)},
+    **{f"KL, 4096 5x5 kernels, {name}": (density_kl, dict(name=name), None) for name in DENSITIES if name != "vae"},
     **{f"ensemble of 10, {n} images": (ensemble, dict(n=n), None) for n in (100, 300, 1000, 3000)},
     **{f"ensemble of {k}, 1000 images": (ensemble, dict(n=1000, members=k), None) for k in (1, 3, 30)},
 }

@@ -1,5 +1,5 @@
-"""Every density of kernels as a prior: how well it models kernels that it has not seen, where it drifts, what its KL term costs, and the
-Bayesian CNN under it.
+"""Every density of kernels as a prior: how well it models kernels that it has not seen, where it drifts, and the Bayesian CNN under
+it. (What its KL term costs: experiments.benchmark.)
 
     python -m experiments.densities --data_root DATA_ROOT --workers 2
 
@@ -7,22 +7,18 @@ First the densities are fitted to the shipped kernels, into <runs>/densities; th
 density that is their prior; `sn from NAME` and `det from NAME`, at the smallest n, take it as the start alone.
 """
 
-import time
 from pathlib import Path
-
-import torch
-from torch.distributions import Normal
 
 import train_vae_prior
 from models.pictures import new_figure, save_figure
 from models.prior_folder import card_rows
-from models.priors import DENSITIES, PRIORS, KernelPrior
-from models.screen import QUANTITIES
+from models.priors import DENSITIES
 from myexman import go_on
+from myexman.logger import read_rows
 from utils import load_density, run_cli
 
 from .fig2 import net_options, rows_beside
-from .grid import ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
+from .grid import RESULTS, ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
@@ -38,8 +34,7 @@ FACTS = {
     "importance_bound": "with 1000 codes",
     "likeness_600": "likeness after 600 steps",
     "likeness_3000": "after 3000",
-    "parameters": "numbers",
-    "kl_ms": "KL of 4096 kernels, ms",
+    "parameters": "parameters and buffers",
 }
 
 
@@ -52,19 +47,8 @@ def folder_of(args, name, k):
 
 
 def facts(folder):
-    """Rows of what a prior folder's card says, of its size, and of the time of the KL term of 4096 kernels, forward and backward, in ms."""
-    density, card = load_density(folder), card_rows(folder)
-    values = {name: card[words] for name, words in QUANTITIES.items() if words in card}
-    values["parameters"] = sum(t.numel() for t in density.state_dict().values())
-    prior = PRIORS[next(name for name, kind in DENSITIES.items() if kind is type(density))]
-    prior = KernelPrior(density) if prior is KernelPrior else prior(density)
-    mean = torch.zeros(64, 64, density.kernel_dim, density.kernel_dim, requires_grad=True)
-    times = []
-    for _ in range(4):  # the first of them allocates
-        began = time.perf_counter()
-        prior.kl(Normal(mean, 0.1)).backward()
-        times.append(1000 * (time.perf_counter() - began))
-    values["kl_ms"] = sorted(times[1:])[1]
+    """Rows of what a prior folder's card says, and of the density's size."""
+    values = card_rows(folder) | dict(parameters=sum(t.numel() for t in load_density(folder).state_dict().values()))
     return [dict(metric=name, value=value, steps="") for name, value in values.items()]
 
 
@@ -120,8 +104,9 @@ def with_the_vae(rows):
 
 
 def table(rows):
-    """By density: of both sizes of kernels what FACTS names, and accuracy, NLL and ECE of the nets; as Markdown."""
-    rows = with_the_vae(rows)
+    """By density: of both sizes of kernels what FACTS names, the cost of its KL term by experiments.benchmark, and accuracy, NLL and ECE of
+    the nets; as Markdown."""
+    rows, cost = with_the_vae(rows), {r["case"]: r["seconds"] for r in read_rows(RESULTS / "benchmark.csv")}
     lines, sizes = [], sorted({r["x"] for r in rows if r["panel"] != "kernels"})
     for name in sorted({r["method"] for r in rows if r["panel"] == "kernels"}):
         cells = []
@@ -131,11 +116,13 @@ def table(rows):
         for n in sizes:
             found = [r for r in rows if r["panel"] != "kernels" and r["x"] == n]
             cells += [mean_std(select(found, method=name, metric=metric)) for metric in ("acc", "nll", "ece")]
+        case = "KL, 4096 5x5 kernels" + (f", {name}" if name != "vae" else "")
+        cells.insert(len(FACTS), f"{1000 * cost[case]:.0f}" if case in cost else "–")
         starts = [select(rows, method=f"{method} from {name}", x=sizes[0], metric="acc") for method in STARTS] if sizes else []
         lines.append([name, *cells, *map(mean_std, starts)])
     heads = [f"n = {n}: {what}" for n in sizes for what in ("accuracy", "NLL", "ECE")]
     heads += [f"n = {sizes[0]}, as a start of {method}" for method in STARTS] if sizes else []
-    return markdown(" | ".join(["density", *FACTS.values(), *heads]), lines)
+    return markdown(" | ".join(["density", *FACTS.values(), "KL of 4096 5x5 kernels, ms", *heads]), lines)
 
 
 def plot(rows, file):

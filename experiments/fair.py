@@ -29,7 +29,8 @@ def settings(args):
 
 def jobs(args):
     file = folders(args.quick)[0] / "tune.csv"
-    tuned = [r for r in (read_rows(file) if file.exists() else []) if r["panel"] == args.panel]
+    usual = tune.DRIVER.usual()
+    tuned = [r for r in (read_rows(file) if file.exists() else []) if r["panel"] == args.panel and r["setting"] == usual[args.panel]]
     for n in args.num_examples or PANELS[args.panel].num_examples:
         for split in range(args.splits):
             for method in args.methods:

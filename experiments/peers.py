@@ -3,7 +3,9 @@
     pip install bayesian-torch==0.5.0 laplace-torch==0.3
     python -m experiments.peers --data_root DATA_ROOT --workers 2
 
-Each is used as its own README does. Net, images, steps and rate are Fig. 2's, whose rows stand beside them in the table.
+Each is used as its own README does: bayesian-torch starts from weights of its own, or ("MOPED") around a net that has been trained, as
+laplace-torch does; that net starts from samples of the prior, as in Fig. 2. Net, images, epochs and rate are Fig. 2's, whose rows stand
+beside them in the table; MOPED trains twice as long.
 """
 
 import importlib
@@ -115,7 +117,8 @@ def main(args):
     make, options = PEERS[args.peer]
     log = Logger(args.run_dir, echo=("epoch", "ens_acc", "ens_nll", "ens_ece"))
     found = metrics(make(net, train, test, args, **options).detach(), test.y)
-    log.row(epoch=args.epochs, step=args.epochs * math.ceil(len(train.y) / args.bs), **{f"ens_{name}": v for name, v in found.items()})
+    epochs = args.epochs * (2 if options.get("trained_first") else 1)
+    log.row(epoch=epochs, step=epochs * math.ceil(len(train.y) / args.bs), **{f"ens_{name}": v for name, v in found.items()})
     return args.run_dir
 
 
@@ -139,7 +142,7 @@ def jobs(args):
 
 
 def table(rows):
-    """Accuracy, NLL and ECE, mean ± standard deviation over splits, and the time of a whole run by its steps; as Markdown."""
+    """Accuracy, NLL and ECE, mean ± standard deviation over splits, and the time of a whole run divided by its steps; as Markdown."""
     rows = rows + rows_beside(rows, OURS)
     lines = []
     for n, method in itertools.product(sorted({r["x"] for r in rows}), [*OURS, *PEERS]):
@@ -149,7 +152,7 @@ def table(rows):
             ms = [1000 * r["seconds"] / r["steps"] for r in found if r["metric"] == "acc"]
             name = f"ours: {METHODS[method][0]}" if method in OURS else method
             lines.append([n, name, *map(mean_std, values), f"{sum(ms) / len(ms):.0f}", len(ms)])
-    return markdown("n | method | accuracy | NLL, nats | ECE | time of a run by its steps, ms | splits", lines)
+    return markdown("n | method | accuracy | NLL, nats | ECE | ms per step, evaluation included | splits", lines)
 
 
 SMOKE = dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=2)

@@ -74,25 +74,6 @@ TABLES = [  # experiments with a table of their own, a text and perhaps a figure
     (densities, "Densities of kernels"),
     (residual, "3x3 kernels: a residual net"),
 ]
-DRIVERS = {
-    module.DRIVER.name: module.DRIVER
-    for module in (
-        ablations,
-        continual,
-        cuts,
-        densities,
-        early_stopping,
-        fair,
-        fig2,
-        fig3,
-        fig4,
-        random_labels,
-        sparsification,
-        swaps,
-        tune,
-        uncertainty,
-    )
-}
 OUR_NAMES = {  # of what paper_results.csv calls otherwise
     "vgg-cifar10": "vgg",
     "sparse_vd": "loguniform",
@@ -287,6 +268,8 @@ BEYOND = [
     (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of entropy)?"),
     (continual, "Continual learning", "What is left of the first task after the second? Accuracy of the mean network."),
 ]
+OF_PRIORS = [(cuts, "Cuts"), (swaps, "Pairs of priors")]
+DRIVERS = {driver.name: driver for driver in [s.driver for s in SECTIONS] + [m.DRIVER for m, *_ in BEYOND + OF_PRIORS + TABLES]}
 
 
 def pictures(driver):
@@ -307,7 +290,7 @@ def schedules(rows):
 def priors_section(text):
     """Why priors hold or fail: prose, the cuts, pairs of priors, and their long schedules."""
     lines = ["", "## Why priors hold or fail", "", text["priors"]]
-    for driver, title in ((cuts.DRIVER, "Cuts"), (swaps.DRIVER, "Pairs of priors")):
+    for driver, title in [(module.DRIVER, title) for module, title in OF_PRIORS]:
         rows = results(driver)
         if rows:
             setting = "; ".join(sorted({r["setting"] for r in rows}))

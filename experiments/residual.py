@@ -16,7 +16,6 @@ import train_source
 import train_vae_prior
 from data import load_dataset
 from models.prior_folder import card_rows
-from models.screen import QUANTITIES
 from myexman import go_on
 from myexman.logger import read_rows
 from utils import run_cli
@@ -64,8 +63,7 @@ def fit(argv, quick=False):
 
 def facts(folder):
     """Rows of what the prior's card says."""
-    card = card_rows(folder)
-    return [dict(metric=name, value=card[words], steps="") for name, words in QUANTITIES.items() if words in card]
+    return [dict(metric=name, value=value, steps="") for name, value in card_rows(folder).items()]
 
 
 def add_arguments(parser):

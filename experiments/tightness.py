@@ -42,7 +42,7 @@ KERNELS, DRAWS = 512, 16  # kernels of a layer that are looked at; draws of thei
 
 @torch.no_grad()
 def gaps(prior, layer):
-    """{gap_K: by how much the bound falls with K codes}, and the bound itself as `kl`: nats, means over KERNELS kernels of the layer."""
+    """{gap_K: by how much the bound falls with K codes}, and the bound itself as `kl`: nats, means over the layer's first kernels."""
     q = layer.posterior()
     w, entropy = (prior.kernels(t)[:KERNELS] for t in (q.sample(), q.entropy()))
     elbo = torch.stack([prior.density.log_prob(w) for _ in range(20)]).mean()
@@ -104,7 +104,7 @@ def main(args):
 
     for epoch in range(args.epochs + 1):
         if epoch % args.eval_freq == 0 or epoch == args.epochs:
-            with torch.random.fork_rng(devices=[]):  # the training's own draws stay what they would be
+            with torch.random.fork_rng():  # the training's own draws stay what they would be
                 remember()
                 while len(history) < history.maxlen:  # before the first step nothing had moved
                     history.appendleft(history[0])

@@ -40,8 +40,15 @@ class Density(nn.Module):
 
 
 def covariance(x, correction=0):
-    """Of points x (n, d): (d, d)."""
+    """Of points x (n, d): (d, d).  Raises ValueError if the points do not differ."""
+    if len(x) < 2 or not (x != x[0]).any():
+        raise ValueError(f"{len(x)} kernels, all of them alike, are too few to fit a density to")
     return torch.atleast_2d(torch.cov(x.T, correction=correction))
+
+
+def cholesky(cov, ridge):
+    """Lower factor of a covariance (d, d), to whose diagonal a share `ridge` of the mean variance is added."""
+    return torch.linalg.cholesky(cov + ridge * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype, device=cov.device))
 
 
 class GaussianKernels(Density):
@@ -56,9 +63,7 @@ class GaussianKernels(Density):
     def fit(cls, kernels, ridge=1e-4):
         """ridge: share of the mean variance that is added to the covariance's diagonal."""
         density, x = cls(kernels.shape[-1]).to(kernels.device), kernels.flatten(1)
-        cov = covariance(x)
-        density.mean = x.mean(0)
-        density.scale = torch.linalg.cholesky(cov + ridge * cov.diagonal().mean() * torch.eye(len(cov), device=cov.device))
+        density.mean, density.scale = x.mean(0), cholesky(covariance(x), ridge)
         return density
 
     def distribution(self):
@@ -130,10 +135,10 @@ class GaussianMixture(Density):
         as if each component had been given `pseudo` more kernels of covariance S. So one of few kernels neither collapses nor, as under a
         penalty of the same weight for all, is widened until it is empty."""
         x = kernels.flatten(1)
-        n, d = x.shape
-        S = covariance(x)
-        S = S + 1e-6 * S.diagonal().mean() * torch.eye(d, dtype=x.dtype, device=x.device)  # the floor is of the arithmetic
-        self.mean, self.scale = x[far_apart(x, len(self.mean))], torch.linalg.cholesky(S).repeat(len(self.mean), 1, 1)
+        n = len(x)
+        factor = cholesky(covariance(x), ridge=1e-6)  # a floor of the arithmetic
+        S = factor @ factor.T
+        self.mean, self.scale = x[far_apart(x, len(self.mean))], factor.repeat(len(self.mean), 1, 1)
         for _ in range(steps):
             joint, P = self.log_joint(x), self.whitening()
             evidence = torch.logsumexp(joint, 1)
@@ -197,6 +202,8 @@ class KernelDensity(Density):
         points themselves afterwards.  points: at most so many, drawn from the kernels."""
         x = kernels.flatten(1)[torch.randperm(len(kernels), device=kernels.device)[:points]]
         n, d = x.shape
+        if bandwidth is None and n < 3:
+            raise ValueError(f"{n} kernels are too few for a kernel density estimate and its bandwidth")
         rules = dict(scott=n ** (-1 / (d + 4)), silverman=(n * (d + 2) / 4) ** (-1 / (d + 4)))
         if bandwidth is None:
             held_out, rest = x[: max(n // 6, 1)], x[max(n // 6, 1) :]
@@ -208,9 +215,7 @@ class KernelDensity(Density):
                 scores.append(trial.log_prob(held_out.reshape(shape)).mean().item())
             bandwidth = tried[scores.index(max(scores))]
         density = cls(kernels.shape[-1]).to(x.device)
-        cov = covariance(x, correction=1)
-        density.points = x.clone()
-        density.scale = torch.linalg.cholesky(cov + 1e-6 * cov.diagonal().mean() * torch.eye(d, device=x.device))
+        density.points, density.scale = x.clone(), cholesky(covariance(x, correction=1), ridge=1e-6)
         density.bandwidth = torch.tensor(rules.get(bandwidth, bandwidth), device=x.device)
         return density
 

@@ -47,8 +47,8 @@ class Turns(Draw):
 
     Every kernel is pushed evenly, at a draw's price, by a gradient out of date by less than 2 n / m steps. The net is worse than under the
     full sum (results/ablations.csv), for two reasons (results/tightness.csv): the noise of a draw of w and z, larger than the gradient,
-    stays for a whole turn, in which Adam's momentum would have averaged it; and the gradient itself moves in a turn by as much as it is
-    large. Against the first, let f take two mirrored draws.
+    stays for a whole turn, in which Adam's momentum would have averaged it; and in the first half of a training the gradient itself moves
+    in a turn by as much as it is large. Against the first, let f take two mirrored draws.
     Without gradients there is nothing to remember, and no turn is taken: a plain draw."""
 
     def __init__(self, m):

@@ -101,10 +101,10 @@ def write_card(args, decrease_from, train, test, density):
 
 
 def card_rows(folder):
-    """{words of QUANTITIES: number} of the table on a prior folder's card; nothing if there is no card."""
+    """{name in QUANTITIES: number} of the table on a prior folder's card; nothing if there is no card."""
     card = folder / "README.md"
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE) if card.exists() else []
-    return {words: float(value) for words, value in rows if words in QUANTITIES.values()}
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE)) if card.exists() else {}
+    return {name: float(rows[words]) for name, words in QUANTITIES.items() if words in rows}
 
 
 def seal(folder, state):
@@ -112,7 +112,7 @@ def seal(folder, state):
     SHA256SUMS."""
     params = read_params(folder / "params.yaml")
     facts = {name: str(value) for name, value in params.items() if name not in ("root", "device", "out", "meta")}
-    facts |= {words: str(value) for words, value in card_rows(folder).items()}
+    facts |= {QUANTITIES[name]: str(value) for name, value in card_rows(folder).items()}
     with replacing(folder / "vae_params.safetensors") as (part,):
         part.write_bytes(safetensors.torch.save({name: t.cpu().contiguous() for name, t in state.items()}, facts))
     files = ("params.yaml", "vae_params.safetensors", "vae_params.torch")

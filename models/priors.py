@@ -195,7 +195,7 @@ class KernelPrior(Prior):
 
     def __init__(self, density, samples=1, kernel_sum=None, chunk=0, train_reverse=True, bound="elbo"):
         super().__init__()
-        if bound == "iw" and type(density) is not VAE:
+        if bound == "iw" and not isinstance(density, VAE):
             raise ValueError(f"the importance-weighted bound is of a VAE's codes; a {type(density).__name__} has no such codes")
         self.density = copy.deepcopy(density).requires_grad_(False)
         for p in self.density.reverse_model():

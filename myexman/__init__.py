@@ -5,7 +5,7 @@ from .files import check_archive, replacing
 from .index import Index, go_on
 from .life import script, status
 from .logger import Logger, progress
-from .parser import ExParser, Parser, at_least, commit_name, finite, positive, read_params, resolve_paths, write_yaml
+from .parser import ExParser, Parser, at_least, commit_name, finite, positive, read_params, resolve_paths, share, write_yaml
 
 __all__ = [
     "Checkpoints",
@@ -29,6 +29,7 @@ __all__ = [
     "save_checkpoint",
     "save_state",
     "script",
+    "share",
     "status",
     "write_yaml",
 ]

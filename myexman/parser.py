@@ -69,6 +69,7 @@ def at_least(low, number=int):
 
 
 positive = checked(float, lambda value: 0 < value < math.inf, "a number above 0")  # finite, too
+share = checked(float, lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
 finite = checked(float, math.isfinite, "a finite number")
 
 

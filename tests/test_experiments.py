@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,7 +89,8 @@ def test_the_cards_say_what_the_priors_do():
         card = (ROOT / f"data/{prior}/README.md").read_text().splitlines()
         written = {q: float(line.split("|")[2]) for q, words in QUANTITIES.items() for line in card if line.startswith(f"| {words} |")}
         _, test = screening.load_split(ROOT / "data" / kernels_of)
-        assert abs(written["elbo"] - held_out(load_vae(ROOT / "data" / prior), test, 20)["elbo"]) < 0.3
+        vae = load_vae(ROOT / "data" / prior)
+        assert abs(written["elbo"] - np.mean([held_out(vae, test)["elbo"] for _ in range(20)])) < 0.3
         assert written.keys() == QUANTITIES.keys()
         for quantity in ("independent_gaussian", "full_gaussian", "kernel_norm", "zero_is_denser", "likeness_600"):
             assert abs(written[quantity] - rows[prior, quantity]) < 0.05
@@ -151,7 +153,7 @@ def test_densities_in_miniature(glyphs, capsys):
     assert {r["method"] for r in rows if r["metric"] == "acc"} == {
         f"{start}{n}" for start in ("", "sn from ", "det from ") for n in ("gmm", "flow", "gauss")
     }
-    assert all(r["value"] > 0 for r in rows if r["metric"] in ("kl_ms", "parameters")) and "| gmm | " in capsys.readouterr().out
+    assert all(r["value"] > 0 for r in rows if r["metric"] == "parameters") and "| gmm | " in capsys.readouterr().out
 
 
 def test_auroc_of_two_normals():

@@ -237,6 +237,17 @@ def test_dwp_bound_is_exact_kl_plus_the_reverse_models_error(shift, widen):
         assert gap > 3 * tolerance  # so that the test can tell the bound from the KL
 
 
+def test_more_codes_lower_the_importance_weighted_bound_to_the_exact_kl():
+    vae, n = LinearGaussian(shift=0.5, widen=2.0), 8000
+    loc, scale = 0.5 * torch.randn(1, 1, 3, 3), torch.full((1, 1, 3, 3), 0.3)
+    exact = kl_divergence(MultivariateNormal(loc.flatten(), torch.diag(scale.flatten() ** 2)), vae.marginal())
+    q = Normal(loc.expand(n, 1, 3, 3), scale.expand(n, 1, 3, 3))
+    elbo = KernelPrior(vae).kl(q) / n
+    bounds = [elbo, *(KernelPrior(vae, bound="iw", samples=codes).kl(q) / n for codes in (1, 4, 50))]
+    noise = 4 * vae.log_prob(q.sample()).std() / n**0.5
+    assert abs(bounds[1] - elbo) < noise and elbo > bounds[2] + noise and bounds[2] > bounds[3] and abs(bounds[3] - exact) < noise
+
+
 def make_prior(layer_shape=(6, 4, 5, 5), **options):
     layer = BayesConv2d(layer_shape[1], layer_shape[0], layer_shape[2], logvarinit=-4.0)
     return layer, KernelPrior(VAE(5, 2, 4), **options)

@@ -17,6 +17,7 @@ from utils import layer_sources, load_kernels, load_run, one_per_layer
 from .conftest import write_prior
 
 X, Y = torch.rand(10, 3, 32, 32), torch.arange(10)
+IMAGES = (255 * X.permute(0, 2, 3, 1)).byte()
 NARROW = (2, 3, 4)
 CONVS = 19  # of 3x3 kernels
 
@@ -58,6 +59,16 @@ def test_lists_may_have_an_entry_per_stage(tmp_path):
     assert one_per_layer(["a"], None, CONVS, "--x", net.stages) == ["a"] * CONVS
     with pytest.raises(ValueError, match="--x needs one entry per layer: 19"):
         one_per_layer(["a", "b"], None, CONVS, "--x", net.stages)
+
+
+def test_its_batch_normalisation_has_seen_nothing_before_the_first_step(tmp_path):
+    """Not even where the cost of a step under a kernel prior is counted."""
+    write_prior(tmp_path / "vae", 3)
+    np.savez(tmp_path / "x.npz", **{f"{name}_{part}": t.numpy() for part in ("train", "test") for name, t in (("x", IMAGES), ("y", Y))})
+    words = f"--data {tmp_path}/x.npz --model resnet --hid_dim 2 3 4 --prior_list vae --vae_list {tmp_path}/vae"
+    _, _, net, *_ = train_bnn.prepare(train_bnn.parse_args(words.split()))
+    means = [m.running_mean for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert means and all((mean == 0).all() for mean in means)
 
 
 def test_the_pipeline_on_a_residual_net(tmp_path):
