@@ -62,6 +62,8 @@ def add_arguments(parser):
     parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set (paper: 10000)")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
+    what = "first kernels of every method: samples of the priors, or Xavier's"
+    parser.add_argument("--start", choices=["vae", "xavier"], default="vae", help=what)
     parser.add_argument(
         "--vae_list",
         type=lambda folder: Path(folder).resolve(),
@@ -72,6 +74,7 @@ def add_arguments(parser):
 
 def settings(args):
     own = f", priors {' '.join(folder.name for folder in args.vae_list)}" if args.vae_list else ""
+    own += ", Xavier's start" if args.start == "xavier" else ""
     settings = {}
     for name, panel in PANELS.items():
         narrow = panel.hid_dim != NETWORKS[panel.model].default_hid_dim
@@ -95,7 +98,8 @@ def jobs(args):
         for split in range(args.splits):
             for method in args.methods:
                 options = net_options(args) | dict(num_examples=n, data_split_seed=split)
-                yield method_job(args.panel, method, str(n), split, options | method_options(method, vaes, kernels, kl_sum=panel.kl_sum))
+                options |= method_options(method, vaes, kernels, args.start, panel.kl_sum)
+                yield method_job(args.panel, method, str(n), split, options)
 
 
 def published(method):
