@@ -202,7 +202,7 @@ def announce_cost(net, layers, priors, batch, full):
     net = copy.deepcopy(net)  # whose batch normalisation takes statistics of what passes
     data = 3 * count_flops(lambda: net(batch))
     kl = FROZEN * count_flops(lambda: sum(prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)))
-    hint = "; --kl_kernels 256 --kl_memory takes 256 kernels of each layer, for some loss of accuracy" if kl > 2 * data and full else ""
+    hint = "; --kl_kernels 256 takes 256 kernels of each layer" if kl > 2 * data and full else ""
     print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 

@@ -5,17 +5,19 @@
 Everything else is as in Fig. 2; the first line of the table is Fig. 2's own setting.
 """
 
+import numpy as np
+
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import REMEMBERED, Driver, Job, command_line, markdown, mean_std, method_options, select, shipped
+from .grid import DRAWN, REMEMBERED, Driver, Job, command_line, markdown, mean_std, method_options, shipped
 
 # What is varied: label, options of train_bnn that replace those of the first
 VARIANTS = {
     "as in Fig. 2": {},
     "256 kernels a step, the others' gradients remembered": REMEMBERED.options,
     "the same, from two mirrored draws of w": REMEMBERED.options | dict(dwp_samples=2),
-    "256 kernels a step, nothing remembered": dict(kl_kernels=256),
+    "256 kernels a step, nothing remembered": DRAWN.options,
     "start from decoder means": dict(init_list=["vae-mean", "vae-mean"]),
     "Xavier start": dict(init_list=["xavier", "xavier"]),
     "4 draws of w and z, in mirrored pairs": dict(dwp_samples=4),
@@ -48,14 +50,21 @@ def jobs(args):
 
 
 def table(rows):
-    """Accuracy, NLL and ECE by variant, on the splits that all of them have run on, as Markdown."""
-    lines, splits = [], [{r["seed"] for r in rows if r["method"] == variant} for variant in {r["method"] for r in rows}]
-    rows = [r for r in rows if r["seed"] in set.intersection(*splits)]
+    """Accuracy, NLL and ECE by variant, and how far the first two are on average from the first variant's on the same splits; as
+    Markdown."""
+    lines = []
     for variant in VARIANTS:
-        values = [select(rows, method=variant, metric=metric) for metric in ("acc", "nll", "ece")]
-        if len(values[0]):
-            lines.append([variant, *map(mean_std, values), len(values[0])])
-    return markdown("variant | accuracy | NLL, nats | ECE | splits", lines)
+        cells = []
+        for metric in ("acc", "nll", "ece"):
+            base, own = (
+                {r["seed"]: r["value"] for r in rows if r["method"] == name and r["metric"] == metric}
+                for name in (next(iter(VARIANTS)), variant)
+            )
+            both = [own[split] - base[split] for split in own.keys() & base.keys()]
+            cells += [mean_std(np.array(list(own.values())))] + [f"{np.mean(both):+.3f}" if both else "–"] * (metric != "ece")
+        if own:
+            lines.append([variant, *cells, len(own)])
+    return markdown("variant | accuracy | less the first | NLL, nats | less the first | ECE | splits", lines)
 
 
 DRIVER = Driver(

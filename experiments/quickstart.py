@@ -19,7 +19,7 @@ from models.pictures import draw_kernels, new_figure, save_figure
 from myexman import Parser
 from utils import load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import METHODS, REMEMBERED, command_line, mean_std, method_job, method_options, report_failures, run_grid, select, shipped
+from .grid import DRAWN, METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, select, shipped
 
 SHOWN = ("dwp", "sn", "loguniform", "det")
 METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
@@ -62,7 +62,7 @@ def jobs(args, vaes):
     shared |= dict(epochs=args.bnn_epochs, eval_freq=max(args.bnn_epochs // 2, 1))
     for split in range(args.splits):
         for method in SHOWN:
-            options = dict(data_split_seed=split, **shared, **method_options(method, vaes, kl_sum=REMEMBERED))
+            options = dict(data_split_seed=split, **shared, **method_options(method, vaes, kl_sum=DRAWN))
             yield method_job("glyph-digits", method, "50", split, options)
 
 
