@@ -11,7 +11,7 @@ from models.pictures import new_figure, save_figure
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import METHODS, REMEMBERED, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
+from .grid import DRAWN, METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
 
 CHOICES = ("dwp", "vd", "sn", "det")
 
@@ -25,12 +25,12 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, {REMEMBERED.words}"}
+    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, {DRAWN.words}"}
 
 
 def jobs(args):
     for method in args.methods:
-        options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers), kl_sum=REMEMBERED)
+        options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers), kl_sum=DRAWN)
         options |= dict(num_examples=args.num_examples, data_split_seed=args.split, eval_freq=args.eval_freq)
         last = args.epochs * math.ceil(args.num_examples / 256)  # the step of the last row
         yield method_job(args.panel, method, str(last), args.split, options)._replace(measure=every_row)
