@@ -17,9 +17,9 @@ CHOICES = (*tune.TUNED, "de")
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those of Fig. 2)")
+    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those tuned for)")
     parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, …")
-    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=list(CHOICES), help="what to run")
+    parser.add_argument("--methods", nargs="+", choices=CHOICES, help="what to run (default: what has been tuned)")
     parser.set_defaults(epochs=0)  # the recipes have their own
 
 
@@ -31,9 +31,10 @@ def jobs(args):
     file = folders(args.quick)[0] / "tune.csv"
     usual = tune.DRIVER.usual()
     tuned = [r for r in (read_rows(file) if file.exists() else []) if r["panel"] == args.panel and r["setting"] == usual[args.panel]]
-    for n in args.num_examples or PANELS[args.panel].num_examples:
+    for n in args.num_examples or sorted({r["x"] for r in tuned}) or PANELS[args.panel].num_examples:
+        methods = args.methods or [method for method in CHOICES if all(map(len, tune.tried(tuned, method, n).values()))]
         for split in range(args.splits):
-            for method in args.methods:
+            for method in methods:
                 recipe = tune.recipes(method, quick=True)[0] if args.quick else tune.best(tuned, method, n)
                 options = net_options(args) | recipe.options(method, args.panel) | dict(num_examples=n, data_split_seed=split)
                 job = method_job(args.panel, method, str(n), split, options)

@@ -181,7 +181,8 @@ def reason(published):
 
 
 def side_by_side(published, rows):
-    """Panel, method, x, the paper's number, ours, the difference, and what ours is, as Markdown; and why some have none of ours."""
+    """Panel, method, x, the paper's number (≈: read off a figure), ours, the difference, and what ours is, as Markdown; and why some have
+    none of ours."""
     lines, absent = [], {}
     for row in published:
         own, name = ours(row, rows), METHODS.get(OUR_NAMES.get(row["method"], row["method"]), (row["method"],))[0]
@@ -195,7 +196,7 @@ def side_by_side(published, rows):
         else:
             cells = ["–", "", ""]
             absent.setdefault(reason(row), None)
-        lines.append([row["panel"], name, row["x"], row["value"], *cells])
+        lines.append([row["panel"], name, row["x"], f"{'' if row['exact'] else '≈ '}{row['value']}", *cells])
     table = markdown("panel | method | x | paper | ours | difference | setting", lines)
     return table + (f"\n\n–: {'; '.join(absent)}." if absent else "")
 
@@ -262,7 +263,7 @@ def fig2_details(rows):
 
 # What the papers did not show, beside "Why priors hold or fail": driver, title, what is asked
 BEYOND = [
-    (ablations, "The parts of the deep weight prior, at n = 50", "What are the reverse model, samples, full KL sum and start worth?"),
+    (ablations, "The parts of the deep weight prior, at n = 50", "What are the KL sum, the reverse model and the start worth?"),
     (fair, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
     (tune, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),
     (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of entropy)?"),
@@ -315,6 +316,8 @@ def report(text):
     lines += ["Device, commit and seed of each run are in the CSV files."]
     for section in SECTIONS:
         driver, rows = section.driver, results(section.driver)
+        if driver is fig2.DRIVER:
+            rows = [r for panel in fig2.PANELS for r in fig2.on_its_splits([r for r in rows if r["panel"] == panel])]
         devices = ", ".join(sorted({r["device"] for r in rows})) or "not run yet"
         lines += ["", f"## {section.title}", "", f"{section.quantity}; `python -m experiments.{driver.name}`; {devices}."]
         lines += ["", text[driver.name]] if driver.name in text else []

@@ -70,12 +70,17 @@ def jobs(args):
                     yield method_job(args.panel, f"{method}, {recipe}", str(n), split, options)
 
 
+def tried(rows, method, n):
+    """{Recipe: its accuracies on validation images} among tune's rows of one panel; those of a deep ensemble are `det`'s."""
+    method = "det" if method == "de" else method
+    return {recipe: select(rows, method=f"{method}, {recipe}", x=n, metric="acc") for recipe in recipes(method)}
+
+
 def best(rows, method, n):
     """The Recipe of highest mean accuracy on validation images among tune's rows of one panel.
 
     Raises ValueError unless all recipes ran, on as many splits."""
-    method = "det" if method == "de" else method
-    found = {recipe: select(rows, method=f"{method}, {recipe}", x=n, metric="acc") for recipe in recipes(method)}
+    found = tried(rows, method, n)
     if len({len(acc) for acc in found.values()}) > 1 or not all(len(acc) for acc in found.values()):
         raise ValueError(f"validation runs of {method} at n = {n} are missing: python -m experiments.tune makes them")
     return max(found, key=lambda recipe: found[recipe].mean())
