@@ -313,7 +313,7 @@ def report(text):
     published = read_rows(HERE / "paper_results.csv")
     lines = ["# The papers' numbers and ours", ""]
     lines += ["Written by `python -m experiments.report` from `results/*.csv` and `notes.md`; `mean ± standard deviation` over runs."]
-    lines += ["Device, commit and seed of each run are in the CSV files."]
+    lines += ["Device, commit and seed of each run are in the CSV files. ≈: read off the paper's figure."]
     for section in SECTIONS:
         driver, rows = section.driver, results(section.driver)
         if driver is fig2.DRIVER:
