@@ -31,6 +31,7 @@ from . import (
     fig2,
     fig3,
     fig4,
+    peers,
     random_labels,
     residual,
     sparsification,
@@ -73,6 +74,7 @@ TABLES = [  # experiments with a table of their own, a text and perhaps a figure
     (tightness, "How tight the bound is, and how noisy its gradient"),
     (densities, "Densities of kernels"),
     (residual, "3x3 kernels: a residual net"),
+    (peers, "Other libraries on the same digits"),
 ]
 OUR_NAMES = {  # of what paper_results.csv calls otherwise
     "vgg-cifar10": "vgg",
