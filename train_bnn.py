@@ -55,6 +55,8 @@ BAYESIAN |= dict(
 # Those of them that a prior heeds, and what its `needs` call it
 HEEDED = dict(gamma_a="a", gamma_b="b", dwp_samples="samples", kl_chunk="chunk", kl_kernels="kernel_sum", kl_memory="kernel_sum")
 HEEDED |= dict(train_reverse="train_reverse", bound="bound")
+# Those without effect where the variance is alpha mean^2; under `vd` the first is of alpha
+TIED = ("logvarinit", "logvarinit_std", "max_logsigma")
 
 
 def parse_args(argv=None, prog="train_bnn.py"):
@@ -116,20 +118,22 @@ def check_options(args, net, layers, train, test):
     if given and not layers:
         raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
     priors, fixed, snr = args.prior_list or ["sn"], args.alpha is not None, args.prune == "snr"
-    vd, free = "vd" in priors, [name for name in ("logvarinit", "logvarinit_std", "max_logsigma") if name in given]
-    spread = [name for name in free if name != "logvarinit"]
-    needed = {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
+    vd, needed = "vd" in priors, {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
     idle = [name for name in given if name in HEEDED and HEEDED[name] not in needed]
-    heeding = sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs)
+    heeding = ", ".join(sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs))
+    for names, why in (
+        (TIED if fixed else (), "is for a free variance; with --alpha there is none"),
+        (TIED[1:] if vd else (), "is for a free variance; under the prior vd it is alpha mean^2"),
+        (idle, f"is for the priors {heeding}, of which --prior_list names none"),
+    ):
+        if wrong := [name for name in names if name in given]:
+            raise ValueError(f"--{wrong[0]} {why}")
     for wrong, what in (
         (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
         (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
         (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
         (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
-        (fixed and free, f"--{''.join(free[:1])} is for a free variance; with --alpha there is none"),
-        (vd and spread, f"--{''.join(spread[:1])} is for a free variance; under the prior vd it is alpha mean^2"),
         (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
-        (idle, f"--{''.join(idle[:1])} is for the priors {', '.join(heeding)}, of which --prior_list names none"),
         (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
         (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
         ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),

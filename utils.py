@@ -229,7 +229,7 @@ def evaluate(net, data, ens=10):
     return {f"{who}_{name}": v for who, log_probs in results.items() for name, v in metrics(log_probs, data.y).items()}
 
 
-FROZEN = 2  # what count_flops() becomes with backward through frozen weights; a reverse model that learns adds .3
+FROZEN = 2  # times count_flops(), with backward through weights that do not learn (a reverse model that does adds .3)
 
 
 @torch.no_grad()
