@@ -112,38 +112,76 @@ def prior_name(word):
     return word
 
 
-def check_options(args, net, layers, train, test):
-    """Raise ValueError if options do not go together, or not with the net, its Bayesian layers, and its data or the memory."""
-    given = [name for name, default in BAYESIAN.items() if getattr(args, name) != default]
-    if given and not layers:
-        raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
-    priors, fixed, snr = args.prior_list or ["sn"], args.alpha is not None, args.prune == "snr"
-    vd, needed = "vd" in priors, {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
-    idle = [name for name in given if name in HEEDED and HEEDED[name] not in needed]
-    heeding = ", ".join(sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs))
-    for names, why in (
-        (TIED if fixed else (), "is for a free variance; with --alpha there is none"),
-        (TIED[1:] if vd else (), "is for a free variance; under the prior vd it is alpha mean^2"),
-        (idle, f"is for the priors {heeding}, of which --prior_list names none"),
-    ):
-        if wrong := [name for name in names if name in given]:
-            raise ValueError(f"--{wrong[0]} {why}")
-    for wrong, what in (
-        (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
-        (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
-        (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
-        (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
-        (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
-        (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
-        (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
-        ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
-    ):
-        if wrong:
-            raise ValueError(what)
-    check_batches(net, len(train.y), args.bs)
-    weights, predictions = sum(layer.mean.weight.numel() for layer in layers), len(test.y) * (int(train.y.max()) + 1)
-    check_room(args.dwp_samples * weights, f"draws of all weights for --dwp_samples {args.dwp_samples}")
-    check_room(args.ens * predictions, f"predictions for --ens {args.ens}")
+def kl_factor_at(epoch, anneal_epochs=0, scale=1.0):
+    """Factor of the KL term in epoch (0, 1, …): from 0 up to scale, reached after anneal_epochs."""
+    return scale * (min(1.0, epoch / anneal_epochs) if anneal_epochs else 1.0)
+
+
+def negative_elbo(net, layers, priors, N, x, y, kl_factor=1.0, mean_nll=F.cross_entropy):
+    """Estimate of -L^aux (eq. 8) from B of N images, nats: N / B * sum of their nll + sum of the layers' KL terms.
+
+    The net draws its own noise for the data term (local reparametrisation), the priors draw theirs. layers: the Bayesian ones.
+    mean_nll: of the net's outputs and y, a mean over the B.  Returns the estimate and dict(nll: mean per image, kl: the sum), all 0-d."""
+    nll = mean_nll(net(x), y)
+    kl = sum((prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)), torch.zeros((), device=x.device))
+    return N * nll + kl_factor * kl, dict(nll=nll, kl=kl)
+
+
+@script(parse_args)
+def main(args):
+    train, test, net, layers, priors, opt = prepare(args)
+    N = len(train.y)
+
+    def objective(kl_factor, x, y):
+        loss, report = negative_elbo(net, layers, priors, N, x, y, kl_factor)
+        if args.l2:
+            loss = loss + N * args.l2 * sum_of_squares(net.features)
+        return loss, report
+
+    start = resume(args, args.epochs, net=net, priors=priors, opt=opt) if args.resume else 0
+    log = Logger(args.run_dir, echo=ECHO, resume_at=start, tensorboard=args.tensorboard)
+    if not args.resume:
+        save_state(net.state_dict(), args.run_dir / "model.torch")
+    with Checkpoints(args.run_dir, args.save_every, net=net, priors=priors, opt=opt) as checkpoints:
+        for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
+            linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
+            kl_factor = kl_factor_at(epoch, args.kl_anneal_epochs, args.kl_scale)
+            stats = train_epoch(train, args.bs, opt, partial(objective, kl_factor), epoch)
+            evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
+            if evaluated:
+                step = (epoch + 1) * math.ceil(N / args.bs)
+                results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
+                save_state(net.state_dict(), args.run_dir / "model.torch")
+                log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - log.began)
+            checkpoints.finished(epoch + 1, save=evaluated)
+    print(f"saved {args.run_dir / 'model.torch'}")
+    if args.prune:
+        threshold = CRITERIA[args.prune][1] if args.threshold is None else args.threshold
+        prune_net(net, test, args.run_dir, args.prune, threshold)
+    return args.run_dir
+
+
+def prepare(args):
+    """What the options ask for: training and test data, net, its Bayesian layers, their priors, and the optimiser of all that learns."""
+    seed_everything(args.seed)
+    train, test = load_data(**data_options(vars(args)))
+    net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
+    layers = bayes_layers(net)
+    check_options(args, net, layers, train, test)
+    sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device)
+    initialize(sources)
+    init_posterior(layers, args.logvarinit, args.logvarinit_std)
+    set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logvarinit)
+    if args.start_from and not args.resume:
+        load_into(net, trained_weights(args.start_from), args.start_from)
+    priors = build_priors(args, sources).to(args.device)
+    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)  # theta and psi
+    if args.max_logsigma is not None:
+        clipped = [layer.var.weight.data for layer in layers]
+        opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
+    if args.device == "cpu" and any(type(prior) is KernelPrior for prior in priors):
+        announce_cost(net, layers, priors, train.x[: args.bs], full=not args.kl_kernels)
+    return train, test, net, layers, priors, opt
 
 
 def build_priors(args, sources):
@@ -185,19 +223,38 @@ def former_posterior(run, name):
     return found
 
 
-def kl_factor_at(epoch, anneal_epochs=0, scale=1.0):
-    """Factor of the KL term in epoch (0, 1, …): from 0 up to scale, reached after anneal_epochs."""
-    return scale * (min(1.0, epoch / anneal_epochs) if anneal_epochs else 1.0)
-
-
-def negative_elbo(net, layers, priors, N, x, y, kl_factor=1.0, mean_nll=F.cross_entropy):
-    """Estimate of -L^aux (eq. 8) from B of N images, nats: N / B * sum of their nll + sum of the layers' KL terms.
-
-    The net draws its own noise for the data term (local reparametrisation), the priors draw theirs. layers: the Bayesian ones.
-    mean_nll: of the net's outputs and y, a mean over the B.  Returns the estimate and dict(nll: mean per image, kl: the sum), all 0-d."""
-    nll = mean_nll(net(x), y)
-    kl = sum((prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)), torch.zeros((), device=x.device))
-    return N * nll + kl_factor * kl, dict(nll=nll, kl=kl)
+def check_options(args, net, layers, train, test):
+    """Raise ValueError if options do not go together, or not with the net, its Bayesian layers, and its data or the memory."""
+    given = [name for name, default in BAYESIAN.items() if getattr(args, name) != default]
+    if given and not layers:
+        raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
+    priors, fixed, snr = args.prior_list or ["sn"], args.alpha is not None, args.prune == "snr"
+    vd, needed = "vd" in priors, {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
+    idle = [name for name in given if name in HEEDED and HEEDED[name] not in needed]
+    heeding = ", ".join(sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs))
+    for names, why in (
+        (TIED if fixed else (), "is for a free variance; with --alpha there is none"),
+        (TIED[1:] if vd else (), "is for a free variance; under the prior vd it is alpha mean^2"),
+        (idle, f"is for the priors {heeding}, of which --prior_list names none"),
+    ):
+        if wrong := [name for name in names if name in given]:
+            raise ValueError(f"--{wrong[0]} {why}")
+    for wrong, what in (
+        (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
+        (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
+        (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
+        (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
+        (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
+        (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
+        (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
+        ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
+    ):
+        if wrong:
+            raise ValueError(what)
+    check_batches(net, len(train.y), args.bs)
+    weights, predictions = sum(layer.mean.weight.numel() for layer in layers), len(test.y) * (int(train.y.max()) + 1)
+    check_room(args.dwp_samples * weights, f"draws of all weights for --dwp_samples {args.dwp_samples}")
+    check_room(args.ens * predictions, f"predictions for --ens {args.ens}")
 
 
 def announce_cost(net, layers, priors, batch, full):
@@ -219,63 +276,6 @@ def prune_net(net, test, run_dir, criterion, threshold):
     save_state(sparse_state(net), run_dir / "pruned.torch")
     write_yaml(run_dir / "pruning.yaml", report)
     print("pruned: error {error_before:.4f} before, {error:.4f} after, {compression:.1f}x fewer weights".format(**report))
-
-
-def prepare(args):
-    """What the options ask for: training and test data, net, its Bayesian layers, their priors, and the optimiser of all that learns."""
-    seed_everything(args.seed)
-    train, test = load_data(**data_options(vars(args)))
-    net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
-    layers = bayes_layers(net)
-    check_options(args, net, layers, train, test)
-    sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device)
-    initialize(sources)
-    init_posterior(layers, args.logvarinit, args.logvarinit_std)
-    set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logvarinit)
-    if args.start_from and not args.resume:
-        load_into(net, trained_weights(args.start_from), args.start_from)
-    priors = build_priors(args, sources).to(args.device)
-    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)  # theta and psi
-    if args.max_logsigma is not None:
-        clipped = [layer.var.weight.data for layer in layers]
-        opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
-    if args.device == "cpu" and any(type(prior) is KernelPrior for prior in priors):
-        announce_cost(net, layers, priors, train.x[: args.bs], full=not args.kl_kernels)
-    return train, test, net, layers, priors, opt
-
-
-@script(parse_args)
-def main(args):
-    train, test, net, layers, priors, opt = prepare(args)
-    N = len(train.y)
-
-    def objective(kl_factor, x, y):
-        loss, report = negative_elbo(net, layers, priors, N, x, y, kl_factor)
-        if args.l2:
-            loss = loss + N * args.l2 * sum_of_squares(net.features)
-        return loss, report
-
-    start = resume(args, args.epochs, net=net, priors=priors, opt=opt) if args.resume else 0
-    log = Logger(args.run_dir, echo=ECHO, resume_at=start, tensorboard=args.tensorboard)
-    if not args.resume:
-        save_state(net.state_dict(), args.run_dir / "model.torch")
-    with Checkpoints(args.run_dir, args.save_every, net=net, priors=priors, opt=opt) as checkpoints:
-        for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
-            linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
-            kl_factor = kl_factor_at(epoch, args.kl_anneal_epochs, args.kl_scale)
-            stats = train_epoch(train, args.bs, opt, partial(objective, kl_factor), epoch)
-            evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
-            if evaluated:
-                step = (epoch + 1) * math.ceil(N / args.bs)
-                results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
-                save_state(net.state_dict(), args.run_dir / "model.torch")
-                log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - log.began)
-            checkpoints.finished(epoch + 1, save=evaluated)
-    print(f"saved {args.run_dir / 'model.torch'}")
-    if args.prune:
-        threshold = CRITERIA[args.prune][1] if args.threshold is None else args.threshold
-        prune_net(net, test, args.run_dir, args.prune, threshold)
-    return args.run_dir
 
 
 if __name__ == "__main__":

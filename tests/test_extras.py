@@ -39,4 +39,4 @@ def test_peers_in_miniature(tmp_path):
 
 def test_a_library_that_is_missing_is_named():
     with pytest.raises(ValueError, match="pip install nothing"):
-        peers.library("nothing_of_that_name", "nothing")
+        peers.library("no_such_library", "nothing")
