@@ -138,11 +138,12 @@ def plot(rows, file):
             x = select(rows, panel="kernels", method=name, x="7x7", metric=metric)
             y = select([r for r in rows if r["x"] == smallest], method=name, metric="acc")
             if len(x) and len(y):
-                axis.errorbar(x[0], y.mean(), [[y.mean() - y.min()], [y.max() - y.mean()]], fmt="o", capsize=3, color=f"C{i}")
-                axis.annotate(name, (x[0], y.mean()), xytext=(4, 4), textcoords="offset points", fontsize=8)
+                axis.errorbar(x[0], y.mean(), [[y.mean() - y.min()], [y.max() - y.mean()]], fmt="o", capsize=3, color=f"C{i}", label=name)
         axis.set(xlabel=label)
         axis.margins(x=0.15)
     axes[0].set(ylabel=f"accuracy under it as the prior, n = {smallest}")
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(frameon=False, fontsize=8)
     save_figure(figure, file)
 
 
