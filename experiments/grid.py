@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import yaml
 from filelock import FileLock
+from scipy import stats
 from tqdm import tqdm
 
 import train_bnn
@@ -379,6 +380,20 @@ def mean_std(values, digits=3):
     if not len(values):
         return "–"
     return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
+
+
+def paired_differences(rows, first, second, **where):
+    """A method's values less another's, among the rows that agree with `where`, on the seeds that both have, as an array."""
+    of = [{r["seed"]: float(r["value"]) for r in rows if all(r[k] == v for k, v in dict(where, method=m).items())} for m in (first, second)]
+    return np.array([of[0][seed] - of[1][seed] for seed in sorted(of[0].keys() & of[1].keys())])
+
+
+def interval(gaps):
+    """'+0.037 (+0.021 to +0.053)': the mean and its 95 % t interval; of a single value no interval."""
+    if len(gaps) < 2:
+        return f"{gaps[0]:+.3f}" if len(gaps) else "–"
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+    return f"{gaps.mean():+.3f} ({gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f})"
 
 
 def ensemble_wins(nll, ece):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from models import CIFARNet, FConvMNIST
 from models.image_vae import ImageVAE
@@ -40,7 +39,7 @@ from . import (
     tune,
     uncertainty,
 )
-from .grid import FIGURES, HERE, METHODS, RESULTS, ROOT, Driver, ensemble_wins, markdown, mean_std, select
+from .grid import FIGURES, HERE, METHODS, RESULTS, ROOT, Driver, ensemble_wins, interval, markdown, mean_std, paired_differences, select
 
 MARKS = "<!-- results: written by experiments.report from experiments/notes.md -->", "<!-- end of results -->"
 
@@ -149,7 +148,7 @@ def number(words):
         raise ValueError(f"notes.md: no rows for [[{words}]]")
     value = float(np.mean(values))
     if show == "interval":
-        return "{} ({})".format(*interval(np.array(values)))
+        return interval(np.array(values))
     if show == "percent":
         return f"{100 * value:.{2 if value < 0.1 else 1}f}".rstrip("0").rstrip(".")
     return f"{abs(value) if show == 'size' else value:.{int(digits)}f}"
@@ -219,26 +218,15 @@ def parameter_tables(published):
     return markdown("part | paper | ours | difference", lines)
 
 
-def interval(gaps):
-    """['+0.037', '+0.021 to +0.053']: the mean and its 95 % t interval."""
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-    return [f"{gaps.mean():+.3f}", f"{gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f}"]
-
-
 def paired(rows, better="dwp"):
     """Differences between the deep weight prior and each other method on the same splits, with a t interval, as Markdown."""
     lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in fig2.CHOICES:
-            gaps = []
-            for metric in ("acc", "nll"):
-                first, second = (
-                    {r["seed"]: r["value"] for r in rows if (r["method"], r["x"], r["metric"]) == (m, n, metric)} for m in (better, method)
-                )
-                gaps.append(np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]))
+            gaps = [paired_differences(rows, better, method, x=n, metric=metric) for metric in ("acc", "nll")]
             if method != better and len(gaps[0]) > 1:
-                lines.append([n, METHODS[method][0], *interval(gaps[0]), *interval(gaps[1]), len(gaps[0])])
-    return markdown("n | against | difference in accuracy | 95 % interval | difference in NLL, nats | 95 % interval | splits", lines)
+                lines.append([n, METHODS[method][0], *map(interval, gaps), len(gaps[0])])
+    return markdown("n | against | difference in accuracy (95 % interval) | in NLL, nats | splits", lines)
 
 
 def ensembles(rows):
