@@ -229,10 +229,15 @@ def add_launcher_flags(parser):
     add("--mem_gb", type=positive, default=4.0, help="memory of a Slurm job")
 
 
+def side_by_side(n):
+    """Launcher of n processes on this machine, or of this one alone."""
+    return Workers(n) if n > 1 else Here()
+
+
 def make_launcher(args, folder):
     """What the flags ask for.  folder: of a grid's Slurm jobs.  Raises ValueError."""
     if args.launcher == "local":
-        return Workers(args.workers) if (args.workers or 1) > 1 else Here()
+        return side_by_side(args.workers or 1)
     parameters = dict(timeout_min=args.minutes, cpus_per_task=args.cpus, mem_gb=args.mem_gb, name=folder.name)
     parameters |= dict(slurm_partition=args.partition) if args.partition else {}
     parameters |= dict(gpus_per_node=args.gpus) if args.gpus else {}

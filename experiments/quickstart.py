@@ -4,8 +4,8 @@
 
 Source nets learn font-rendered letters until L2 has left few filters; their kernels, cut to a narrow range of norms, train two VAEs.
 The Bayesian CNNs then learn digits from 50 examples under the priors that the repository ships, which notMNIST made: a few minutes of
-letters give too few kernels for good ones (--own_priors takes them all the same). Three priors stand beside a deterministic net, all
-from the same initial kernels. Prints a table, draws logs/quickstart/quickstart.png.
+letters give too few kernels for good ones (--own_priors takes them all the same). The deep weight prior and N(0, 1) stand beside a
+deterministic net, all from the same initial kernels. Prints a table, draws logs/quickstart/quickstart.png.
 """
 
 import os
@@ -16,12 +16,13 @@ import prune_kernels
 import train_source
 import train_vae_prior
 from models.pictures import draw_kernels, new_figure, save_figure
-from myexman import Parser
+from myexman import Parser, at_least
 from utils import load_kernels, load_vae, run_cli, seed_everything
 
 from .grid import DRAWN, METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, select, shipped
+from .launchers import side_by_side
 
-SHOWN = ("dwp", "sn", "loguniform", "det")
+SHOWN = ("dwp", "sn", "det")
 METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 
 
@@ -32,10 +33,12 @@ def parse_args(argv=None):
     parser.add_argument("--nets", type=int, default=3, help="source nets")
     parser.add_argument("--source_epochs", type=int, default=8, help="passes over the letters")
     parser.add_argument("--source_dim", type=int, nargs=2, default=[32, 64], help="filters of the source nets")
-    parser.add_argument("--vae_epochs", type=int, nargs=2, default=[300, 40], help="of the 7x7 and the 5x5 VAE")
+    parser.add_argument("--vae_epochs", type=int, nargs=2, default=[600, 40], help="of the 7x7 and the 5x5 VAE")
     parser.add_argument("--bnn_epochs", type=int, default=400, help="steps on 50 digits")
     parser.add_argument("--bnn_dim", type=int, nargs=2, default=[16, 64], help="filters of the Bayesian nets")
     parser.add_argument("--splits", type=int, default=3, help="training sets of 50 digits")
+    workers = min(os.cpu_count() or 1, 4)
+    parser.add_argument("--workers", type=at_least(1), default=workers, help="Bayesian nets side by side, of one thread each")
     parser.add_argument("--own_priors", action="store_true", help="Bayesian nets under the priors just learned, not the shipped ones")
     return parser.parse_args(argv)
 
@@ -51,15 +54,16 @@ def learn_priors(args, out):
     prune_kernels.main([*map(str, runs), *command_line(out=out, min_norm=(0.39, 0.05), spread=("inf", 1.66))])
 
     print("\n3. a VAE of the kernels of each convolution")
-    for k, z, h, bs, epochs in ((7, 2, 32, 16, args.vae_epochs[0]), (5, 4, 64, 32, args.vae_epochs[1])):
-        coders = dict(kernel_dim=k, z_dim=z, hidden_dim=h, num_epochs=epochs, bs=bs, eval_freq=max(epochs // 4, 1), no_screen=True)
-        train_vae_prior.main(command_line(data_dir=out / f"conv{k}x{k}", out=out / f"vae{k}x{k}", root=args.root, **coders))
+    coders = dict(hidden_dim=32, min_std=0.05, bs=16), dict(hidden_dim=64, bs=32)  # as shipped: few 7x7 kernels need a bound on certainty
+    for k, own, epochs in zip((7, 5), coders, args.vae_epochs):
+        own |= dict(kernel_dim=k, z_dim=4, num_epochs=epochs, eval_freq=max(epochs // 4, 1), no_screen=True)
+        train_vae_prior.main(command_line(data_dir=out / f"conv{k}x{k}", out=out / f"vae{k}x{k}", root=args.root, **own))
     return [out / "vae7x7", out / "vae5x5"]
 
 
 def jobs(args, vaes):
     shared = dict(root=args.root, data="glyph-digits", data_root=args.data_root, num_examples=50, hid_dim=args.bnn_dim)
-    shared |= dict(epochs=args.bnn_epochs, eval_freq=max(args.bnn_epochs // 2, 1))
+    shared |= dict(epochs=args.bnn_epochs, eval_freq=args.bnn_epochs)
     for split in range(args.splits):
         for method in SHOWN:
             options = dict(data_split_seed=split, **shared, **method_options(method, vaes, kl_sum=DRAWN))
@@ -101,7 +105,8 @@ def main(argv=None):
     own = learn_priors(args, out)
     vaes = own if args.own_priors else shipped("vae")
     print(f"\n4. Bayesian CNNs on 50 digits, under {'these' if args.own_priors else 'the shipped'} priors")
-    rows, failed = run_grid(jobs(args, vaes), results, {"glyph-digits": f"{args.bnn_epochs} steps"}, retry=True)
+    setting = {"glyph-digits": f"{args.bnn_epochs} steps"}
+    rows, failed = run_grid(jobs(args, vaes), results, setting, side_by_side(args.workers), retry=True)
     report_failures(failed)
     report(rows, out)
     print(f"{time.time() - began:.0f} s in all")

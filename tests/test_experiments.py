@@ -64,7 +64,7 @@ def test_the_benchmark_runs_and_agrees_with_its_reference():
 def test_the_quickstart_in_miniature(tmp_path, capsys):
     for name in GLYPHS:
         make_glyphs(name, tmp_path / f"{name}.npz", {"train": 200, "test": 50})
-    tiny = "--nets 1 --source_epochs 1 --source_dim 6 6 --vae_epochs 1 1 --bnn_epochs 2 --bnn_dim 2 3 --splits 1"
+    tiny = "--nets 1 --source_epochs 1 --source_dim 6 6 --vae_epochs 1 1 --bnn_epochs 2 --bnn_dim 2 3 --splits 1 --workers 1"
     quickstart.main([*tiny.split(), "--root", str(tmp_path / "logs"), "--data_root", str(tmp_path)])
     out = capsys.readouterr().out
     assert all(METHODS[method][0] in out for method in quickstart.SHOWN)
