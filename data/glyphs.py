@@ -50,11 +50,10 @@ def draw_glyph(char, font):
     path = TextPath((0, 0), char, size=100, prop=FontProperties(family=family, style=style, weight=weight))
     (x0, y0), (x1, y1) = path.get_extents().get_points()
     scale = 0.70 / max(x1 - x0, y1 - y0)
+    centre = Affine2D().translate(-(x0 + x1) / 2, -(y0 + y1) / 2).scale(scale * CANVAS).translate(CANVAS / 2, CANVAS / 2)
     figure = Figure(figsize=(1, 1), dpi=CANVAS)
+    figure.add_artist(PathPatch(path, color="black", linewidth=0, transform=centre))  # in pixels; axes would take most of the time
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1), frameon=False, xlim=(-0.5, 0.5), ylim=(-0.5, 0.5), xticks=[], yticks=[])
-    centre = Affine2D().translate(-(x0 + x1) / 2, -(y0 + y1) / 2).scale(scale)
-    axes.add_patch(PathPatch(path.transformed(centre), color="black", linewidth=0))
     canvas.draw()
     return torch.from_numpy(1 - np.asarray(canvas.buffer_rgba())[..., 0] / 255).float()
 
