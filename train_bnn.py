@@ -29,6 +29,7 @@ from utils import (
     add_common_flags,
     add_init_flags,
     check_batches,
+    check_sources,
     count_flops,
     data_options,
     evaluate,
@@ -81,8 +82,6 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--gamma_a", type=positive, help=shape)
     add("--gamma_b", type=at_least(0, float), help="rate of that hyperprior (Kharitonov et al.: 1e-8)")
     add("--train_reverse", type=int, choices=[0, 1], help="learn the reverse model r(z|w) (paper, Algorithm 1: 1)")
-    l2 = "weight of the sum of squares of `features`, the layers before the classifier, for nets without priors"
-    add("--l2", type=at_least(0, float), default=0.0, help=l2)
     add = parser.add_argument_group("KL term").add_argument
     add("--dwp_samples", type=at_least(1), help="draws of w and z per kernel in the bound, every second one mirrored (paper: 1)")
     what = "iw: the importance-weighted bound of a VAE, with --dwp_samples codes of one w, which is tighter (paper: elbo)"
@@ -94,9 +93,11 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--kl_scale", type=at_least(0, float), help="factor of the KL term")
     rise = "epochs in which that factor rises from 0 (Kharitonov et al.: 20)"
     add("--kl_anneal_epochs", type=at_least(0), help=rise)
-    add_common_flags(parser, epochs=10000, bs=256)
-    add = parser.add_argument_group("evaluation, pruning").add_argument
+    add = add_common_flags(parser, epochs=10000, bs=256)
+    l2 = "weight of the sum of squares of `features`, the layers before the classifier, for nets without priors"
+    add("--l2", type=at_least(0, float), default=0.0, help=l2)
     add("--decrease_from", type=at_least(0), default=0, help="epoch from which the learning rate falls (Kharitonov et al.: 100)")
+    add = parser.add_argument_group("evaluation, pruning").add_argument
     add("--ens", type=at_least(0), default=10, help="networks in the test ensemble (paper: 10)")
     add("--eval_freq", type=at_least(1), default=100, help="epochs between evaluations")
     add("--prune", choices=sorted(CRITERIA), help="after training, drop weights by signal-to-noise ratio or by mean; writes pruned.torch")
@@ -200,7 +201,9 @@ def build_priors(args, sources):
         kind = PRIORS[name]
         if "density" in kind.needs and offered["density"] is None:
             flags = "--vae_list and --filters_list give" if hasattr(DENSITIES[name], "fit") else "--vae_list gives"
-            why = f"{flags} nothing for it" if layer.weight.ndim == 4 else "it has no kernels"
+            what = f"a {type(layer.density).__name__}" if layer.density else "nothing"
+            has_kernels = layer.weight.ndim == 4 and layer.weight.shape[-1] > 1
+            why = f"{flags} {what} for it" if has_kernels else "it has no kernels"
             raise ValueError(f"--prior_list says {name} for {layer.name}, but {why}")
         priors.append(kind(**{need: offered[need] for need in kind.needs}))
     return priors
@@ -231,6 +234,7 @@ def check_options(args, net, layers, train, test):
     priors, fixed, snr = args.prior_list or ["sn"], args.alpha is not None, args.prune == "snr"
     vd, needed = "vd" in priors, {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
     idle = [name for name in given if name in HEEDED and HEEDED[name] not in needed]
+    began = [name for name in ("init_list", "pretrained") if getattr(args, name)] + [name for name in given if name in TIED[:2]]
     heeding = ", ".join(sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs))
     for names, why in (
         (TIED if fixed else (), "is for a free variance; with --alpha there is none"),
@@ -243,6 +247,8 @@ def check_options(args, net, layers, train, test):
         (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
         (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
         (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
+        (args.bound == "iw" and args.dwp_samples == 1, "--bound iw with one code is the other bound, only noisier: give --dwp_samples too"),
+        (args.start_from and began, f"--{''.join(began[:1])} is for a new net: with --start_from it is the former run's"),
         (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
         (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
         (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
@@ -251,6 +257,7 @@ def check_options(args, net, layers, train, test):
     ):
         if wrong:
             raise ValueError(what)
+    check_sources(args, {word.partition(":")[0] for word in priors} if layers else ())
     check_batches(net, len(train.y), args.bs)
     weights, predictions = sum(layer.mean.weight.numel() for layer in layers), len(test.y) * (int(train.y.max()) + 1)
     check_room(args.dwp_samples * weights, f"draws of all weights for --dwp_samples {args.dwp_samples}")

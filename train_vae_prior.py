@@ -25,32 +25,46 @@ from utils import add_run_flags, linear_lr, load_kernels, load_weights, run_cli,
 # larger ones left as it is, since scaling up slows its training.
 TYPICAL_WEIGHT = 0.1
 
+# Options for some densities only, and for those that are not fitted at once, and their defaults
+SHAPE = dict(z_dim=2, hidden_dim=32, var="train", min_std=0.0, transitions=1, layers=4, components=8)
+TRAINING = dict(num_epochs=300, bs=128, lr=1e-3, decrease_from=None, eval_freq=10)
+
 
 def parse_args(argv=None):
     parser = ExParser(description=__doc__, prog="train_vae_prior.py", resume_with=("num_epochs", "eval_freq"))
+    parser.set_defaults(**SHAPE, **TRAINING)
     add = parser.add_argument_group("density").add_argument
     add("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
     what = "the paper's, or one of those that its section 3.1 and appendix A name"
     add("--density", choices=sorted(DENSITIES), default="vae", help=what)
-    add("--z_dim", type=at_least(1), default=2, help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
-    add("--hidden_dim", type=at_least(1), default=32, help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
-    add("--var", choices=["train", "shared"], default="train", help="decoder's variance: one per weight (paper), or one")
-    add("--min_std", type=at_least(0, float), default=0.0, help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)")
-    add("--transitions", type=at_least(0), default=1, help="steps of the Markov chain of `chain`")
-    add("--layers", type=at_least(1), default=4, help="couplings of `flow`, masked convolutions of `pixelcnn`")
-    add("--components", type=at_least(1), default=8, help="Gaussians of `gmm`, and of each weight of `pixelcnn`")
+    add("--z_dim", type=at_least(1), help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
+    add("--hidden_dim", type=at_least(1), help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
+    add("--var", choices=["train", "shared"], help="decoder's variance: one per weight (paper), or one")
+    add("--min_std", type=at_least(0, float), help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)")
+    add("--transitions", type=at_least(0), help="steps of the Markov chain of `chain`")
+    add("--layers", type=at_least(1), help="couplings of `flow`, masked convolutions of `pixelcnn`")
+    add("--components", type=at_least(1), help="Gaussians of `gmm`, and of each weight of `pixelcnn`")
     add = parser.add_argument_group("training, of densities that are not fitted at once").add_argument
-    add("--num_epochs", type=at_least(1), default=300, help="passes over the training kernels (paper: 300)")
-    add("--bs", type=at_least(1), default=128, help="kernels per step")
-    add("--lr", type=at_least(0, float), default=1e-3, help="Adam's learning rate at the start")
+    add("--num_epochs", type=at_least(1), help="passes over the training kernels (paper: 300)")
+    add("--bs", type=at_least(1), help="kernels per step")
+    add("--lr", type=at_least(0, float), help="Adam's learning rate at the start")
     add("--decrease_from", type=at_least(0), help="epoch from which it falls linearly to 0 (default: half of them)")
-    add("--eval_freq", type=at_least(1), default=10, help="epochs between evaluations")
+    add("--eval_freq", type=at_least(1), help="epochs between evaluations")
     add = parser.add_argument_group("kernels and prior").add_argument
     add("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
     add("--no_screen", action="store_true", help="leave the slow measurements off the card: importance bound, drift test")
     add("--out", help="copy the finished prior folder here, e.g. logs/vae7x7")
     add_run_flags(parser)
     return parser.parse_args(argv)
+
+
+def check_options(args):
+    """Raise ValueError if options are given that the density does not heed."""
+    kind = DENSITIES[args.density]
+    heeded = {*kind.options} | ({"var"} if issubclass(kind, VAE) else set()) | (set() if hasattr(kind, "fit") else {*TRAINING})
+    idle = [name for name, default in (SHAPE | TRAINING).items() if name not in heeded and getattr(args, name) != default]
+    if idle:
+        raise ValueError(f"--{idle[0]} is not for --density {args.density}{', which is fitted at once' * (idle[0] in TRAINING)}")
 
 
 @torch.no_grad()
@@ -128,6 +142,7 @@ def train_density(args, density, train, test, decrease_from):
 
 @script(parse_args)
 def main(args):
+    check_options(args)
     decrease_from = args.num_epochs // 2 if args.decrease_from is None else args.decrease_from
     seed_everything(args.seed)
     train, test = load_split(args.data_dir, args.kernel_dim, args.device)
@@ -138,9 +153,7 @@ def main(args):
     density = make_density(args, train)
     if hasattr(density, "fit"):
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
-        Logger(args.run_dir).row(
-            epoch=args.num_epochs, train_elbo=held_out(density, train)["elbo"], test_elbo=held_out(density, test)["elbo"]
-        )
+        Logger(args.run_dir).row(epoch=1, train_elbo=held_out(density, train)["elbo"], test_elbo=held_out(density, test)["elbo"])
     else:
         train_density(args, density, train, test, decrease_from)
 

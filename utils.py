@@ -50,7 +50,7 @@ DATA_OPTIONS = ("data", "data_root", "num_examples", "data_split_seed", "validat
 
 
 def add_common_flags(parser, epochs, bs, lr=1e-3):
-    """Flags of the scripts that train a network on images."""
+    """Flags of the scripts that train a network on images; returns what adds another to those of the training."""
     add = parser.add_argument_group("images").add_argument
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
@@ -64,6 +64,7 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--bs", type=at_least(1), default=bs, help="images per step (paper: 256)")
     add("--lr", type=at_least(0, float), default=lr, help="Adam's learning rate at the start; it falls linearly to 0 (paper: 0.001)")
     add_run_flags(parser)
+    return add
 
 
 def add_init_flags(parser):
@@ -75,6 +76,19 @@ def add_init_flags(parser):
     what = "folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none"
     add("--filters_list", nargs="+", default=[], help=what)
     add("--pretrained", help="run, or state dict, of a trained net, for `pretrained` in --init_list")
+
+
+def check_sources(args, priors=()):
+    """Raise ValueError if kernels or priors are given that neither an entry of --init_list nor one of the names in `priors` takes."""
+    inits, priors = set(args.init_list or ["xavier"]), set(priors)
+    for flag, given, takers in (
+        ("--vae_list", args.vae_list, {"vae", "vae-mean", *DENSITIES}),
+        ("--filters_list", args.filters_list, {"filters", *(name for name, kind in DENSITIES.items() if hasattr(kind, "fit"))}),
+        ("--pretrained", args.pretrained, {"pretrained"}),
+    ):
+        if given and not takers & (inits | priors):
+            said = "--init_list says " + ", ".join(sorted(inits)) + (", --prior_list " + ", ".join(sorted(priors)) if priors else "")
+            raise ValueError(f"{flag} is given, but nothing takes it: {said}; it is for {', '.join(sorted(takers))}")
 
 
 def check_batches(net, n, bs):

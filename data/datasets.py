@@ -57,9 +57,12 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
         raise FileNotFoundError(not_found(name, file))
     for images, labels in (arrays[:2], arrays[2:]):
         check_arrays(images, labels, file)
-    if file.stem == "not-mnist":
+    if ALIASES.get(file.stem.lower(), file.stem.lower()) == "not-mnist":
         arrays = clean_notmnist(arrays)
     train, test = as_dataset(*arrays[:2]), as_dataset(*arrays[2:])
+    if train.x.shape[1:] != test.x.shape[1:]:
+        shapes = (" x ".join(map(str, data.x.shape[1:])) for data in (train, test))
+        raise ValueError("{}: training images are {}, test images {}".format(file, *shapes))
     if validate:
         held_out = validation_images(train.y)
         train, test = (Dataset(train.x[part], train.y[part]) for part in (~held_out, held_out))

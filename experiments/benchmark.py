@@ -9,7 +9,6 @@ stochastic forward pass per Monte-Carlo sample.
 
 import copy
 import multiprocessing
-import os
 import re
 import statistics
 import tempfile
@@ -40,7 +39,7 @@ from utils import FROZEN, count_flops, default_data_root, ensemble_average, mc_e
 
 from . import textbook
 from .densities import FITS
-from .grid import FIGURES, RESULTS, device_name, markdown, write_rows
+from .grid import FIGURES, RESULTS, device_name, folders, markdown, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
 
@@ -453,7 +452,7 @@ def main(argv=None):
     args = parse_args(argv)
     results, figures, cases, budget = RESULTS, FIGURES, FULL, args.seconds
     if args.quick:
-        results = figures = Path(os.environ.get("DWP_PATH", "./logs")) / "quick"
+        results, figures = folders(quick=True)
         cases, budget = QUICK, 0.0
     else:
         names = {"glyph-digits", *(file.stem for file in Path(args.data_root).expanduser().glob("*.npz"))}

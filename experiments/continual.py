@@ -38,8 +38,8 @@ def two_tasks(args):
     if args.method == "det":
         shared |= dict(net_cfg="vanilla")
     else:
-        shared |= dict(net_cfg="bayes-all", logvarinit=args.logvarinit, prior_list="sn")
-    first = train_bnn.main(command_line(**shared))
+        shared |= dict(net_cfg="bayes-all", prior_list="sn")
+    first = train_bnn.main(command_line(**shared, **({} if args.method == "det" else dict(logvarinit=args.logvarinit))))
     if args.method == "posterior":
         shared |= dict(prior_list=f"posterior:{first}")
     second = train_bnn.main(command_line(**shared, start_from=first, permute=1))

@@ -21,6 +21,7 @@ from myexman import ExParser, Logger, at_least, script
 from utils import (
     add_init_flags,
     add_run_flags,
+    check_sources,
     default_data_root,
     evaluate,
     layer_sources,
@@ -64,6 +65,9 @@ def main(args):
     seed_everything(args.seed)
     train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root))
     images = args.model == "image_vae"
+    if images and args.hid_dim:
+        raise ValueError("--hid_dim is for classifiers: the image VAE has the paper's widths")
+    check_sources(args)
     net = (ImageVAE() if images else build_net(args.model, "vanilla", args.hid_dim, *train)).to(args.device)
     initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))
     opt = torch.optim.Adam(net.parameters(), lr=args.lr, fused=True)

@@ -81,7 +81,8 @@ def jobs(args):
         folders = [folder_of(args, name, k) for k in SIZES]
         for k, folder, more in zip(SIZES, folders, FITS.get(name, ({}, {}))):
             options = dict(density=name, kernel_dim=k, data_dir=args.data_dir / f"conv{k}x{k}") | more
-            options |= dict(num_epochs=1, no_screen=True) if args.quick else {}
+            if args.quick:
+                options |= dict(no_screen=True) | ({} if hasattr(DENSITIES[name], "fit") else dict(num_epochs=1))
             argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**options, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
         fitted = all((folder / "vae_params.safetensors").exists() for folder in folders)

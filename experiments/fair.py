@@ -33,6 +33,8 @@ def jobs(args):
     tuned = [r for r in (read_rows(file) if file.exists() else []) if r["panel"] == args.panel and r["setting"] == usual[args.panel]]
     for n in args.num_examples or sorted({r["x"] for r in tuned}) or PANELS[args.panel].num_examples:
         methods = args.methods or [method for method in CHOICES if all(map(len, tune.tried(tuned, method, n).values()))]
+        if not methods:
+            raise ValueError(f"nothing is tuned at n = {n}: python -m experiments.tune --num_examples {n}")
         for split in range(args.splits):
             for method in methods:
                 recipe = tune.recipes(method, quick=True)[0] if args.quick else tune.best(tuned, method, n)

@@ -20,6 +20,7 @@ from myexman import ExParser, Logger, script
 from utils import (
     add_common_flags,
     add_init_flags,
+    check_sources,
     data_options,
     evaluate,
     layer_sources,
@@ -43,12 +44,12 @@ def parse_args(argv=None):
 
 
 def share(text):
-    """An argparse type: a positive fraction."""
+    """An argparse type: a fraction of 1."""
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
-    if value <= 0:
+    if not 0 < value <= 1:
         raise ArgumentTypeError(f"{text} is not a share such as 1/4")
     return value
 
@@ -72,6 +73,7 @@ def standardize(train, test):
 def main(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
+    check_sources(args)
     widths = [max(round(h * args.scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
     net = build_net(args.model, "vanilla", widths, *train).to(args.device)
     initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))

@@ -141,7 +141,7 @@ def draw_metric(axis, rows, metric):
 
 
 def plot(rows, file):
-    rows, panel = on_its_splits(rows), rows[0]["panel"]
+    panel = rows[0]["panel"]
     figure, (left, right) = new_figure(11, 4, columns=2)
     draw_metric(left, rows, "acc")
     draw_metric(right, rows, "nll")

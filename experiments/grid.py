@@ -149,7 +149,7 @@ def method_options(method, vaes, kernels=None, start="vae", kl_sum=EXACT):
 
     start: one of models.initialization.INITS for all convolutions; in the paper the VAE prior's samples.
     kl_sum: over which kernels the deep weight prior's KL term is a sum."""
-    options = dict(vae_list=vaes, init_list=[start] * len(vaes))
+    options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if method == "dwp" or start.startswith("vae") else {})
     if method in DETERMINISTIC:
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if method.startswith("gauss"):

@@ -4,7 +4,7 @@
 
 Likeness is the mean absolute cosine between two kernels of a layer: about 0.1 for random 7x7 kernels, 1 where all are copies of one;
 alignment is the length of the mean of w / |w|: near 0 where signs balance. For a layer under the deep weight prior also how certain
-the decoder is of its kernels. Writes results/kernels.csv and figures/kernels.png.
+the decoder is of its kernels. Writes kernels.csv and kernels.png, under <runs>/kernels or, with --shipped, into results/ and figures/.
 """
 
 from pathlib import Path
@@ -17,13 +17,13 @@ from myexman import Parser, read_params
 from prune_kernels import read_kernels
 from utils import load_vae, one_per_layer, run_cli
 
-from .grid import FIGURES, RESULTS, write_rows
+from .grid import FIGURES, RESULTS, runs_root, write_rows
 
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train_bnn.py or train_source.py")
-    parser.add_argument("--out", type=Path, help="folder of the CSV file and the picture (default: results/ and figures/ here)")
+    parser.add_argument("--shipped", action="store_true", help="write results/kernels.csv and figures/kernels.png anew")
     return parser.parse_args(argv)
 
 
@@ -43,7 +43,7 @@ def facts_of(params):
 
 def main(argv=None):
     args = parse_args(argv)
-    results, figures = (args.out, args.out) if args.out else (RESULTS, FIGURES)
+    results, figures = (RESULTS, FIGURES) if args.shipped else [runs_root() / "kernels"] * 2
     rows, first_layers = [], {}
     for run in args.runs:
         params = read_params(Path(run) / "params.yaml")

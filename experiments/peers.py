@@ -98,7 +98,7 @@ PEERS = {  # what makes log-probabilities for the test images of a plain net, an
 
 
 def parse_args(argv=None):
-    parser = ExParser(description=__doc__, prog="peers.py")
+    parser = ExParser(description=__doc__, prog="one_peer.py")
     parser.add_argument("--peer", choices=list(PEERS), required=True, help="the other library, and how it is used")
     parser.add_argument("--data", default="mnist", help="target data set")
     parser.add_argument("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")

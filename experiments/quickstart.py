@@ -10,16 +10,15 @@ deterministic net, all from the same initial kernels. Prints a table, draws logs
 
 import os
 import time
-from pathlib import Path
 
 import prune_kernels
 import train_source
 import train_vae_prior
 from models.pictures import draw_kernels, new_figure, save_figure
 from myexman import Parser, at_least
-from utils import load_kernels, load_vae, run_cli, seed_everything
+from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import DRAWN, METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, select, shipped
+from .grid import DRAWN, METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, runs_root, select, shipped
 from .launchers import side_by_side
 
 SHOWN = ("dwp", "sn", "det")
@@ -28,8 +27,7 @@ METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
-    parser.add_argument("--data_root", default=os.environ.get("DATA_ROOT", "./datasets"), help="where the embedded data are cached")
+    parser.add_argument("--data_root", default=default_data_root(), help="where the embedded data are cached")
     parser.add_argument("--nets", type=int, default=3, help="source nets")
     parser.add_argument("--source_epochs", type=int, default=8, help="passes over the letters")
     parser.add_argument("--source_dim", type=int, nargs=2, default=[32, 64], help="filters of the source nets")
@@ -46,7 +44,7 @@ def parse_args(argv=None):
 def learn_priors(args, out):
     """Steps 1 to 3; returns the two prior folders."""
     print(f"\n1. {args.nets} source nets on glyph-letters")
-    shared = dict(data="glyph-letters", data_root=args.data_root, root=args.root, hid_dim=args.source_dim, bs=32, lr=0.004)
+    shared = dict(data="glyph-letters", data_root=args.data_root, hid_dim=args.source_dim, bs=32, lr=0.004)
     shared |= dict(epochs=args.source_epochs, eval_freq=args.source_epochs, drop_dead=0.05)
     runs = [train_source.main(command_line(seed=seed, **shared)) for seed in range(args.nets)]
 
@@ -57,12 +55,12 @@ def learn_priors(args, out):
     coders = dict(hidden_dim=32, min_std=0.05, bs=16), dict(hidden_dim=64, bs=32)  # as shipped: few 7x7 kernels need a bound on certainty
     for k, own, epochs in zip((7, 5), coders, args.vae_epochs):
         own |= dict(kernel_dim=k, z_dim=4, num_epochs=epochs, eval_freq=max(epochs // 4, 1), no_screen=True)
-        train_vae_prior.main(command_line(data_dir=out / f"conv{k}x{k}", out=out / f"vae{k}x{k}", root=args.root, **own))
+        train_vae_prior.main(command_line(data_dir=out / f"conv{k}x{k}", out=out / f"vae{k}x{k}", **own))
     return [out / "vae7x7", out / "vae5x5"]
 
 
 def jobs(args, vaes):
-    shared = dict(root=args.root, data="glyph-digits", data_root=args.data_root, num_examples=50, hid_dim=args.bnn_dim)
+    shared = dict(data="glyph-digits", data_root=args.data_root, num_examples=50, hid_dim=args.bnn_dim)
     shared |= dict(epochs=args.bnn_epochs, eval_freq=args.bnn_epochs)
     for split in range(args.splits):
         for method in SHOWN:
@@ -99,7 +97,7 @@ def report(rows, out):
 def main(argv=None):
     args = parse_args(argv)
     began = time.time()
-    out = Path(args.root) / "quickstart"
+    out = runs_root() / "quickstart"
     results = out / "quickstart.csv"
     results.unlink(missing_ok=True)
     own = learn_priors(args, out)

@@ -20,6 +20,7 @@ import torch
 
 import train_bnn
 from models.pictures import new_figure, save_figure
+from models.screen import importance_bound
 from myexman import Logger, save_state, script
 from myexman.logger import read_rows
 from utils import linear_lr, run_cli, train_epoch
@@ -48,8 +49,7 @@ def gaps(prior, layer):
     elbo = torch.stack([prior.density.log_prob(w) for _ in range(20)]).mean()
     found = dict(kl=float(-entropy.flatten(1).sum(1).mean() - elbo))
     for codes in CODES:
-        bounds = [prior.density.importance_bound(part, codes) for part in w.split(max(2000 // codes, 1))]
-        found[f"gap_{codes}"] = float(torch.cat(bounds).mean() - elbo)
+        found[f"gap_{codes}"] = float(importance_bound(prior.density, w, codes).mean() - elbo)
     return found
 
 
@@ -87,7 +87,7 @@ def gradient_facts(prior, history):
     return dict(signal=size(now), noise_1=noise(now), noise_2=noise(pairs), **{f"moved_{LAG}": size(now, moved)})
 
 
-@script(partial(train_bnn.parse_args, prog="tightness.py"))
+@script(partial(train_bnn.parse_args, prog="watched_bnn.py"))
 def main(args):
     """One training by train_bnn.py's options; the log has what was measured before it, every --eval_freq epochs, and after it."""
     train, _, net, layers, priors, opt = train_bnn.prepare(args)

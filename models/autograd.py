@@ -1,4 +1,5 @@
-"""Gradients written by hand, where autograd's own would cost time or memory. All are exact but for Remembered, which says what it is.
+"""Gradients written by hand, where autograd's own would cost time or memory. They are exact, but for Remembered, and where Reparametrized
+has a floor.
 
 What each gains is measured by experiments/benchmark.py (results/benchmark.csv; experiments/README.md, "Speed")."""
 
@@ -9,7 +10,7 @@ class Reparametrized(torch.autograd.Function):
     """mean + sqrt(var) * noise, noise ~ N(0, 1), of two tensors that nobody needs afterwards: both are overwritten.
 
     A step spends as much time on these element-wise passes as on its convolutions; autograd's own would be twice as many (`step, fconv,
-    sn`). Exact: d/d mean = 1, d/d var = noise / (2 sqrt(var))."""
+    sn`). Exact where var > 1e-16: d/d mean = 1, d/d var = noise / (2 sqrt(var))."""
 
     @staticmethod
     def forward(ctx, mean, var):

@@ -47,9 +47,6 @@ class Chain(VAE):
             z, mean, var = before, before_mean, before_var
         return total + super().code_kl(z, mean, var)
 
-    def importance_bound(self, w, codes):
-        raise ValueError("the importance-weighted bound is for a VAE, whose codes are drawn at once")
-
     def sample_codes(self, n):
         z = super().sample_codes(n)
         for step in self.forwards:

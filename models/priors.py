@@ -88,13 +88,8 @@ class VariationalDropout(Prior):
 class ARD(Prior):
     """p(w_i) = N(0, 1 / tau_i) with the tau_i that maximise the bound: automatic relevance determination (Kharitonov et al. 2018)."""
 
-    @staticmethod
-    def tau(q):
-        """The optimal precisions tau* = 1 / (mu^2 + sigma^2), with the weight's shape."""
-        return 1 / (q.loc.square() + q.variance)
-
     def kl(self, q):
-        """Exact, at tau*: 0.5 sum log(1 + mu^2 / sigma^2) (Kharitonov et al., eq. 1)."""
+        """Exact, at tau* = 1 / (mu^2 + sigma^2): 0.5 sum log(1 + mu^2 / sigma^2) (Kharitonov et al., eq. 1)."""
         return 0.5 * softplus(log_snr(q)).sum()
 
 
@@ -111,12 +106,9 @@ class GammaARD(Prior):
             raise ValueError(f"the Gamma hyperprior needs a > 0.5 and b >= 0, got a = {a:g}, b = {b:g}")
         self.a, self.b = a, b
 
-    def tau(self, q):
-        """The optimal precisions (2a - 1) / (mu^2 + sigma^2 + 2b), with the weight's shape."""
-        return (2 * self.a - 1) / (q.loc.square() + q.variance + 2 * self.b)
-
     def kl(self, q):
-        """KL(q || p(w|tau*)) - log p(tau*), exact (Kharitonov et al., appendix B): not a divergence, it can be negative.
+        """KL(q || p(w|tau*)) - log p(tau*), exact, at tau* = (2a - 1) / (mu^2 + sigma^2 + 2b) (Kharitonov et al., appendix B): not a
+        divergence, it can be negative.
 
         At b = 0 the hyperprior is improper, and its constant a log b is left out."""
         a, b = self.a, self.b
@@ -195,7 +187,7 @@ class KernelPrior(Prior):
 
     def __init__(self, density, samples=1, kernel_sum=None, chunk=0, train_reverse=True, bound="elbo"):
         super().__init__()
-        if bound == "iw" and not isinstance(density, VAE):
+        if bound == "iw" and (not isinstance(density, VAE) or isinstance(density, Chain)):  # a Chain's codes are not drawn at once
             raise ValueError(f"the importance-weighted bound is of a VAE's codes; a {type(density).__name__} has no such codes")
         self.density = copy.deepcopy(density).requires_grad_(False)
         for p in self.density.reverse_model():

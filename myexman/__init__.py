@@ -5,7 +5,7 @@ from .files import check_archive, replacing
 from .index import Index, go_on
 from .life import script, status
 from .logger import Logger, progress
-from .parser import ExParser, Parser, at_least, commit_name, finite, positive, read_params, resolve_paths, share, write_yaml
+from .parser import ExParser, Parser, at_least, checked, commit_name, finite, positive, read_params, resolve_paths, share, write_yaml
 
 __all__ = [
     "Checkpoints",
@@ -16,6 +16,7 @@ __all__ = [
     "Stopped",
     "at_least",
     "check_archive",
+    "checked",
     "commit_name",
     "finite",
     "go_on",

@@ -110,7 +110,7 @@ def again(option):
         elif (ROOT / "experiments" / script).is_file():
             words = ["-m", f"experiments.{Path(script).stem}"]
         else:
-            raise ValueError(f"{run} does not say which script made it")
+            raise ValueError(f"{run} was made by {script}, which cannot be started by itself: its driver goes on with it")
         target = run if option == "--resume" else run / "params.yaml"
         return subprocess.call([sys.executable, *words, option, str(target), *more])
 

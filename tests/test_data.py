@@ -73,6 +73,9 @@ def test_bad_npz(tmp_path):
     np.savez(file, x_train=np.zeros((2, 4, 4), np.uint8), y_train=[0, 1], x_test=np.zeros((2, 4, 4), np.uint8), y_test=[0, 2])
     with pytest.raises(ValueError, match="test label 2"):
         load_dataset("bad", tmp_path)
+    np.savez(file, x_train=np.zeros((2, 4, 4), np.uint8), y_train=[0, 1], x_test=np.zeros((2, 5, 4), np.uint8), y_test=[0, 1])
+    with pytest.raises(ValueError, match="training images are 1 x 4 x 4, test images 1 x 5 x 4"):
+        load_dataset("bad", tmp_path)
     np.savez(file, **{k: np.array([{}], dtype=object) for k in ("x_train", "y_train", "x_test", "y_test")})
     with pytest.raises(ValueError):  # a pickle inside is not run
         load_dataset("bad", tmp_path)

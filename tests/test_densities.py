@@ -245,13 +245,31 @@ def test_every_density_says_what_it_minimises():
         assert list(report) == ["elbo"] and math.isclose(report["elbo"].item(), -loss.item())
 
 
-@pytest.mark.parametrize("name", ["gmm", "kde", "flow", "pixelcnn", "chain"])
-def test_a_fitted_density_is_a_prior_folder(tmp_path, name):
+TRAINED = "--num_epochs 4 --eval_freq 2 --bs 16 --hidden_dim 4"
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("gmm", "--components 2"),
+        ("kde", ""),
+        ("flow", f"{TRAINED} --layers 2"),
+        ("pixelcnn", f"{TRAINED} --layers 2 --components 2"),
+        ("chain", f"{TRAINED} --z_dim 2"),
+    ],
+)
+def test_a_fitted_density_is_a_prior_folder(tmp_path, name, options):
     """From kernels to train_vae_prior.py, utils.load_density, and a Bayesian net under it."""
     for split, n in (("train", 40), ("test", 10)):
         np.save(tmp_path / f"{split}.npy", two_heaps(n, 5).numpy())
-    options = f"--density {name} --kernel_dim 5 --z_dim 2 --hidden_dim 4 --components 2 --layers 2 --num_epochs 4 --eval_freq 2 --bs 16"
-    words = [*options.split(), "--no_screen", "--data_dir", str(tmp_path), "--out", str(tmp_path / "prior")]
+    words = [
+        *f"--density {name} --kernel_dim 5 {options}".split(),
+        "--no_screen",
+        "--data_dir",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "prior"),
+    ]
     run = train_vae_prior.main(words)
     density = load_density(tmp_path / "prior")
     assert type(density) is DENSITIES[name] and (tmp_path / "prior/kernels.png").exists()
@@ -269,6 +287,6 @@ def test_mistakes_in_a_density(tmp_path):
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}.npy", two_heaps(9, 5).numpy())
     words = ["--kernel_dim", "5", "--data_dir", str(tmp_path)]
-    for name, message in (("gmm", "fewer are needed"), ("flow", "too few to leave a sixth out")):
+    for density, message in ((["gmm", "--components", "10"], "fewer are needed"), (["flow"], "too few to leave a sixth out")):
         with pytest.raises(ValueError, match=message):
-            train_vae_prior.main([*words, "--density", name, "--components", "10"])
+            train_vae_prior.main([*words, "--density", *density])

@@ -65,21 +65,22 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     for name in GLYPHS:
         make_glyphs(name, tmp_path / f"{name}.npz", {"train": 200, "test": 50})
     tiny = "--nets 1 --source_epochs 1 --source_dim 6 6 --vae_epochs 1 1 --bnn_epochs 2 --bnn_dim 2 3 --splits 1 --workers 1"
-    quickstart.main([*tiny.split(), "--root", str(tmp_path / "logs"), "--data_root", str(tmp_path)])
+    quickstart.main([*tiny.split(), "--data_root", str(tmp_path)])
     out = capsys.readouterr().out
     assert all(METHODS[method][0] in out for method in quickstart.SHOWN)
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
-def test_kernels_of_a_run_are_drawn(digits, priors, tmp_path):
+def test_kernels_of_a_run_are_drawn(digits, priors):
     """One entry of a list that stands for all layers; a Bayesian classifier, which has no kernels."""
     net = ["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"]
-    runs = [train_bnn.main([*net, *words, "--vae_list", *priors]) for words in (["--prior_list", "vae"], ["--net_cfg", "bayes-all"])]
-    kernels.main([*map(str, runs), "--out", str(tmp_path / "out")])
-    rows = read_rows(tmp_path / "out/kernels.csv")
+    runs = [train_bnn.main([*net, *words]) for words in (["--prior_list", "vae", "--vae_list", *priors], ["--net_cfg", "bayes-all"])]
+    kernels.main([*map(str, runs)])
+    out = Path(os.environ["DWP_PATH"]) / "kernels"
+    rows = read_rows(out / "kernels.csv")
     assert [row["layer"] for row in rows] == ["conv1", "conv2"] * 2 and all(0 < row["likeness"] < 1 for row in rows)
     assert [row["decoder_std"] != "" for row in rows] == [True, True, False, False]
-    assert (tmp_path / "out/kernels.png").exists()
+    assert (out / "kernels.png").exists()
 
 
 def test_the_cards_say_what_the_priors_do():
