@@ -8,6 +8,7 @@ With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic coun
 
 import copy
 import math
+import sys
 import time
 from argparse import ArgumentTypeError
 from functools import partial
@@ -188,7 +189,7 @@ def prepare(args):
 def build_priors(args, sources):
     """One prior per Bayesian layer, in a ModuleList beside the net.  sources: the Layers of utils.layer_sources.
 
-    Raises ValueError if a prior needs what a layer does not have."""
+    Warns where kernels start far from what their prior knows.  Raises ValueError if a prior needs what a layer does not have."""
     bayesian = [layer for layer in sources if isinstance(layer.module, BayesLayer)]
     options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, chunk=args.kl_chunk)
     options |= dict(train_reverse=bool(args.train_reverse), bound=args.bound)
@@ -206,6 +207,9 @@ def build_priors(args, sources):
             why = f"{flags} {what} for it" if has_kernels else "it has no kernels"
             raise ValueError(f"--prior_list says {name} for {layer.name}, but {why}")
         priors.append(kind(**{need: offered[need] for need in kind.needs}))
+        if "density" in kind.needs and layer.init == "xavier" and not args.start_from:
+            hint = "kernels of Xavier's, which the prior has never seen, may all become alike: --init_list vae takes its samples"
+            print(f"warning: {layer.name}: {hint}", file=sys.stderr)
     return priors
 
 

@@ -37,8 +37,9 @@ def facts_of(params):
     """What tells a run from others, from its params.yaml."""
     priors = " + ".join(params["prior_list"]) if params.get("prior_list") else params["net_cfg"]
     vaes = " ".join(Path(folder).name for folder in params.get("vae_list") or [])
+    start = " + ".join(dict.fromkeys(params.get("init_list") or ["xavier"]))
     keys = ("data", "num_examples", "data_split_seed", "seed", "epochs", "kl_kernels")
-    return dict(priors=priors, vaes=vaes, **{k: params.get(k) for k in keys}, commit=params["meta"]["commit"])
+    return dict(priors=priors, vaes=vaes, start=start, **{k: params.get(k) for k in keys}, commit=params["meta"]["commit"])
 
 
 def main(argv=None):
@@ -57,7 +58,7 @@ def main(argv=None):
             line = "{priors:12} {epochs:6} {layer}: likeness {likeness:.2f}, alignment {alignment:.2f}, norm {median_norm:.2f}"
             print(line.format(**row))
             rows.append(row)
-            title = "{priors}, {epochs} epochs\n{vaes}, run {run}".format(**facts, run=Path(run).name.split("-")[0])
+            title = "{priors}, {epochs} epochs\nfrom {start}, run {run}".format(**facts, run=Path(run).name.split("-")[0])
             first_layers.setdefault(title, kernels)
     figure, axes = new_figure(2.6 * len(first_layers) + 1, 2.6, columns=len(first_layers), squeeze=False)
     draw_kernels(axes[0], {title: kernels[:36] for title, kernels in first_layers.items()}, columns=6)

@@ -71,10 +71,11 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
-def test_kernels_of_a_run_are_drawn(digits, priors):
+def test_kernels_of_a_run_are_drawn(digits, priors, capsys):
     """One entry of a list that stands for all layers; a Bayesian classifier, which has no kernels."""
     net = ["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"]
     runs = [train_bnn.main([*net, *words]) for words in (["--prior_list", "vae", "--vae_list", *priors], ["--net_cfg", "bayes-all"])]
+    assert capsys.readouterr().err.count("--init_list vae takes its samples") == 2  # of the first run, whose kernels are Xavier's
     kernels.main([*map(str, runs)])
     out = Path(os.environ["DWP_PATH"]) / "kernels"
     rows = read_rows(out / "kernels.csv")
