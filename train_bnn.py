@@ -238,9 +238,10 @@ def check_options(args, net, layers, train, test):
     priors, fixed, snr = args.prior_list or ["sn"], args.alpha is not None, args.prune == "snr"
     vd, needed = "vd" in priors, {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
     idle = [name for name in given if name in HEEDED and HEEDED[name] not in needed]
-    began = [name for name in ("init_list", "pretrained") if getattr(args, name)] + [name for name in given if name in TIED[:2]]
     heeding = ", ".join(sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs))
+    given += [name for name in ("init_list", "pretrained") if getattr(args, name)]
     for names, why in (
+        (("init_list", "pretrained", *TIED[:2]) if args.start_from else (), "is for a new net; with --start_from it is the former run's"),
         (TIED if fixed else (), "is for a free variance; with --alpha there is none"),
         (TIED[1:] if vd else (), "is for a free variance; under the prior vd it is alpha mean^2"),
         (idle, f"is for the priors {heeding}, of which --prior_list names none"),
@@ -252,7 +253,6 @@ def check_options(args, net, layers, train, test):
         (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
         (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
         (args.bound == "iw" and args.dwp_samples == 1, "--bound iw with one code is the other bound, only noisier: give --dwp_samples too"),
-        (args.start_from and began, f"--{''.join(began[:1])} is for a new net: with --start_from it is the former run's"),
         (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
         (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
         (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),

@@ -35,11 +35,9 @@ def two_tasks(args):
     """Train on both tasks, one after the other; the runs of the two lie in this one's folder, which is returned."""
     shared = dict(data=args.data, data_root=args.data_root, num_examples=args.num_examples, model="lenet300", bs=100, ens=0)
     shared |= dict(epochs=args.epochs, eval_freq=args.epochs, seed=args.seed, root=args.run_dir, device=args.device)
-    if args.method == "det":
-        shared |= dict(net_cfg="vanilla")
-    else:
-        shared |= dict(net_cfg="bayes-all", prior_list="sn")
-    first = train_bnn.main(command_line(**shared, **({} if args.method == "det" else dict(logvarinit=args.logvarinit))))
+    shared |= dict(net_cfg="vanilla") if args.method == "det" else dict(net_cfg="bayes-all", prior_list="sn")
+    begin = {} if args.method == "det" else dict(logvarinit=args.logvarinit)
+    first = train_bnn.main(command_line(**shared, **begin))
     if args.method == "posterior":
         shared |= dict(prior_list=f"posterior:{first}")
     second = train_bnn.main(command_line(**shared, start_from=first, permute=1))

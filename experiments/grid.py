@@ -384,8 +384,12 @@ def mean_std(values, digits=3):
 
 def paired_differences(rows, first, second, **where):
     """A method's values less another's, among the rows that agree with `where`, on the seeds that both have, as an array."""
-    of = [{r["seed"]: float(r["value"]) for r in rows if all(r[k] == v for k, v in dict(where, method=m).items())} for m in (first, second)]
-    return np.array([of[0][seed] - of[1][seed] for seed in sorted(of[0].keys() & of[1].keys())])
+
+    def by_seed(method):
+        return {r["seed"]: r["value"] for r in rows if all(r[k] == v for k, v in (where | dict(method=method)).items())}
+
+    one, other = by_seed(first), by_seed(second)
+    return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
 
 def interval(gaps):
