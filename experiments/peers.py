@@ -43,7 +43,7 @@ MEMBERS = 10  # networks in an ensemble, as in ours
 OURS = ("dwp", "sn", "det")  # methods of Fig. 2 to compare with
 
 
-def library(name, install):
+def import_extra(name, install):
     """An optional package.  Raises ValueError if it is missing."""
     try:
         return importlib.import_module(name)
@@ -68,7 +68,7 @@ def mean_field(net, train, test, args, kind="Reparameterization", trained_first=
     """bayesian-torch: all layers Bayesian under N(0, 1), with weights of their own start, or around those of the trained net ("MOPED").
 
     Its KL term is a mean over the weights of a layer, far below their sum: a cold posterior."""
-    bnn = library("bayesian_torch.models.dnn_to_bnn", "bayesian-torch==0.5.0")
+    bnn = import_extra("bayesian_torch.models.dnn_to_bnn", "bayesian-torch==0.5.0")
     if trained_first:
         fit(net, train, args)
     options = dict(prior_mu=0.0, prior_sigma=1.0, posterior_mu_init=0.0, posterior_rho_init=-3.0, moped_delta=0.5)
@@ -81,7 +81,7 @@ def laplace(net, train, test, args):
     """laplace-torch: a Gaussian around the last layer of the trained net, Kronecker-factored, its prior's precision by the marginal
     likelihood; the predictive by the probit approximation."""
     import_torchvision_datasets()  # the library imports torchvision, which may need what this does for it
-    package = library("laplace", "laplace-torch==0.3")
+    package = import_extra("laplace", "laplace-torch==0.3")
     fit(net, train, args)
     posterior = package.Laplace(net, "classification", subset_of_weights="last_layer", hessian_structure="kron")
     posterior.fit(DataLoader(TensorDataset(train.x, train.y), batch_size=args.bs))

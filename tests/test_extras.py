@@ -37,6 +37,6 @@ def test_peers_in_miniature(tmp_path):
     assert all(1 < r["value"] < 5 for r in rows if r["metric"] == "nll")
 
 
-def test_a_library_that_is_missing_is_named():
+def test_an_extra_that_is_missing_is_named():
     with pytest.raises(ValueError, match="pip install nothing"):
-        peers.library("no_such_library", "nothing")
+        peers.import_extra("no_such_package", "nothing")
