@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
+from data import crop_and_mirror
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
@@ -40,6 +41,7 @@ def parse_args(argv=None):
     l2 = "weight of the sum of squares of `features`, the layers before the classifier (paper: 0.001)"
     add("--l2", type=at_least(0, float), default=1e-3, help=l2)
     add("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
+    add("--augment", action="store_true", help="train on randomly moved and mirrored images (for pictures, not for letters)")
     add("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
     add(
         "--bf16",
@@ -69,6 +71,8 @@ def main(args):
         net.register_load_state_dict_pre_hook(narrow)  # a resumed net loads what had been left of it
 
     def objective(x, y):
+        if args.augment:
+            x = crop_and_mirror(x)
         with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
             nll = F.cross_entropy(net(x).float(), y)
         l2 = sum_of_squares(net.features)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import library
 
 from .glyphs import GLYPHS, make_glyphs
@@ -216,3 +217,13 @@ def permute_pixels(data, seed):
     """A Dataset with one permutation of the pixels applied to every image; other seeds make other tasks of equal difficulty."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(data.x[0, 0].numel()))
     return Dataset(data.x.flatten(2)[:, :, order].view_as(data.x), data.y)
+
+
+def crop_and_mirror(x, pad=4):
+    """Images x (B, C, H, W), each moved by up to `pad` pixels either way, black coming in, and half of them mirrored."""
+    B, _, H, W = x.shape
+    moves = torch.randint(2 * pad + 1, (2, B, 1), device=x.device)
+    rows, columns = torch.arange(H, device=x.device) + moves[0], torch.arange(W, device=x.device) + moves[1]
+    columns = torch.where(torch.rand(B, 1, device=x.device) < 0.5, columns.flip(1), columns)
+    image = torch.arange(B, device=x.device)[:, None, None]
+    return F.pad(x, [pad] * 4)[image, :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)

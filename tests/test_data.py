@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import Dataset, load_dataset, permute_pixels, shuffle_labels, stratified_subset
+from data import Dataset, crop_and_mirror, load_dataset, permute_pixels, shuffle_labels, stratified_subset
 from data.datasets import clean_notmnist, import_torchvision_datasets
 from data.glyphs import GLYPHS, make_glyphs
 
@@ -33,6 +33,24 @@ def test_images_on_a_cpu_lie_channels_last_and_convolutions_follow(channels):
     assert torch.equal(data.x, x)
     h = torch.nn.Conv2d(channels, 2, 3)(data.x[torch.tensor([2, 0])])
     assert h.stride(1) == 1 and h.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_moved_image_is_a_crop_of_the_image_in_black_or_its_mirror_image():
+    x = torch.arange(1.0, 2 * 3 * 5 * 6 + 1).view(2, 3, 5, 6).repeat(100, 1, 1, 1)
+    framed = torch.nn.functional.pad(x, [2] * 4)
+    moved, seen = crop_and_mirror(x, pad=2), set()
+    assert moved.shape == x.shape and moved.dtype == x.dtype
+    for image, frame in zip(moved, framed):
+        ways = [
+            (dy, dx, mirrored)
+            for dy in range(5)
+            for dx in range(5)
+            for mirrored in (False, True)
+            if torch.equal(image, frame[:, dy : dy + 5, dx : dx + 6].flip([2] if mirrored else []))
+        ]
+        assert len(ways) == 1
+        seen |= set(ways)
+    assert len(seen) > 40  # of 50, all alike likely
 
 
 def test_subset_size_is_checked():
