@@ -167,15 +167,16 @@ def prepare(args):
     """What the options ask for: training and test data, net, its Bayesian layers, their priors, and the optimiser of all that learns."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device)
+    net = build_net(args.model, args.net_cfg, args.hid_dim, *train)  # on the CPU, where a seed gives every machine the same first kernels
     layers = bayes_layers(net)
     check_options(args, net, layers, train, test)
-    sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device)
+    sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained)
     initialize(sources)
     init_posterior(layers, args.logvarinit, args.logvarinit_std)
     set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logvarinit)
     if args.start_from and not args.resume:
         load_into(net, trained_weights(args.start_from), args.start_from)
+    net.to(args.device)
     priors = build_priors(args, sources).to(args.device)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)  # theta and psi
     if args.max_logsigma is not None:

@@ -437,10 +437,10 @@ def one_per_layer(values, default, layers, flag, stages=()):
     return list(values) * (layers // len(values))
 
 
-def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=None, device="cpu"):
-    """The Layers of a net, from input to output.  The lists have an entry per convolution, per stage of a net that has some (its
-    `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry; it starts from Xavier's, or, if all others do, from
-    --pretrained."""
+def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=None):
+    """The Layers of a net, on the CPU, from input to output.  The lists have an entry per convolution, per stage of a net that has some
+    (its `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry; it starts from Xavier's, or, if all others do,
+    from --pretrained."""
     every = conv_layers(net)
     convs = {name: conv for name, conv in every.items() if conv.kernel_size != (1, 1)}
     inits, vaes, filters = (
@@ -453,15 +453,15 @@ def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=
     )
     trained = {}
     if pretrained:
-        trained = (trained_weights if Path(pretrained).is_dir() else load_weights)(pretrained, device=device)
+        trained = (trained_weights if Path(pretrained).is_dir() else load_weights)(pretrained)
     trained = {key.replace(".mean.", "."): w for key, w in trained.items()}  # of a Bayesian net, the mean
     other = "pretrained" if set(inits) == {"pretrained"} else "xavier"
     entries, layers = iter(zip(inits, vaes, filters)), []
     for name, module in net.named_modules():
         if name in convs:
             init, vae, folder = next(entries)
-            density = None if vae == "none" else load_density(vae, device)
-            kernels = None if folder == "none" else load_kernels(Path(folder) / "train.npy").to(device)
+            density = None if vae == "none" else load_density(vae)
+            kernels = None if folder == "none" else load_kernels(Path(folder) / "train.npy")
             k = convs[name].kernel_size[0]
             for flag, source, own in (
                 ("--vae_list", vae, density and density.kernel_dim),

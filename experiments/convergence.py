@@ -68,8 +68,9 @@ def main(args):
     if images and args.hid_dim:
         raise ValueError("--hid_dim is for classifiers: the image VAE has the paper's widths")
     check_sources(args)
-    net = (ImageVAE() if images else build_net(args.model, "vanilla", args.hid_dim, *train)).to(args.device)
-    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))
+    net = ImageVAE() if images else build_net(args.model, "vanilla", args.hid_dim, *train)
+    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
+    net.to(args.device)
     opt = torch.optim.Adam(net.parameters(), lr=args.lr, fused=True)
 
     def objective(x, y):

@@ -75,8 +75,9 @@ def main(args):
     train, test = load_data(**data_options(vars(args)))
     check_sources(args)
     widths = [max(round(h * args.scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
-    net = build_net(args.model, "vanilla", widths, *train).to(args.device)
-    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))
+    net = build_net(args.model, "vanilla", widths, *train)
+    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
+    net.to(args.device)
 
     train, test = standardize(extract(net, train), extract(net, test))
     opt = torch.optim.Adam(net.classifier.parameters(), fused=True)

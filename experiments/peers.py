@@ -112,8 +112,9 @@ def main(args):
     """One training; the log has one row, at its end."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    net = build_net(args.model, "vanilla", args.hid_dim, *train).to(args.device)
-    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained, args.device))
+    net = build_net(args.model, "vanilla", args.hid_dim, *train)
+    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
+    net.to(args.device)
     make, options = PEERS[args.peer]
     log = Logger(args.run_dir, echo=("epoch", "ens_acc", "ens_nll", "ens_ece"))
     found = metrics(make(net, train, test, args, **options).detach(), test.y)

@@ -32,7 +32,7 @@ class Recipe(NamedTuple):
         """train_bnn's options for the net of that panel of Fig. 2."""
         l2 = dict(l2=self.l2) if self.l2 else {}
         layers = PANELS[panel].layers
-        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start, PANELS[panel].kl_sum)
+        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start)
         return own | dict(epochs=self.epochs, eval_freq=self.epochs, lr=self.lr) | l2
 
 

@@ -14,7 +14,7 @@ from myexman import read_params, replacing, write_yaml
 from .pictures import new_figure, save_figure
 
 # what pruning.yaml says of the source runs
-SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead")
+SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead", "augment")
 
 
 def together(net, groups):
