@@ -1,6 +1,7 @@
-"""What the deep weight prior's parts are worth at n = 50: its reverse model, its samples, its KL sum, its start.
+"""What the deep weight prior's parts are worth: its reverse model, its samples, its KL sum, its start; on CIFAR-10, its layers.
 
     python -m experiments.ablations --data_root DATA_ROOT --workers 2
+    python -m experiments.ablations --panel cifar10 --data_root DATA_ROOT --workers 2
 
 Everything else is as in Fig. 2. Differences are to the same splits of Fig. 2's own setting, or, for parts that are varied under a drawn
 KL sum, to that sum alone.
@@ -40,34 +41,50 @@ PARTS = {
     "4 draws of w and z, in mirrored pairs": dict(dwp_samples=4),
     "Bayesian classifier, too, under N(0, 1)": dict(net_cfg="bayes-all", prior_list=["vae", "vae", "sn"]),
 }
-VARIANTS = KL_SUMS | {label: DRAWN.options | options for label, options in PARTS.items()}
+# On CIFAR-10: which of the layers the prior is for.
+LAYERS = {
+    "N(0, 1) on the first layer": dict(prior_list=["sn", "vae", "vae"]),
+    "N(0, 1) on the other two": dict(prior_list=["vae", "sn", "sn"]),
+}
+MNIST = KL_SUMS | {label: DRAWN.options | options for label, options in PARTS.items()}
+VARIANTS = {  # by panel, with the size of the training set
+    "mnist": (50, MNIST),
+    "cifar10": (200, {DRAWN_SUM: DRAWN.options} | {label: DRAWN.options | options for label, options in LAYERS.items()}),
+    "glyph-digits": (20, MNIST),
+}
 
 
 def add_arguments(parser):
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to run")
-    parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
+    parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
+    every = dict.fromkeys(label for _, variants in VARIANTS.values() for label in variants)
+    parser.add_argument("--variants", nargs="+", choices=list(every), help="what to run (default: all of the panel's)")
+    parser.add_argument("--num_examples", type=int, help="size of the training set (default: 50 of MNIST, 200 of CIFAR-10)")
     parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
 
 
 def settings(args):
-    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs"}
+    return {panel: f"reduced: n = {args.num_examples or n}, {args.epochs} epochs" for panel, (n, _) in VARIANTS.items()}
 
 
 def jobs(args):
-    shared = net_options(args) | dict(num_examples=args.num_examples)
+    n, variants = VARIANTS[args.panel]
+    if wrong := [variant for variant in args.variants or () if variant not in variants]:
+        raise ValueError(f"--variants: {wrong[0]!r} is not among those of {args.panel}: {', '.join(variants)}")
+    n = args.num_examples or n
+    shared = net_options(args) | dict(num_examples=n)
     shared |= method_options("dwp", shipped("vae", PANELS[args.panel].layers))
     for split in range(args.splits):
-        for variant in args.variants:
-            options = shared | dict(data_split_seed=split) | VARIANTS[variant]
-            yield Job(args.panel, variant, str(args.num_examples), split, command_line(**options))
+        for variant in args.variants or variants:
+            options = shared | dict(data_split_seed=split) | variants[variant]
+            yield Job(args.panel, variant, str(n), split, command_line(**options))
 
 
 def table(rows):
     """Accuracy, NLL and ECE by variant; the first two also less those of its base on the same splits, with 95 % intervals; as Markdown."""
     lines = []
-    for variant in VARIANTS:
-        base, cells = DRAWN_SUM if variant in PARTS else WHOLE_SUM, []
+    for variant in KL_SUMS | PARTS | LAYERS:
+        base, cells = WHOLE_SUM if variant in KL_SUMS else DRAWN_SUM, []
         for metric in ("acc", "nll", "ece"):
             values = select(rows, method=variant, metric=metric)
             cells.append(mean_std(values))
@@ -86,6 +103,7 @@ DRIVER = Driver(
     settings,
     jobs,
     table,
+    by_panel=True,
 )
 
 if __name__ == "__main__":
