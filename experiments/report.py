@@ -253,7 +253,7 @@ def fig2_details(rows):
 
 # What the papers did not show, beside "Why priors hold or fail": driver, title, what is asked
 BEYOND = [
-    (ablations, "The parts of the deep weight prior, at n = 50", "What are the KL sum, the reverse model and the start worth?"),
+    (ablations, "The parts of the deep weight prior", "What are the KL sum, the reverse model and the start worth?"),
     (fair, "Each method at its own best", "Start, steps, rate and L2 by validation accuracy; test images."),
     (tune, "How they were chosen", "Validation accuracy; the best recipe of each method is in bold."),
     (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of entropy)?"),
