@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import load_dataset, permute_pixels, shuffle_labels
 from models import build_net
 from models.bayes import BayesLayer, bayes_layers, conv_layers, is_stochastic, mode, set_mode, set_rates
-from models.initialization import INITS, Layer
+from models.initialization import INITS, Layer, initialize
 from models.memory import build, check_room
 from models.prior_folder import check_sum
 from models.priors import DENSITIES
@@ -473,6 +473,13 @@ def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=
         elif name in every or isinstance(module, BayesLayer):
             layers.append(Layer(name, module, other if name in every else None, pretrained=trained.get(f"{name}.weight")))
     return layers
+
+
+def initialized(net, args):
+    """A plain net with the first kernels that a script's options ask for, on its device. They are drawn on the CPU, where a seed gives
+    every machine the same."""
+    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
+    return net.to(args.device)
 
 
 def prior_names(prior_list, layers):

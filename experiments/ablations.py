@@ -46,29 +46,28 @@ LAYERS = {
     "N(0, 1) on the first layer": dict(prior_list=["sn", "vae", "vae"]),
     "N(0, 1) on the other two": dict(prior_list=["vae", "sn", "sn"]),
 }
-MNIST = KL_SUMS | {label: DRAWN.options | options for label, options in PARTS.items()}
-VARIANTS = {  # by panel, with the size of the training set
-    "mnist": (50, MNIST),
-    "cifar10": (200, {DRAWN_SUM: DRAWN.options} | {label: DRAWN.options | options for label, options in LAYERS.items()}),
-    "glyph-digits": (20, MNIST),
+ALL = KL_SUMS | {label: DRAWN.options | options for label, options in (PARTS | LAYERS).items()}
+PANEL_VARIANTS = {  # the size of the training set, and what is varied
+    "mnist": (50, [*KL_SUMS, *PARTS]),
+    "cifar10": (200, [DRAWN_SUM, *LAYERS]),
+    "glyph-digits": (20, [*KL_SUMS, *PARTS]),
 }
 
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    every = dict.fromkeys(label for _, variants in VARIANTS.values() for label in variants)
-    parser.add_argument("--variants", nargs="+", choices=list(every), help="what to run (default: all of the panel's)")
+    parser.add_argument("--variants", nargs="+", choices=list(ALL), help="what to run (default: all of the panel's)")
     parser.add_argument("--num_examples", type=int, help="size of the training set (default: 50 of MNIST, 200 of CIFAR-10)")
     parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
 
 
 def settings(args):
-    return {panel: f"reduced: n = {args.num_examples or n}, {args.epochs} epochs" for panel, (n, _) in VARIANTS.items()}
+    return {panel: f"reduced: n = {args.num_examples or n}, {args.epochs} epochs" for panel, (n, _) in PANEL_VARIANTS.items()}
 
 
 def jobs(args):
-    n, variants = VARIANTS[args.panel]
+    n, variants = PANEL_VARIANTS[args.panel]
     if wrong := [variant for variant in args.variants or () if variant not in variants]:
         raise ValueError(f"--variants: {wrong[0]!r} is not among those of {args.panel}: {', '.join(variants)}")
     n = args.num_examples or n
@@ -76,14 +75,14 @@ def jobs(args):
     shared |= method_options("dwp", shipped("vae", PANELS[args.panel].layers))
     for split in range(args.splits):
         for variant in args.variants or variants:
-            options = shared | dict(data_split_seed=split) | variants[variant]
+            options = shared | dict(data_split_seed=split) | ALL[variant]
             yield Job(args.panel, variant, str(n), split, command_line(**options))
 
 
 def table(rows):
     """Accuracy, NLL and ECE by variant; the first two also less those of its base on the same splits, with 95 % intervals; as Markdown."""
     lines = []
-    for variant in KL_SUMS | PARTS | LAYERS:
+    for variant in ALL:
         base, cells = WHOLE_SUM if variant in KL_SUMS else DRAWN_SUM, []
         for metric in ("acc", "nll", "ece"):
             values = select(rows, method=variant, metric=metric)

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from data import load_dataset
 from models import NETWORKS, build_net
 from models.image_vae import ImageVAE
-from models.initialization import initialize
 from myexman import ExParser, Logger, at_least, script
 from utils import (
     add_init_flags,
@@ -24,7 +23,7 @@ from utils import (
     check_sources,
     default_data_root,
     evaluate,
-    layer_sources,
+    initialized,
     minibatches,
     run_cli,
     seed_everything,
@@ -68,9 +67,7 @@ def main(args):
     if images and args.hid_dim:
         raise ValueError("--hid_dim is for classifiers: the image VAE has the paper's widths")
     check_sources(args)
-    net = ImageVAE() if images else build_net(args.model, "vanilla", args.hid_dim, *train)
-    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
-    net.to(args.device)
+    net = initialized(ImageVAE() if images else build_net(args.model, "vanilla", args.hid_dim, *train), args)
     opt = torch.optim.Adam(net.parameters(), lr=args.lr, fused=True)
 
     def objective(x, y):

@@ -15,7 +15,6 @@ from tqdm import trange
 from data import Dataset
 from models import NETWORKS, build_net
 from models.bayes import mode
-from models.initialization import initialize
 from myexman import ExParser, Logger, script
 from utils import (
     add_common_flags,
@@ -23,7 +22,7 @@ from utils import (
     check_sources,
     data_options,
     evaluate,
-    layer_sources,
+    initialized,
     linear_lr,
     load_data,
     run_cli,
@@ -75,9 +74,7 @@ def main(args):
     train, test = load_data(**data_options(vars(args)))
     check_sources(args)
     widths = [max(round(h * args.scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
-    net = build_net(args.model, "vanilla", widths, *train)
-    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
-    net.to(args.device)
+    net = initialized(build_net(args.model, "vanilla", widths, *train), args)
 
     train, test = standardize(extract(net, train), extract(net, test))
     opt = torch.optim.Adam(net.classifier.parameters(), fused=True)

@@ -93,10 +93,12 @@ def net_options(args):
 def jobs(args):
     panel = PANELS[args.panel]
     vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
+    if args.seed and "de" in args.methods:
+        raise ValueError("--seed: a deep ensemble is of nets with seeds of its own, 0 to 4")
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
-                options = net_options(args) | dict(num_examples=n, data_split_seed=split) | (dict(seed=args.seed) if args.seed else {})
+                options = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
                 options |= method_options(method, vaes, kernels, args.start)
                 yield method_job(args.panel, method, str(n), split, options)
 

@@ -19,14 +19,13 @@ from tqdm import trange
 
 from data.datasets import import_torchvision_datasets
 from models import NETWORKS, build_net
-from models.initialization import initialize
 from myexman import ExParser, Logger, script
 from utils import (
     add_common_flags,
     add_init_flags,
     data_options,
     ensemble_average,
-    layer_sources,
+    initialized,
     linear_lr,
     load_data,
     metrics,
@@ -112,9 +111,7 @@ def main(args):
     """One training; the log has one row, at its end."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    net = build_net(args.model, "vanilla", args.hid_dim, *train)
-    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
-    net.to(args.device)
+    net = initialized(build_net(args.model, "vanilla", args.hid_dim, *train), args)
     make, options = PEERS[args.peer]
     log = Logger(args.run_dir, echo=("epoch", "ens_acc", "ens_nll", "ens_ece"))
     found = metrics(make(net, train, test, args, **options).detach(), test.y)
