@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal
 
 import train_vae_prior
 from models.chain import Chain
-from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity
+from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity, log_sum_exp
 from models.flow import Coupling, Flow
 from models.pixelcnn import PixelCNN
 from models.prior_folder import card_rows
@@ -97,6 +97,14 @@ def test_the_kernel_density_estimate_is_scipys(rule):
     kernels, w = two_heaps(60, 2), two_heaps(7, 2)
     expected = stats.gaussian_kde(kernels.flatten(1).double().numpy().T, rule).logpdf(w.flatten(1).double().numpy().T)
     assert np.allclose(KernelDensity.fit(kernels, rule).log_prob(w), expected, atol=1e-2)
+
+
+def test_what_log_sum_exp_raises_adds_nothing():
+    """Value and gradient are torch's, with terms above, at and far below where exponentials underflow."""
+    x = torch.tensor([[0.0, -1.0, -79.0, -81.0, -95.0, -1e4], [-1e4, -1e4, -1e4 - 90, -2e4, -3e4, -4e4]], requires_grad=True)
+    ours, torchs = log_sum_exp(x), torch.logsumexp(x, 1)
+    grads = [torch.autograd.grad(value.sum(), x)[0] for value in (ours, torchs)]
+    assert torch.allclose(ours, torchs) and torch.allclose(*grads)
 
 
 def test_the_bandwidth_is_that_of_kernels_left_out(monkeypatch):
