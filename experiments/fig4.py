@@ -55,8 +55,7 @@ PANELS = {
         "variational lower bound, nats",
         (-260, -85),
         "vae-mnist (variational lower bound, nats)",
-        400,
-        setting="reduced: batch 256, Adam 1e-3",
+        1000,
     ),
     "convnet-mnist": Panel("fconv", FCONV, "mnist", *ACCURACY, (0.85, 1.0), "convnet-mnist", 300),
     "convnet-cifar10": Panel(
@@ -76,7 +75,7 @@ PANELS = {
 def add_arguments(parser):
     parser.add_argument("--panel", nargs="+", choices=list(PANELS), default=list(PANELS), help="what converges")
     parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, …")
-    parser.add_argument("--steps", type=int, help="steps of a run (default: 400 of the VAE, 300 and 390 of the classifiers)")
+    parser.add_argument("--steps", type=int, help="steps of a run (default: 1000 of the VAE, 300 and 390 of the classifiers)")
 
 
 def settings(args):
