@@ -36,19 +36,20 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
-    add("--scale", type=share, default=Fraction(1), help="share k of the filters of each convolution (paper: 1/16 to 1)")
+    add("--scale", type=share, default=Fraction(1), help="k: so many times the filters of each convolution (paper: 1/16 to 1)")
+    add("--raw", action="store_true", help="leave features as they are, instead of scaling each to mean 0 and variance 1")
     add_init_flags(parser)
     add_common_flags(parser, epochs=20, bs=256, lr=0.01)
     return parser.parse_args(argv)
 
 
 def share(text):
-    """An argparse type: a fraction of 1."""
+    """An argparse type: a positive fraction."""
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
-    if not 0 < value <= 1:
+    if value <= 0:
         raise ArgumentTypeError(f"{text} is not a share such as 1/4")
     return value
 
@@ -76,7 +77,9 @@ def main(args):
     widths = [max(round(h * args.scale), 1) for h in args.hid_dim or NETWORKS[args.model].default_hid_dim]
     net = initialized(build_net(args.model, "vanilla", widths, *train), args)
 
-    train, test = standardize(extract(net, train), extract(net, test))
+    train, test = extract(net, train), extract(net, test)
+    if not args.raw:
+        train, test = standardize(train, test)
     opt = torch.optim.Adam(net.classifier.parameters(), fused=True)
 
     def objective(x, y):

@@ -26,10 +26,10 @@ from .grid import (
     select,
 )
 
-# panel: model, its layers, shares k of the filters (the paper's; for CIFAR-10 those that two cores can afford)
+# panel: model, its layers, shares k of the filters (the paper's)
 PANELS = {
     "mnist": ("fconv", FCONV, ["1/16", "1/8", "1/4", "1/2", "1"]),
-    "cifar10": ("cifarnet", CIFARNET, ["1/8", "1/4", "1/2"]),
+    "cifar10": ("cifarnet", CIFARNET, ["1/8", "1/4", "1/2", "1"]),
     "glyph-digits": ("fconv", FCONV, ["1/16"]),  # for --quick
 }
 INITS = ("dwp", "filters", "xavier")
@@ -40,6 +40,8 @@ def add_arguments(parser):
     parser.add_argument("--scales", nargs="+", help="shares of the filters (default: the paper's)")
     parser.add_argument("--splits", type=int, default=5, help="seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training set")
+    parser.add_argument("--lr", type=float, default=0.01, help="Adam's rate, falling linearly to 0")
+    parser.add_argument("--raw", action="store_true", help="leave features as they are")
 
 
 def share(x):
@@ -47,16 +49,18 @@ def share(x):
 
 
 def settings(args):
-    return {name: f"{'reduced: k up to 1/2, ' if name == 'cifar10' else ''}{args.epochs} epochs" for name in PANELS}
+    other = (", raw features" if args.raw else "") + (f", rate {args.lr:g}" if args.lr != 0.01 else "")
+    return dict.fromkeys(PANELS, f"{args.epochs} epochs{other}")
 
 
 def jobs(args):
     model, layers, scales = PANELS[args.panel]
+    shared = dict(epochs=args.epochs, lr=args.lr) | (dict(raw=True) if args.raw else {})
     for scale in args.scales or scales:
         for seed in range(args.splits):
             for init in INITS:
-                argv = command_line(data=args.panel, data_root=args.data_root, model=model, epochs=args.epochs, scale=scale, seed=seed)
-                argv += command_line(**init_options(init, layers))
+                argv = command_line(data=args.panel, data_root=args.data_root, model=model, scale=scale, seed=seed)
+                argv += command_line(**shared, **init_options(init, layers))
                 yield Job(args.panel, init, scale, seed, argv, features.main)
 
 
