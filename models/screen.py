@@ -1,8 +1,9 @@
 """A screen for priors over kernels: what tells one under which a net keeps its kernels apart from one that makes them all alike.
 
-A prior acts through its density's peaks: under the full KL sum Adam drives every kernel of a layer to the nearest. Two faults ruin
-the layer. A density of kernels whose norms are widely spread has one peak, at zero. And one whose peaks all have the same sign makes
-the layer's sums over its channels saturate, which kernels as much alike, but of both signs, do not. The measurements here find both
+A prior acts through its density's peaks: under the full KL sum Adam drives every kernel of a layer to the nearest. Three faults ruin
+the layer. A density of kernels whose norms are widely spread has one peak, at zero. One of kernels of which many are flat, all weights
+alike, has its peak there, for flat kernels are the ones that are most alike. And one whose peaks all have the same sign makes
+the layer's sums over its channels saturate, which kernels as much alike, but of both signs, do not. The measurements here find them
 before any net is trained.
 """
 
@@ -29,6 +30,11 @@ def likeness(kernels):
 def alignment(kernels):
     """Length of the mean of the unit kernels w / |w|, in [0, 1]: 1 if all kernels (n, 1, k, k) point one way, near 0 if signs balance."""
     return float(F.normalize(kernels.flatten(1)).mean(0).norm())
+
+
+def flatness(kernels):
+    """Absolute cosine of each kernel (n, 1, k, k) to one of equal weights: (n,), in [0, 1]."""
+    return F.normalize(kernels.flatten(1)).sum(1).abs() / kernels.shape[-1]
 
 
 def recurrence(kernels, n=400):
@@ -81,6 +87,9 @@ def active_dimensions(vae, kernels):
     return int((vae.encoder(kernels)[0].var(0, correction=0) > 0.01).sum())
 
 
+# Of the kernels that drift() moved.
+DRIFT_MEASURES = {"likeness": likeness, "alignment": alignment, "flatness": lambda kernels: float(flatness(kernels).mean())}
+
 # What screen() finds, in the order and the words of a prior's card. Of a density that is known exactly the ELBO is its log-density; of one
 # without a decoder samples stand for decoder means.
 QUANTITIES = {
@@ -97,18 +106,14 @@ QUANTITIES = {
     "decoder_std": "decoder's standard deviation, median",
     "norm_noise_correlation": "correlation of a decoder mean's norm with that deviation",
     "zero_is_denser": "share of decoder means at which w = 0 is denser",
-} | {
-    f"{measure}_{step}": f"drift test: {measure} after {step} steps"
-    for measure in ("likeness", "alignment")
-    for step in (*DRIFT_STEPS, LONG_DRIFT)
-}
+} | {f"{measure}_{step}": f"drift test: {measure} after {step} steps" for measure in DRIFT_MEASURES for step in (*DRIFT_STEPS, LONG_DRIFT)}
 
 
 def screen(density, train, test, drifting=128, held_out=200, schedules=(DRIFT_STEPS, (LONG_DRIFT,))):
     """{name in QUANTITIES: number} of a density and the kernels (n, 1, k, k) it was fitted to, on the CPU; some are of VAEs alone.
 
-    Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness and
-    alignment, in [0, 1], of `drifting` samples of the prior that drift() moved, once for each of `schedules`, its steps. The bound takes
+    Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness, alignment
+    and flatness, in [0, 1], of `drifting` samples of the prior that drift() moved, once for each of `schedules`, its steps. The bound takes
     half a minute, the drift two minutes; 0 leaves either out."""
 
     def norm(w):
@@ -136,7 +141,7 @@ def screen(density, train, test, drifting=128, held_out=200, schedules=(DRIFT_ST
         return numbers
     start = density.sample(drifting)
     moved = {step: w for at in schedules for step, w in drift(KernelPrior(density), start, at).items()}
-    return numbers | {f"{measure.__name__}_{step}": measure(w) for measure in (likeness, alignment) for step, w in moved.items()}
+    return numbers | {f"{name}_{step}": measure(w) for name, measure in DRIFT_MEASURES.items() for step, w in moved.items()}
 
 
 @torch.no_grad()

@@ -6,7 +6,19 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from models.screen import QUANTITIES, active_dimensions, alignment, drift, importance_bound, likeness, recurrence, screen, zero_is_denser
+import prune_kernels
+from models.screen import (
+    QUANTITIES,
+    active_dimensions,
+    alignment,
+    drift,
+    flatness,
+    importance_bound,
+    likeness,
+    recurrence,
+    screen,
+    zero_is_denser,
+)
 from models.vae import VAE
 from prune_kernels import narrow_cut
 from tests.test_priors import LinearGaussian
@@ -62,6 +74,22 @@ def test_alignment_tells_signs_apart_where_likeness_does_not():
     w = torch.randn(50, 1, 5, 5)
     assert alignment(torch.cat([w, -w])) < 1e-6 < 1 - 1e-6 < alignment(w[:1] * torch.rand(20, 1, 1, 1))
     assert abs(alignment(torch.randn(10000, 1, 5, 5))) < 0.03  # about 1 / sqrt(n)
+
+
+def test_flatness_is_that_of_the_mean_weight():
+    """1 of equal weights of any size and sign, 0 where they cancel; its square is the share of the energy that the mean has."""
+    w = torch.randn(200, 1, 5, 5)
+    assert torch.allclose(flatness(torch.tensor([2.0, -0.1]).view(2, 1, 1, 1).expand(2, 1, 5, 5)), torch.ones(2))
+    assert flatness(w - w.mean((2, 3), keepdim=True)).max() < 1e-5
+    torch.testing.assert_close(flatness(w).square(), 25 * w.mean((1, 2, 3)).square() / w.square().sum((1, 2, 3)))
+
+
+def test_flat_kernels_are_left_out_before_the_cut(tmp_path):
+    w = torch.cat([torch.randn(40, 1, 5, 5), 9 + torch.randn(20, 1, 5, 5)])  # the flat ones are the largest
+    torch.save({"conv.weight": w}, tmp_path / "net.torch")
+    prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path), "--keep", "0.5", "--max_flat", "0.8"])
+    kept = torch.cat([torch.from_numpy(np.load(tmp_path / "conv5x5" / file)) for file in ("train.npy", "test.npy")])
+    assert len(kept) == 20 and flatness(kept).max() < 0.8
 
 
 def test_the_importance_bound_lies_between_the_elbo_and_the_density():
