@@ -103,11 +103,6 @@ def jobs(args):
                 yield method_job(args.panel, method, str(n), split, options)
 
 
-def published(method):
-    """The paper's name for a method of ours: what it calls log-uniform is variational dropout in its release."""
-    return {"vd": "loguniform", "loguniform": "sparse_vd"}.get(method, method)
-
-
 def table(rows):
     """Accuracy, NLL, ECE and Brier score, mean ± standard deviation over splits, beside the paper's accuracy, as Markdown."""
     lines, panel = [], rows[0]["panel"]
@@ -116,7 +111,7 @@ def table(rows):
             values = [select(rows, method=method, x=n, metric=metric) for metric in ("acc", "nll", "ece", "brier")]
             if len(values[0]):
                 acc, *others = map(mean_std, values)
-                paper = paper_value("fig2", panel, published(method), n) or "–"
+                paper = paper_value("fig2", panel, method, n) or "–"
                 lines.append([n, METHODS[method][0], acc, paper, *others, len(values[0])])
     return markdown("n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits", lines)
 
@@ -133,7 +128,7 @@ def draw_metric(axis, rows, metric):
     for method in CHOICES:
         curve(axis, rows, method, metric)
         if metric == "acc":
-            paper_curve(axis, "fig2", rows[0]["panel"], published(method), label=f"paper, {METHODS[method][0]}")
+            paper_curve(axis, "fig2", rows[0]["panel"], method, label=f"paper, {METHODS[method][0]}")
     sizes = sorted({r["x"] for r in rows})
     ylabel = dict(acc="test accuracy", nll="test NLL, nats per image")[metric]
     axis.set(xscale="log", xlabel="training examples", ylabel=ylabel, xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))

@@ -35,6 +35,11 @@ PANELS = {
 INITS = ("dwp", "filters", "xavier")
 
 
+def k_value(x):
+    """1/16 as a number."""
+    return float(Fraction(str(x)))
+
+
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--scales", nargs="+", help="shares of the filters (default: the paper's)")
@@ -42,10 +47,6 @@ def add_arguments(parser):
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training set")
     parser.add_argument("--lr", type=float, default=0.01, help="Adam's rate, falling linearly to 0")
     parser.add_argument("--raw", action="store_true", help="leave features as they are")
-
-
-def share(x):
-    return float(Fraction(str(x)))
 
 
 def settings(args):
@@ -67,7 +68,7 @@ def jobs(args):
 def table(rows):
     """Accuracy and NLL, mean ± standard deviation over seeds, beside the paper's accuracy, as Markdown."""
     lines, panel = [], rows[0]["panel"]
-    for k in sorted({r["x"] for r in rows}, key=share):
+    for k in sorted({r["x"] for r in rows}, key=k_value):
         for init in INITS:
             values = select(rows, method=init, x=k, metric="acc")
             if len(values):
@@ -81,8 +82,8 @@ def plot(rows, file):
     panel = rows[0]["panel"]
     figure, axis = new_figure(6, 4)
     for init in INITS:
-        curve(axis, rows, init, "acc", share)
-        paper_curve(axis, "fig3", panel, init, share, f"paper, {METHODS[init][0]}")
+        curve(axis, rows, init, "acc", k_value)
+        paper_curve(axis, "fig3", panel, init, k_value, f"paper, {METHODS[init][0]}")
     ticks = sorted({str(r["x"]) for r in rows}, key=Fraction)
     axis.set(xscale="log", xlabel="share k of the filters", ylabel="test accuracy")
     axis.set_title(f"Fig. 3, {panel}: {rows[0]['setting']}\nmean and range over seeds; grey: paper (10 runs)", fontsize=9)

@@ -20,7 +20,7 @@ from scipy import stats
 from tqdm import tqdm
 
 import train_bnn
-from myexman import Parser, commit_name, go_on, replacing
+from myexman import Parser, commit_name, go_on, replacing, runs_root
 from myexman.logger import append_rows, read_rows
 from utils import default_data_root
 
@@ -53,6 +53,14 @@ METHODS = {
     "filters": ("learned filters", "#882255"),
     "xavier": ("Xavier", "#000000"),
 }
+# What paper_results.csv calls a method of ours otherwise. The paper's log-uniform is variational dropout in its release.
+PAPER_NAMES = {"vd": "loguniform", "loguniform": "sparse_vd", "do": "binary dropout"}
+
+
+def paper_name(method):
+    return PAPER_NAMES.get(method, method)
+
+
 CORE = ("dwp", "loguniform", "vd", "sn", "det")  # those of the paper's Fig. 2, in which `vd` is called log-uniform
 
 DETERMINISTIC = ("det", "det-l2", "do", "de")
@@ -194,10 +202,6 @@ def run_job(job):
     shared = {c: getattr(job, c) for c in KEY}
     shared |= dict(device=device_name(device), commit=commit, seconds=seconds)
     return [shared | row for row in job.measure(run_dir)]
-
-
-def runs_root():
-    return Path(os.environ.get("DWP_PATH", "./logs"))
 
 
 def folders(quick):
@@ -364,8 +368,8 @@ def select(rows, **where):
 
 
 def paper_value(figure, panel, method, x):
-    """The number the paper gives, or None."""
-    values = select(read_rows(HERE / "paper_results.csv"), figure=figure, panel=panel, method=method, x=x)
+    """The number the paper gives for a method of ours, or None."""
+    values = select(read_rows(HERE / "paper_results.csv"), figure=figure, panel=panel, method=paper_name(method), x=x)
     return float(values[0]) if len(values) else None
 
 
@@ -420,9 +424,10 @@ def curve(axis, rows, method, metric, position=float):
 
 
 def paper_curve(axis, figure, panel, method, position=float, label=None):
-    """The paper's numbers in grey, behind ours, each method with its marker."""
-    rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"], r["method"]) == (figure, panel, method)]
+    """The paper's numbers for a method of ours in grey, behind ours, each method with its marker."""
+    where = figure, panel, paper_name(method)
+    rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"], r["method"]) == where]
     points = sorted((position(r["x"]), r["value"]) for r in rows)
     if points:
-        marker = dict(dwp="s", loguniform="^", sn="v", det="D", filters="^", xavier="v").get(method, "x")
+        marker = dict(dwp="s", vd="^", sn="v", det="D", filters="^", xavier="v").get(method, "x")
         axis.plot(*zip(*points), color="0.75", marker=marker, markersize=4, linestyle="--", zorder=0, label=label)

@@ -13,11 +13,11 @@ import torch
 
 from models.pictures import draw_kernels, new_figure, save_figure
 from models.screen import alignment, likeness
-from myexman import Parser, read_params
+from myexman import Parser, read_params, runs_root
 from prune_kernels import read_kernels
 from utils import load_vae, one_per_layer, run_cli
 
-from .grid import FIGURES, RESULTS, runs_root, write_rows
+from .grid import FIGURES, RESULTS, write_rows
 
 
 def parse_args(argv=None):

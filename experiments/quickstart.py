@@ -15,10 +15,10 @@ import prune_kernels
 import train_source
 import train_vae_prior
 from models.pictures import draw_kernels, new_figure, save_figure
-from myexman import Parser, at_least
+from myexman import Parser, at_least, runs_root
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import DRAWN, METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, runs_root, select, shipped
+from .grid import DRAWN, METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, select, shipped
 from .launchers import side_by_side
 
 SHOWN = ("dwp", "sn", "det")

@@ -10,7 +10,7 @@ import itertools
 from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
-from .grid import HERE, METHODS, Driver, Job, command_line, last_row, markdown, mean_std, select
+from .grid import HERE, METHODS, Driver, Job, command_line, last_row, markdown, mean_std, paper_name, select
 
 MODELS = {"mnist": "lenet300", "cifar10": "vgg", "glyph-digits": "lenet300"}  # the last for --quick
 OPTIONS = {  # of train_bnn; not annealed: nothing is to be learnt
@@ -18,7 +18,6 @@ OPTIONS = {  # of train_bnn; not annealed: nothing is to be learnt
     "loguniform": dict(net_cfg="bayes-all", prior_list="loguniform", prune="snr"),
     "ard": dict(net_cfg="bayes-all", prior_list="ard", prune="snr"),
 }
-PAPER_NAMES = {"do": "binary dropout", "loguniform": "sparse_vd"}  # in paper_results.csv
 
 
 def add_arguments(parser):
@@ -55,7 +54,7 @@ def table(rows):
         of = dict(panel=panel, method=method)
         train, test, times = (select(rows, metric=metric, **of) for metric in ("train_acc", "acc", "compression"))
         if len(train):
-            slides = [select(paper, panel=f"{panel} {part} accuracy", method=PAPER_NAMES.get(method)) for part in ("train", "test")]
+            slides = [select(paper, panel=f"{panel} {part} accuracy", method=paper_name(method)) for part in ("train", "test")]
             known = [value[0] if len(value) else "–" for value in slides]
             zeros = f"{100 * (1 - 1 / times).mean():.2f}" if len(times) else "–"
             lines.append([panel, METHODS[method][0], mean_std(train), known[0], mean_std(test), known[1], zeros, len(train)])

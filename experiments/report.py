@@ -39,7 +39,21 @@ from . import (
     tune,
     uncertainty,
 )
-from .grid import FIGURES, HERE, METHODS, RESULTS, ROOT, Driver, ensemble_wins, interval, markdown, mean_std, paired_differences, select
+from .grid import (
+    FIGURES,
+    HERE,
+    METHODS,
+    PAPER_NAMES,
+    RESULTS,
+    ROOT,
+    Driver,
+    ensemble_wins,
+    interval,
+    markdown,
+    mean_std,
+    paired_differences,
+    select,
+)
 
 MARKS = "<!-- results: written by experiments.report from experiments/notes.md -->", "<!-- end of results -->"
 
@@ -75,13 +89,8 @@ TABLES = [  # experiments with a table of their own, a text and perhaps a figure
     (residual, "3x3 kernels: a residual net"),
     (peers, "Other libraries on the same digits"),
 ]
-OUR_NAMES = {  # of what paper_results.csv calls otherwise
-    "vgg-cifar10": "vgg",
-    "sparse_vd": "loguniform",
-    "binary dropout": "do",
-    "train accuracy": "train_acc",
-    "test accuracy": "acc",
-}
+OUR_METHODS = {theirs: own for own, theirs in PAPER_NAMES.items()}
+OUR_NAMES = {"vgg-cifar10": "vgg", "train accuracy": "train_acc", "test accuracy": "acc"}  # of panels and metrics in paper_results.csv
 
 
 def parse_args(argv=None):
@@ -156,10 +165,7 @@ def number(words):
 
 def ours(published, rows):
     """Our rows that answer a published one."""
-    panel, metric, method = published["panel"], "acc", OUR_NAMES.get(published["method"], published["method"])
-    if published["figure"] == "fig2":
-        method = next(own for own in fig2.CHOICES if fig2.published(own) == published["method"])
-    where = dict(method=method)
+    panel, metric, where = published["panel"], "acc", dict(method=OUR_METHODS.get(published["method"], published["method"]))
     if published["figure"] == "fig4":
         panel = next((name for name, p in fig4.PANELS.items() if p.paper == panel), panel)
         metric = fig4.PANELS[panel].metric
@@ -186,9 +192,8 @@ def side_by_side(published, rows):
     none of ours."""
     lines, absent = [], {}
     for row in published:
-        own, name = ours(row, rows), METHODS.get(OUR_NAMES.get(row["method"], row["method"]), (row["method"],))[0]
-        if own and own[0]["method"] == "vd":
-            name += ", in the release variational dropout"
+        own, method = ours(row, rows), OUR_METHODS.get(row["method"], row["method"])
+        name = "log-uniform, in the release variational dropout" if method == "vd" else METHODS.get(method, (method,))[0]
         values = np.array([r["value"] for r in own], dtype=float)
         if len(values):
             digits = 4 if row["panel"].endswith("error") else 1 if abs(row["value"]) > 1 else 3

@@ -22,7 +22,7 @@ from models.sparsity import dense_state
 from myexman.logger import read_rows
 from utils import load_weights, run_cli, seed_everything
 
-from .grid import HERE, METHODS, Driver, Job, command_line, folders, markdown, mean_std, select
+from .grid import HERE, METHODS, Driver, Job, command_line, folders, markdown, mean_std, paper_name, select
 
 
 class Net(NamedTuple):
@@ -41,7 +41,6 @@ NETS = {
 }
 LENETS = ("lenet300", "lenet5")
 PRIORS = ("loguniform", "ard", "gamma")
-PAPER_NAMES = {"loguniform": "sparse_vd", "vgg": "vgg-cifar10"}  # in paper_results.csv
 
 
 def add_arguments(parser):
@@ -77,7 +76,7 @@ def jobs(args):
 
 def published(net, method, quantity, x=""):
     """The papers' numbers for a net and method, as (source, value)."""
-    wanted = f"{PAPER_NAMES.get(net, net)} {quantity}", PAPER_NAMES.get(method, method), x
+    wanted = f"{'vgg-cifar10' if net == 'vgg' else net} {quantity}", paper_name(method), x
     rows = read_rows(HERE / "paper_results.csv")
     return [(r["figure"], r["value"]) for r in rows if (r["panel"], r["method"], str(r["x"])) == wanted]
 
@@ -118,7 +117,7 @@ def plot(rows, file):
             axis.annotate(f"  a = {row['x']}", (row["value"], 100 * error), fontsize=7, rotation=-40, rotation_mode="anchor", va="center")
         for method, marker in (("original", "*"), ("pruning", "x"), ("dns", "d"), ("sws", "s"), ("loguniform", "^"), ("ard", "v")):
             for (source, error), (_, times) in zip(published(net, method, "error"), published(net, method, "compression")):
-                label = f"{PAPER_NAMES.get(method, method)}, {'slides' if source.startswith('slides') else 'paper'}"
+                label = f"{paper_name(method)}, {'slides' if source.startswith('slides') else 'paper'}"
                 axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=label)
         axis.margins(y=0.15)
         axis.set(xscale="log", xlabel="compression: weights by weights kept", ylabel="test error, %")

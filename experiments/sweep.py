@@ -15,11 +15,11 @@ import shlex
 from argparse import ArgumentTypeError
 
 from models.pictures import new_figure, save_figure
-from myexman import Parser
+from myexman import Parser, runs_root
 from myexman.logger import read_rows
 from utils import run_cli
 
-from .grid import Job, grid_folder, markdown, report_failures, run_grid, runs_root, select
+from .grid import Job, grid_folder, markdown, report_failures, run_grid, select
 from .launchers import add_launcher_flags, make_launcher
 
 SCRIPTS = ("train_source.py", "train_vae_prior.py", "train_bnn.py")

@@ -1,7 +1,7 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
-from .files import check_archive, replacing
+from .files import check_archive, replacing, runs_root
 from .index import Index, go_on
 from .life import script, status
 from .logger import Logger, progress
@@ -27,6 +27,7 @@ __all__ = [
     "replacing",
     "resolve_paths",
     "resume",
+    "runs_root",
     "save_checkpoint",
     "save_state",
     "script",

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .files import runs_root
 from .index import Index, format_table
 from .life import status
 from .parser import Parser, read_params
@@ -26,7 +27,7 @@ DEFAULT_COLUMNS += ("epoch", "mean_acc", "ens_acc", "test_elbo", "note")
 
 def make_parser(name="", description=__doc__):
     parser = Parser(prog=f"python -m myexman {name}".strip(), description=description)
-    parser.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
+    parser.add_argument("--root", default=str(runs_root()), help="folder of all runs ($DWP_PATH)")
     return parser
 
 

@@ -7,6 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def runs_root():
+    """The folder of all runs, unless --root says otherwise: $DWP_PATH, else ./logs."""
+    return Path(os.environ.get("DWP_PATH", "./logs"))
+
+
 @contextmanager
 def replacing(*files):
     """Give paths to write to, which take the place of the files, all of them, when the block has ended; they are on the disk then.

@@ -5,6 +5,7 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
+from .files import runs_root
 from .life import status
 from .logger import read_rows
 from .parser import git_state, read_params
@@ -66,7 +67,7 @@ def go_on(main, argv):
 def unfinished(script, argv):
     """The folder of that run, or None."""
     origin = dict(git_state(), script=script, argv=list(argv))
-    for link in reversed(Index(os.environ.get("DWP_PATH", "./logs")).links()):
+    for link in reversed(Index(runs_root()).links()):
         facts = status(link)
         # A Slurm job that is queued again keeps its number, and may begin on another node before the first counts as dead.
         moved = facts.get("job") == os.environ.get("SLURM_JOB_ID", -1) and facts.get("host") != platform.node()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from .files import replacing
+from .files import replacing, runs_root
 
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the former is ten times as fast, and not everywhere
 VERSIONS = ("torch", "torchvision", "numpy", "scipy")
@@ -88,7 +88,7 @@ class ExParser(Parser):
         super().__init__(*args, **kwargs)
         self.paths, self.names_or_paths = (*PLACES, *paths), names_or_paths
         group = self.add_argument_group("experiment")
-        group.add_argument("--root", default=os.environ.get("DWP_PATH", "./logs"), help="folder of all runs ($DWP_PATH)")
+        group.add_argument("--root", default=str(runs_root()), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
         group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
         self.resume_with = resume_with
