@@ -283,22 +283,24 @@ def schedules(rows):
     return markdown(" | ".join(["7x7 prior", "5x5 prior", *map(str, steps)]), lines)
 
 
+def own_section(driver, heading, text, question=""):
+    """What the papers did not show: question, command and setting, prose, a table per panel, and figures; nothing without rows."""
+    rows = results(driver)
+    if not rows:
+        return []
+    setting = "; ".join(sorted({r["setting"] for r in rows}))
+    lines = ["", heading, "", f"{question} `python -m experiments.{driver.name}`; {setting}.".strip()]
+    lines += ["", text[driver.name]] if driver.name in text else []
+    for panel in sorted({r["panel"] for r in rows}):
+        lines += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
+    return [*lines, "", *pictures(driver)]
+
+
 def priors_section(text):
     """Why priors hold or fail: prose, the cuts, pairs of priors, and their long schedules."""
     lines = ["", "## Why priors hold or fail", "", text["priors"]]
-    for driver, title in [(module.DRIVER, title) for module, title in OF_PRIORS]:
-        rows = results(driver)
-        if rows:
-            setting = "; ".join(sorted({r["setting"] for r in rows}))
-            lines += [
-                "",
-                f"### {title}",
-                "",
-                f"{text[driver.name]} `python -m experiments.{driver.name}`; {setting}.",
-                "",
-                driver.table(rows),
-            ]
-            lines += ["", *pictures(driver)]
+    for module, title in OF_PRIORS:
+        lines += own_section(module.DRIVER, f"### {title}", text)
     lines += ["", "### Long schedules", "", text["schedules"], "", schedules(read_rows(RESULTS / "swaps.csv"))]
     return [*lines, "", "The trials, 7x7 with `--hidden_dim 32 --bs 16`:", "", text["trials"]]
 
@@ -324,14 +326,7 @@ def report(text):
         lines += ["", "### Long training", "", text["long"]] if driver.name == "fig2" else []
     lines += priors_section(text)
     for module, title, question in BEYOND:
-        driver, rows = module.DRIVER, results(module.DRIVER)
-        if rows:
-            setting = "; ".join(sorted({r["setting"] for r in rows}))
-            lines += ["", f"## {title}", "", f"{question} `python -m experiments.{driver.name}`; {setting}."]
-            lines += ["", text[driver.name]] if driver.name in text else []
-            for panel in sorted({r["panel"] for r in rows}):
-                lines += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
-            lines += ["", *pictures(driver)]
+        lines += own_section(module.DRIVER, f"## {title}", text, question)
     for module, title in TABLES:
         driver, rows = module.DRIVER, results(module.DRIVER)
         if rows:

@@ -330,7 +330,7 @@ def test_the_best_recipe_is_that_of_the_highest_validation_accuracy():
 
 
 def test_swapped_priors_in_miniature(glyphs, priors):
-    swaps.DRIVER.main(["--quick", "--data_root", str(glyphs), "--vae7x7", priors[0], "--vae5x5", priors[1]])
+    swaps.DRIVER.main(["--quick", "--data_root", str(glyphs), "--vae_list", *priors])
     rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/swaps.csv")
     pair = " + ".join("/".join(Path(folder).parts[-2:]) for folder in priors)
     assert {r["method"] for r in rows} == {f"dwp, {pair}", f"det, {pair}"}
