@@ -44,13 +44,13 @@ def parse_args(argv=None):
 
 
 def multiple(text):
-    """An argparse type: a positive fraction."""
+    """An argparse type: a fraction, above 0 and at most 16."""
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
-    if value <= 0:
-        raise ArgumentTypeError(f"{text} is not a positive number or fraction, such as 1/4")
+    if not 0 < value <= 16:
+        raise ArgumentTypeError(f"{text} is not a fraction such as 1/4, above 0 and at most 16")
     return value
 
 

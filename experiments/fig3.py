@@ -42,7 +42,7 @@ def k_value(x):
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--scales", nargs="+", help="shares of the filters (default: the paper's)")
+    parser.add_argument("--scales", nargs="+", help="k: so many times the paper's filters (default: its shares, 1/16 to 1)")
     parser.add_argument("--splits", type=int, default=5, help="seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training set")
     parser.add_argument("--lr", type=float, default=0.01, help="Adam's rate, falling linearly to 0")
@@ -84,10 +84,10 @@ def plot(rows, file):
     for init in INITS:
         curve(axis, rows, init, "acc", k_value)
         paper_curve(axis, "fig3", panel, init, k_value, f"paper, {METHODS[init][0]}")
-    ticks = sorted({str(r["x"]) for r in rows}, key=Fraction)
+    ticks = sorted({str(r["x"]) for r in rows}, key=k_value)
     axis.set(xscale="log", xlabel="share k of the filters", ylabel="test accuracy")
     axis.set_title(f"Fig. 3, {panel}: {rows[0]['setting']}\nmean and range over seeds; grey: paper (10 runs)", fontsize=9)
-    axis.set_xticks([float(Fraction(t)) for t in ticks], ticks)
+    axis.set_xticks([k_value(t) for t in ticks], ticks)
     axis.minorticks_off()
     axis.legend(frameon=False)
     save_figure(figure, file)

@@ -396,12 +396,12 @@ def paired_differences(rows, first, second, **where):
     return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
 
-def interval(gaps):
+def interval(gaps, digits=3):
     """'+0.037 (+0.021 to +0.053)': the mean and its 95 % t interval; of a single value no interval."""
     if len(gaps) < 2:
-        return f"{gaps[0]:+.3f}" if len(gaps) else "–"
+        return f"{gaps[0]:+.{digits}f}" if len(gaps) else "–"
     half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-    return f"{gaps.mean():+.3f} ({gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f})"
+    return "{:+.{d}f} ({:+.{d}f} to {:+.{d}f})".format(gaps.mean(), gaps.mean() - half, gaps.mean() + half, d=digits)
 
 
 def ensemble_wins(nll, ece):

@@ -157,7 +157,7 @@ def number(words):
         raise ValueError(f"notes.md: no rows for [[{words}]]")
     value = float(np.mean(values))
     if show == "interval":
-        return interval(np.array(values))
+        return interval(np.array(values), int(digits))
     if show == "percent":
         return f"{100 * value:.{2 if value < 0.1 else 1}f}".rstrip("0").rstrip(".")
     return f"{abs(value) if show == 'size' else value:.{int(digits)}f}"
@@ -264,7 +264,7 @@ BEYOND = [
     (uncertainty, "Uncertainty, n = 200", "Does averaging more nets help, and do they tell letters from digits (AUROC of entropy)?"),
     (continual, "Continual learning", "What is left of the first task after the second? Accuracy of the mean network."),
 ]
-OF_PRIORS = [(cuts, "Cuts"), (swaps, "Pairs of priors")]
+OF_PRIORS = [(cuts, "Cuts"), (swaps, "Choices of priors")]
 DRIVERS = {driver.name: driver for driver in [s.driver for s in SECTIONS] + [m.DRIVER for m, *_ in BEYOND + OF_PRIORS + TABLES]}
 
 
@@ -273,8 +273,9 @@ def pictures(driver):
 
 
 def schedules(rows):
-    """Accuracy and NLL of pairs of priors at steps of a schedule of 3000, as Markdown.  rows: of swaps.csv."""
-    rows = [r for r in rows if r["setting"].startswith("n = 50, 3000 epochs") and r["method"].startswith("dwp") and r["seed"] == 0]
+    """Accuracy and NLL of pairs of priors at steps of a schedule of 3000 on MNIST, as Markdown.  rows: of swaps.csv."""
+    rows = [r for r in rows if r["panel"] == "mnist" and r["setting"].startswith("n = 50, 3000 epochs")]
+    rows = [r for r in rows if r["method"].startswith("dwp") and r["seed"] == 0]
     steps, lines = sorted({r["steps"] for r in rows}), []
     for method in sorted({r["method"] for r in rows}):
         first, second = method.removeprefix("dwp, ").split(" + ")
@@ -288,16 +289,15 @@ def own_section(driver, heading, text, question=""):
     rows = results(driver)
     if not rows:
         return []
-    setting = "; ".join(sorted({r["setting"] for r in rows}))
-    lines = ["", heading, "", f"{question} `python -m experiments.{driver.name}`; {setting}.".strip()]
+    lines = ["", heading, "", f"{question} `python -m experiments.{driver.name}`.".strip()]
     lines += ["", text[driver.name]] if driver.name in text else []
-    for panel in sorted({r["panel"] for r in rows}):
-        lines += ["", f"{panel}:", "", driver.table([r for r in rows if r["panel"] == panel])]
+    for panel, setting in sorted({(r["panel"], r["setting"]) for r in rows}):
+        lines += ["", f"{panel}; {setting}:", "", driver.table([r for r in rows if r["panel"] == panel])]
     return [*lines, "", *pictures(driver)]
 
 
 def priors_section(text):
-    """Why priors hold or fail: prose, the cuts, pairs of priors, and their long schedules."""
+    """Why priors hold or fail: prose, the cuts, choices of priors, and their long schedules."""
     lines = ["", "## Why priors hold or fail", "", text["priors"]]
     for module, title in OF_PRIORS:
         lines += own_section(module.DRIVER, f"### {title}", text)

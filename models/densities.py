@@ -185,8 +185,8 @@ def far_apart(x, m):
 
 
 def log_sum_exp(x):
-    """torch.logsumexp over dimension 1, with all but the largest raised to within 80 of it, where they add nothing: exponentials that
-    underflow take ten times as long on a CPU."""
+    """torch.logsumexp over dimension 1, with whatever is more than 80 below the largest raised to that, where it adds nothing: exponentials
+    that underflow take ten times as long on a CPU."""
     return torch.logsumexp(torch.maximum(x, x.detach().amax(1, keepdim=True) - 80), 1)
 
 

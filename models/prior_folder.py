@@ -31,8 +31,9 @@ Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
 {rows}
 
 The drift test: Adam minimises the KL term alone over samples of the prior, with no data to hold them back, in a schedule of 600 steps
-and in one of 3000. Likeness is the mean absolute cosine between two of them, alignment the length of the mean of w / |w|. A prior that
-makes them all point one way (both near 1) ruins a net under the full KL sum.
+and in one of 3000. Likeness is the mean absolute cosine between two of them, alignment the length of the mean of w / |w|, flatness the
+mean absolute cosine to a kernel of equal weights. A prior that makes them all point one way (likeness and alignment near 1) ruins a net
+under the full KL sum.
 
 Made {date}, commit {commit}, on {machine}, by
 

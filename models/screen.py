@@ -2,9 +2,8 @@
 
 A prior acts through its density's peaks: under the full KL sum Adam drives every kernel of a layer to the nearest. Three faults ruin
 the layer. A density of kernels whose norms are widely spread has one peak, at zero. One of kernels of which many are flat, all weights
-alike, has its peak there, for flat kernels are the ones that are most alike. And one whose peaks all have the same sign makes
-the layer's sums over its channels saturate, which kernels as much alike, but of both signs, do not. The measurements here find them
-before any net is trained.
+alike, may have one there. And one whose peaks all have the same sign makes the layer's sums over its channels saturate, which kernels as
+much alike, but of both signs, do not. The measurements here find them before any net is trained.
 """
 
 import torch

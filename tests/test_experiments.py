@@ -16,6 +16,7 @@ import torch
 
 import train_bnn
 import train_source
+from data import Dataset
 from data.glyphs import GLYPHS, make_glyphs
 from experiments import (
     ablations,
@@ -26,9 +27,11 @@ from experiments import (
     densities,
     early_stopping,
     fair,
+    features,
     fig2,
     fig3,
     fig4,
+    grid,
     kernels,
     pictures,
     quickstart,
@@ -329,7 +332,24 @@ def test_the_best_recipe_is_that_of_the_highest_validation_accuracy():
         tune.best(rows[1:], "det", 50)
 
 
+def test_the_papers_names_and_ours_go_both_ways():
+    """Every published number of Fig. 2 is of one method of ours, log-uniform of variational dropout."""
+    assert all(report.OUR_METHODS[grid.paper_name(method)] == method for method in grid.PAPER_NAMES)
+    row = dict(figure="fig2", panel="mnist", x=50, metric="acc", value=0.5)
+    published = row | dict(method="loguniform")
+    assert [r["method"] for r in report.ours(published, [row | dict(method=m) for m in grid.CORE])] == ["vd"]
+
+
+def test_features_are_standardised_by_the_training_images():
+    train, test = (Dataset(3 + 2 * torch.randn(n, 5) * torch.tensor([1, 1, 1, 1, 0]), torch.zeros(n)) for n in (500, 20))
+    (x, _), (new, _) = features.standardize(train, test)
+    assert torch.allclose(x.mean(0), torch.zeros(5), atol=1e-5) and torch.allclose(x.std(0)[:4], torch.ones(4), atol=1e-5)
+    assert torch.allclose(new[:, :4], (test.x - train.x.mean(0))[:, :4] / train.x.std(0)[:4], atol=1e-5) and (new[:, 4] == 0).all()
+
+
 def test_swapped_priors_in_miniature(glyphs, priors):
+    with pytest.raises(ValueError, match="1 priors for the 2 convolutions of fconv"):
+        list(swaps.jobs(swaps.DRIVER.parse_args(["--quick", "--data_root", str(glyphs), "--vae_list", priors[0]])))
     swaps.DRIVER.main(["--quick", "--data_root", str(glyphs), "--vae_list", *priors])
     rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/swaps.csv")
     pair = " + ".join("/".join(Path(folder).parts[-2:]) for folder in priors)

@@ -167,7 +167,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
             "--prior_list says vae for classifier, but it has no kernels",
         ),
         (train_bnn.main, ["--data", digits, "--model", "lenet300"], "lenet300 has none: take bayes-all"),
-        (features.main, ["--scale", "1/0"], "a share such as 1/4"),
+        (features.main, ["--scale", "1/0"], "1/0 is not a fraction such as 1/4, above 0 and at most 16"),
         (features.main, ["--resume", tmp_path], "unrecognized arguments"),
         (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--vae_list and --filters_list give a VAE for it"),
         (train_bnn.main, [*bnn, "--vae_list", *priors[::-1]], "has 5x5 kernels, features.conv1 has 7x7"),
