@@ -7,8 +7,7 @@ L2 leaves most kernels of a source net near zero, where they say nothing about s
 histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what (norms before --mean_norm).
 
 What is kept must be alike in norm. Kernels of widely spread norms are a scale mixture, whose density is highest at zero; a prior
-fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough. Many flat kernels do the same harm, against which
-there is --max_flat (models/screen.py measures both).
+fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough (models/screen.py measures the harm).
 """
 
 import sys
@@ -19,7 +18,6 @@ import torch
 
 from models.bayes import NOISE
 from models.kernel_folder import layer_names, plot_norms, provenance, save_split, together
-from models.screen import flatness
 from myexman import Parser, at_least, checked, progress, save_state, share, write_yaml
 from utils import load_weights, one_per_layer, run_cli, trained_weights
 
@@ -58,14 +56,6 @@ def parse_args(argv=None):
         metavar="N",
         help="multiply what is kept of a layer so that its mean norm is N, one number or one per convolution, 0 for one that stays as it "
         "is: the larger kernels are, the longer a Bayesian net's keep their shape (published 7x7: 1.34)",
-    )
-    parser.add_argument(
-        "--max_flat",
-        type=share,
-        nargs="+",
-        metavar="F",
-        help="drop kernels whose cosine to one of equal weights is above F, before any cut: flat kernels are the most alike, and a prior "
-        "of many of them draws all others there; one number or one per convolution, 1 for all",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
     parser.add_argument(
@@ -145,8 +135,6 @@ def main(argv=None):
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
-    max_flats = one_per_layer(args.max_flat, 1.0, len(layers), "--max_flat")
-    layers = [w[flatness(w) <= most] if most < 1 else w for w, most in zip(layers, max_flats)]
     min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm")
     keeps = one_per_layer(args.keep, None, len(layers), "--keep")
     spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread")
@@ -160,8 +148,7 @@ def main(argv=None):
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[norms >= cut]).half() for name, w, norms, cut in pool}, args.pool)
         write_yaml(Path(f"{args.pool}.yaml"), origin)
-    settings = zip(names, layers, norms_of, first_cuts, spreads, mean_norms, max_flats)
-    for name, w, norms, first_cut, spread, mean_norm, max_flat in settings:
+    for name, w, norms, first_cut, spread, mean_norm in zip(names, layers, norms_of, first_cuts, spreads, mean_norms):
         cut = narrow_cut(norms, first_cut, spread)
         alive = rng.permutation(np.flatnonzero(norms >= cut))
         chosen = alive[: args.max_kernels or None]
@@ -177,7 +164,7 @@ def main(argv=None):
         facts = dict(nets=origin["nets"], kernels=origin["kernels"][name], min_norm=round(cut, 4), kept=len(alive))
         facts |= dict(train=len(chosen) - n_test, test=n_test)
         facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
-        facts |= (dict(max_flat=max_flat) if max_flat < 1 else {}) | dict(source=origin["source"])
+        facts["source"] = origin["source"]
         save_split(folder, w[chosen[n_test:]] * np.float32(scale), w[chosen[:n_test]] * np.float32(scale), facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
         if high > WIDE * low:

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-import prune_kernels
 from models.screen import (
     QUANTITIES,
     active_dimensions,
@@ -82,14 +81,6 @@ def test_flatness_is_that_of_the_mean_weight():
     assert torch.allclose(flatness(torch.tensor([2.0, -0.1]).view(2, 1, 1, 1).expand(2, 1, 5, 5)), torch.ones(2))
     assert flatness(w - w.mean((2, 3), keepdim=True)).max() < 1e-5
     torch.testing.assert_close(flatness(w).square(), 25 * w.mean((1, 2, 3)).square() / w.square().sum((1, 2, 3)))
-
-
-def test_flat_kernels_are_left_out_before_the_cut(tmp_path):
-    w = torch.cat([torch.randn(40, 1, 5, 5), 9 + torch.randn(20, 1, 5, 5)])  # the flat ones are the largest
-    torch.save({"conv.weight": w}, tmp_path / "net.torch")
-    prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path), "--keep", "0.5", "--max_flat", "0.8"])
-    kept = torch.cat([torch.from_numpy(np.load(tmp_path / "conv5x5" / file)) for file in ("train.npy", "test.npy")])
-    assert len(kept) == 20 and flatness(kept).max() < 0.8
 
 
 def test_the_importance_bound_lies_between_the_elbo_and_the_density():
