@@ -1,6 +1,6 @@
 """A screen for priors over kernels: what tells one under which a net keeps its kernels apart from one that makes them all alike.
 
-A prior acts through its density's peaks: under the full KL sum Adam drives every kernel of a layer to the nearest. Three faults ruin
+A prior acts through its density's peaks: under the full KL sum Adam drives every kernel of a layer to the nearest. Three faults can ruin
 the layer. A density of kernels whose norms are widely spread has one peak, at zero. One of kernels of which many are flat, all weights
 alike, may have one there. And one whose peaks all have the same sign makes the layer's sums over its channels saturate, which kernels as
 much alike, but of both signs, do not. The measurements here find them before any net is trained.
