@@ -145,7 +145,8 @@ def number(words):
         rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
 
     def found(where):
-        return [r for r in rows if all(str(r.get(k)) in v.split(",") or str(r.get(k)) == v for k, v in where.items())]
+        wanted = {k: [v] if k == "setting" else [v, *v.split(",")] for k, v in where.items()}  # a setting has commas of its own
+        return [r for r in rows if all(str(r.get(k)) in values for k, values in wanted.items())]
 
     values = [r.get(column) for r in found(where)]
     if less:

@@ -59,5 +59,7 @@ def test_the_report_and_the_results_in_the_readme_are_of_these_csv_files(tmp_pat
 def test_a_number_that_the_results_lack_is_an_error():
     assert report.number("paper figure=fig2 panel=mnist method=dwp x=50") == "0.800"
     assert report.number("paper figure=fig2 panel=mnist method=dwp x=50,100 digits=2") == "0.83"
+    anew = 'densities method=flow x=7x7 metric=elbo setting="the shipped kernels, fitted anew"'
+    assert report.number(anew) == "32.910"  # and no mean with "the shipped kernels": a setting's comma divides nothing
     with pytest.raises(ValueError, match="no rows for"):
         report.number("paper figure=fig2 panel=mnist method=dwp x=51")
