@@ -11,9 +11,10 @@ from models.pictures import new_figure, save_figure
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import DRAWN, METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
+from .grid import DRAWN, EXACT, METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
 
-CHOICES = ("dwp", "vd", "sn", "det")
+KL_SUMS = {"dwp": EXACT, "dwp-256": DRAWN}  # of the deep weight prior's KL term
+CHOICES = (*KL_SUMS, "vd", "sn", "det")
 
 
 def add_arguments(parser):
@@ -25,12 +26,13 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, {DRAWN.words}"}
+    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, {EXACT.words}"}
 
 
 def jobs(args):
     for method in args.methods:
-        options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers), kl_sum=DRAWN)
+        name, kl_sum = ("dwp", KL_SUMS[method]) if method in KL_SUMS else (method, EXACT)
+        options = net_options(args) | method_options(name, shipped("vae", PANELS[args.panel].layers), kl_sum=kl_sum)
         options |= dict(num_examples=args.num_examples, data_split_seed=args.split, eval_freq=args.eval_freq)
         last = args.epochs * math.ceil(args.num_examples / 256)  # the step of the last row
         yield method_job(args.panel, method, str(last), args.split, options)._replace(measure=every_row)

@@ -38,6 +38,7 @@ LOGGED = ("train_nll", "kl", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one
 # One name and one colour (Okabe and Ito's and Tol's colour-blind-safe sets) per method, in every table and figure.
 METHODS = {
     "dwp": ("deep weight prior", "#0072B2"),
+    "dwp-256": ("deep weight prior, 256 kernels a step", "#88CCEE"),
     "loguniform": ("log-uniform", "#E69F00"),
     "vd": ("variational dropout", "#661100"),
     "sn": ("standard normal", "#009E73"),
