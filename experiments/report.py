@@ -273,18 +273,6 @@ def pictures(driver):
     return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{driver.name}*.png"))]
 
 
-def schedules(rows):
-    """Accuracy and NLL of pairs of priors at steps of a schedule of 3000 on MNIST, as Markdown.  rows: of swaps.csv."""
-    rows = [r for r in rows if r["panel"] == "mnist" and r["setting"].startswith("n = 50, 3000 epochs")]
-    rows = [r for r in rows if r["method"].startswith("dwp") and r["seed"] == 0]
-    steps, lines = sorted({r["steps"] for r in rows}), []
-    for method in sorted({r["method"] for r in rows}):
-        first, second = method.removeprefix("dwp, ").split(" + ")
-        pairs = ([select(rows, method=method, steps=step, metric=metric) for metric in ("acc", "nll")] for step in steps)
-        lines.append([first, second, *(", ".join(f"{v[0]:.3f}" for v in pair if len(v)) or "–" for pair in pairs)])
-    return markdown(" | ".join(["7x7 prior", "5x5 prior", *map(str, steps)]), lines)
-
-
 def own_section(driver, heading, text, question=""):
     """What the papers did not show: question, command and setting, prose, a table per panel, and figures; nothing without rows."""
     rows = results(driver)
@@ -298,12 +286,11 @@ def own_section(driver, heading, text, question=""):
 
 
 def priors_section(text):
-    """Why priors hold or fail: prose, the cuts, choices of priors, and their long schedules."""
+    """Why priors hold or fail: prose, the cuts, and lists of priors by the nets under them."""
     lines = ["", "## Why priors hold or fail", "", text["priors"]]
     for module, title in OF_PRIORS:
         lines += own_section(module.DRIVER, f"### {title}", text)
-    lines += ["", "### Long schedules", "", text["schedules"], "", schedules(read_rows(RESULTS / "swaps.csv"))]
-    return [*lines, "", "The trials, 7x7 with `--hidden_dim 32 --bs 16`:", "", text["trials"]]
+    return lines
 
 
 def report(text):
