@@ -7,6 +7,7 @@ Everything else is as in Fig. 2. Differences are to the same splits of Fig. 2's 
 KL sum, to that sum alone.
 """
 
+from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
@@ -57,9 +58,9 @@ PANEL_VARIANTS = {  # the size of the training set, and what is varied
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--variants", nargs="+", choices=list(ALL), help="what to run (default: all of the panel's)")
-    parser.add_argument("--num_examples", type=int, help="size of the training set (default: 50 of MNIST, 200 of CIFAR-10)")
-    parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
+    parser.add_argument("--num_examples", type=at_least(1), help="size of the training set (default: 50 of MNIST, 200 of CIFAR-10)")
+    parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2")
 
 
 def settings(args):

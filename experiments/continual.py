@@ -54,8 +54,8 @@ def two_tasks(args):
 
 
 def add_arguments(parser):
-    parser.add_argument("--epochs", type=int, default=10, help="passes over each task")
-    parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=10, help="passes over each task")
+    parser.add_argument("--splits", type=at_least(1), default=3, help="seeds 0, 1, …")
 
 
 def settings(args):

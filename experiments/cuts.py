@@ -13,6 +13,7 @@ import matplotlib
 import yaml
 
 from models.pictures import new_figure, save_figure
+from myexman import at_least
 from utils import run_cli
 
 from . import cut
@@ -27,7 +28,7 @@ def add_arguments(parser):
     parser.add_argument("runs", nargs="*", metavar="RUN", help="source nets, or a pool of their kernels")
     parser.add_argument("--nets", default="64/128 filters", help="what rows and figure call these source nets")
     parser.add_argument("--spread", type=float, nargs="+", default=SPREADS, help="what the norms' spread may be")
-    parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
+    parser.add_argument("--splits", type=at_least(1), default=1, help="split seeds 0, 1, …")
 
 
 def settings(args):

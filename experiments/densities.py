@@ -13,7 +13,7 @@ import train_vae_prior
 from models.pictures import new_figure, save_figure
 from models.prior_folder import card_rows
 from models.priors import DENSITIES
-from myexman import go_on
+from myexman import at_least, go_on
 from myexman.logger import read_rows
 from utils import load_density, run_cli
 
@@ -64,9 +64,9 @@ def add_arguments(parser):
     where = "folder of kernels, in conv7x7 and conv5x5, told apart by its name; with another one nothing but fits"
     parser.add_argument("--data_dir", type=lambda folder: Path(folder).resolve(), default=SHIPPED, help=where)
     parser.add_argument("--fits_only", action="store_true", help="fit them, and train no nets")
-    parser.add_argument("--num_examples", type=int, nargs="+", default=[50, 100, 200], help="sizes of the training set")
-    parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
+    parser.add_argument("--num_examples", type=at_least(1), nargs="+", default=[50, 100, 200], help="sizes of the training set")
+    parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2")
 
 
 def settings(args):

@@ -8,6 +8,7 @@ The rate falls linearly to 0 at the last step, so a point of the curve is not wh
 import math
 
 from models.pictures import new_figure, save_figure
+from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
@@ -18,10 +19,10 @@ CHOICES = (*KL_SUMS, "vd", "sn", "det")
 
 
 def add_arguments(parser):
-    parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
+    parser.add_argument("--num_examples", type=at_least(1), default=50, help="size of the training set")
     parser.add_argument("--split", type=int, default=0, help="which training set")
-    parser.add_argument("--epochs", type=int, default=10000, help="passes over the training set, as in the paper")
-    parser.add_argument("--eval_freq", type=int, default=500, help="epochs between evaluations")
+    parser.add_argument("--epochs", type=at_least(1), default=10000, help="passes over the training set, as in the paper")
+    parser.add_argument("--eval_freq", type=at_least(1), default=500, help="epochs between evaluations")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
 
 

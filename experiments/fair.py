@@ -5,6 +5,7 @@
 Beside the paper's methods stand MC dropout, a deep ensemble, and a Gaussian over kernels as a prior.
 """
 
+from myexman import at_least
 from myexman.logger import read_rows
 from utils import run_cli
 
@@ -17,8 +18,8 @@ CHOICES = (*tune.TUNED, "de")
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those tuned for)")
-    parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, …")
+    parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (default: those tuned for)")
+    parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, …")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, help="what to run (default: what has been tuned)")
     parser.set_defaults(epochs=0)  # the recipes have their own
 

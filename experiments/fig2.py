@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from models import NETWORKS
 from models.pictures import new_figure, save_figure
+from myexman import at_least
 from myexman.logger import read_rows
 from utils import run_cli
 
@@ -55,9 +56,9 @@ PANELS = {
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (paper: 50 100 200 500 1000)")
-    parser.add_argument("--splits", type=int, default=5, help="split seeds 0, 1, … (paper: 10)")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set (paper: 10000)")
+    parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (paper: 50 100 200 500 1000)")
+    parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, … (paper: 10)")
+    parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set (paper: 10000)")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
     what = "first kernels of every method: samples of the priors, or Xavier's"
     parser.add_argument("--start", choices=["vae", "xavier"], default="vae", help=what)

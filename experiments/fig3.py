@@ -7,6 +7,7 @@ python -m experiments.fig3 --panel cifar10 --splits 1
 from fractions import Fraction
 
 from models.pictures import new_figure, save_figure
+from myexman import at_least
 from utils import run_cli
 
 from . import features
@@ -43,8 +44,8 @@ def k_value(x):
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--scales", nargs="+", help="k: so many times the paper's filters (default: its shares, 1/16 to 1)")
-    parser.add_argument("--splits", type=int, default=5, help="seeds 0, 1, … (paper: 10)")
-    parser.add_argument("--epochs", type=int, default=20, help="passes over the training set")
+    parser.add_argument("--splits", type=at_least(1), default=5, help="seeds 0, 1, … (paper: 10)")
+    parser.add_argument("--epochs", type=at_least(1), default=20, help="passes over the training set")
     parser.add_argument("--lr", type=float, default=0.01, help="Adam's rate, falling linearly to 0")
     parser.add_argument("--raw", action="store_true", help="leave features as they are")
 

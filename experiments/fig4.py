@@ -6,6 +6,7 @@ python -m experiments.fig4 --data_root DATA_ROOT --workers 2
 from typing import NamedTuple
 
 from models.pictures import new_figure, save_figure
+from myexman import at_least
 from utils import run_cli
 
 from . import convergence
@@ -74,8 +75,8 @@ PANELS = {
 
 def add_arguments(parser):
     parser.add_argument("--panel", nargs="+", choices=list(PANELS), default=list(PANELS), help="what converges")
-    parser.add_argument("--splits", type=int, default=3, help="seeds 0, 1, …")
-    parser.add_argument("--steps", type=int, help="steps of a run (default: 1000 of the VAE, 300 and 390 of the classifiers)")
+    parser.add_argument("--splits", type=at_least(1), default=3, help="seeds 0, 1, …")
+    parser.add_argument("--steps", type=at_least(1), help="steps of a run (default: 1000 of the VAE, 300 and 390 of the classifiers)")
 
 
 def settings(args):

@@ -19,7 +19,7 @@ from tqdm import trange
 
 from data.datasets import import_torchvision_datasets
 from models import NETWORKS, build_net
-from myexman import ExParser, Logger, script
+from myexman import ExParser, Logger, at_least, script
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -121,9 +121,9 @@ def main(args):
 
 
 def add_arguments(parser):
-    parser.add_argument("--num_examples", type=int, nargs="+", default=[100], help="sizes of the training set")
-    parser.add_argument("--splits", type=int, default=3, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
+    parser.add_argument("--num_examples", type=at_least(1), nargs="+", default=[100], help="sizes of the training set")
+    parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="what to run")
 
 

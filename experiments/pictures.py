@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from models.pictures import draw_kernels, new_figure, plot_kernels, plot_latent, save_figure
-from myexman import Parser
+from myexman import Parser, at_least
 from myexman.logger import read_rows
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
@@ -25,7 +25,7 @@ def parse_args(argv=None):
     parser.add_argument("--figures", nargs="+", choices=list(DRAWN), default=list(DRAWN)[:3], help="what to draw")
     parser.add_argument("--data", default="mnist", help="data set of Fig. 6")
     parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 200, 300, 400, 500], help="of Fig. 6: when to draw samples")
+    parser.add_argument("--steps", type=at_least(1), nargs="+", default=[100, 200, 300, 400, 500], help="of Fig. 6: when to draw samples")
     parser.add_argument("--seed", type=int, default=0, help="of all of them")
     parser.add_argument("--out", type=Path, default=FIGURES, help="folder of the pictures")
     return parser.parse_args(argv)

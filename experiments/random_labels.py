@@ -7,6 +7,7 @@ LeNet-300-100 on 5000 MNIST images whose labels are shuffled; `--panel cifar10` 
 
 import itertools
 
+from myexman import at_least
 from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
@@ -22,9 +23,9 @@ OPTIONS = {  # of train_bnn; not annealed: nothing is to be learnt
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--num_examples", type=int, default=5000, help="training images")
-    parser.add_argument("--epochs", type=int, default=400, help="passes over them")
-    parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, …")
+    parser.add_argument("--num_examples", type=at_least(1), default=5000, help="training images")
+    parser.add_argument("--epochs", type=at_least(1), default=400, help="passes over them")
+    parser.add_argument("--splits", type=at_least(1), default=1, help="seeds 0, 1, …")
 
 
 def settings(args):

@@ -16,7 +16,7 @@ import train_source
 import train_vae_prior
 from data import load_dataset
 from models.prior_folder import card_rows
-from myexman import go_on
+from myexman import at_least, go_on
 from myexman.logger import read_rows
 from utils import run_cli
 
@@ -67,13 +67,13 @@ def facts(folder):
 
 
 def add_arguments(parser):
-    parser.add_argument("--nets", type=int, default=2, help="source nets")
-    parser.add_argument("--hid_dim", type=int, nargs=3, default=[8, 16, 32], help="filters of the stages (ResNet-20: 16 32 64)")
+    parser.add_argument("--nets", type=at_least(1), default=2, help="source nets")
+    parser.add_argument("--hid_dim", type=at_least(1), nargs=3, default=[8, 16, 32], help="filters of the stages (ResNet-20: 16 32 64)")
     parser.add_argument("--source_examples", type=int, default=10000, help="images of the source domain; 0 takes all")
-    parser.add_argument("--source_epochs", type=int, default=10, help="of a source net")
-    parser.add_argument("--num_examples", type=int, default=200, help="size of the target's training set")
-    parser.add_argument("--splits", type=int, default=2, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=100, help="passes over it")
+    parser.add_argument("--source_epochs", type=at_least(1), default=10, help="of a source net")
+    parser.add_argument("--num_examples", type=at_least(1), default=200, help="size of the target's training set")
+    parser.add_argument("--splits", type=at_least(1), default=2, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=100, help="passes over it")
     parser.set_defaults(panel="cifar10", source="cifar100")
 
 

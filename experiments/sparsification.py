@@ -19,6 +19,7 @@ from models.bayes import conv_layers
 from models.initialization import Xavier, fill
 from models.pictures import new_figure, save_figure
 from models.sparsity import dense_state
+from myexman import at_least
 from myexman.logger import read_rows
 from utils import load_weights, run_cli, seed_everything
 
@@ -47,8 +48,8 @@ def add_arguments(parser):
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=LENETS, help="what to make sparse")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS, help="priors of the weights")
     parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
-    parser.add_argument("--epochs", type=int, help="passes over the training set (default: 60 and 40 for the LeNets; paper: 200)")
-    parser.add_argument("--splits", type=int, default=1, help="seeds 0, 1, … (paper: 5)")
+    parser.add_argument("--epochs", type=at_least(1), help="passes over the training set (default: 60 and 40 for the LeNets; paper: 200)")
+    parser.add_argument("--splits", type=at_least(1), default=1, help="seeds 0, 1, … (paper: 5)")
     parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
 
 

@@ -8,6 +8,7 @@ Priors are told apart by the last two names of their paths. Without a list it pr
 
 from pathlib import Path
 
+from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
@@ -21,9 +22,9 @@ def add_arguments(parser):
     what = "prior folder of each convolution; given again for each list to compare"
     parser.add_argument("--vae_list", type=Path, nargs="+", action="append", default=[], metavar="DIR", help=what)
     parser.add_argument("--methods", nargs="+", choices=CORE, default=("dwp", "det"), help="nets under the priors, or started from them")
-    parser.add_argument("--num_examples", type=int, help="size of the training set (default: 50 of MNIST, 200 of CIFAR-10)")
-    parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set")
+    parser.add_argument("--num_examples", type=at_least(1), help="size of the training set (default: 50 of MNIST, 200 of CIFAR-10)")
+    parser.add_argument("--splits", type=at_least(1), default=1, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set")
 
 
 def kl_sum(panel):

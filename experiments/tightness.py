@@ -21,7 +21,7 @@ import torch
 import train_bnn
 from models.pictures import new_figure, save_figure
 from models.screen import importance_bound
-from myexman import Logger, save_state, script
+from myexman import Logger, at_least, save_state, script
 from myexman.logger import read_rows
 from utils import linear_lr, run_cli, train_epoch
 
@@ -131,10 +131,10 @@ def measured(run_dir):
 
 
 def add_arguments(parser):
-    parser.add_argument("--num_examples", type=int, default=50, help="size of the training set")
-    parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over the training set, as in Fig. 2")
-    parser.add_argument("--eval_freq", type=int, default=150, help="epochs between measurements")
+    parser.add_argument("--num_examples", type=at_least(1), default=50, help="size of the training set")
+    parser.add_argument("--splits", type=at_least(1), default=1, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2")
+    parser.add_argument("--eval_freq", type=at_least(1), default=150, help="epochs between measurements")
 
 
 def settings(args):

@@ -6,6 +6,7 @@ experiments.fair.
 
 from typing import NamedTuple
 
+from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
@@ -50,8 +51,8 @@ def recipes(method, quick=False):
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--num_examples", type=int, nargs="+", help="sizes of the training set (default: those of Fig. 2)")
-    parser.add_argument("--splits", type=int, default=2, help="split seeds 0, 1, …")
+    parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (default: those of Fig. 2)")
+    parser.add_argument("--splits", type=at_least(1), default=2, help="split seeds 0, 1, …")
     parser.add_argument("--methods", nargs="+", choices=TUNED, default=list(TUNED), help="what to tune")
     parser.set_defaults(epochs=0)  # the recipes have their own
 

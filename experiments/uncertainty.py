@@ -18,6 +18,7 @@ from scipy import stats
 from data import load_dataset
 from models.bayes import is_stochastic, mode
 from models.pictures import new_figure, save_figure
+from myexman import at_least
 from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run_cli
 
 from .fig2 import net_options
@@ -34,9 +35,9 @@ DIGIT = 3  # the class whose first test image is turned
 
 def add_arguments(parser):
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
-    parser.add_argument("--num_examples", type=int, default=200, help="training images")
-    parser.add_argument("--splits", type=int, default=1, help="split seeds 0, 1, …")
-    parser.add_argument("--epochs", type=int, default=600, help="passes over them, as in Fig. 2")
+    parser.add_argument("--num_examples", type=at_least(1), default=200, help="training images")
+    parser.add_argument("--splits", type=at_least(1), default=1, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over them, as in Fig. 2")
 
 
 def settings(args):

@@ -148,6 +148,14 @@ def test_a_driver_in_miniature(module, glyphs, capsys, monkeypatch):
     assert "| --- |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--num_examples", "--splits", "--epochs"])
+def test_nothing_to_train_on_is_a_mistake(option, capsys):
+    for module in (fig2, ablations, swaps):
+        with pytest.raises(SystemExit) as stop:
+            module.DRIVER.parse_args([option, "0"])
+        assert stop.value.code == 2 and "a number from 1 up" in capsys.readouterr().err
+
+
 def test_densities_in_miniature(glyphs, capsys):
     """They are fitted first, then the nets trained."""
     densities.DRIVER.main(["--quick", "--data_root", str(glyphs)])
