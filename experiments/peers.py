@@ -96,7 +96,7 @@ def laplace(net, train, test, args, held_out=0):
         few, held = load_data(**data_options(vars(args) | dict(validate=True)))
         chosen = last_layer_laplace(copy.deepcopy(net), few, args)
         loader = DataLoader(TensorDataset(held.x[:held_out], held.y[:held_out]), batch_size=500)
-        chosen.optimize_prior_precision("glm", "gridsearch", val_loader=loader, grid_size=33, link_approx="probit")
+        chosen.optimize_prior_precision("glm", "gridsearch", val_loader=loader, grid_size=17, link_approx="probit")
     posterior = last_layer_laplace(net, train, args)
     if held_out:
         posterior.prior_precision = chosen.prior_precision
@@ -110,7 +110,7 @@ PEERS = {  # what makes log-probabilities for the test images of a plain net, an
     "bayesian-torch, Flipout": (mean_field, dict(kind="Flipout")),
     "bayesian-torch, MOPED": (mean_field, dict(trained_first=True)),
     "laplace-torch, last layer": (laplace, {}),
-    "laplace-torch, last layer, prior chosen on validation images": (laplace, dict(held_out=2000)),
+    "laplace-torch, last layer, prior chosen on validation images": (laplace, dict(held_out=1000)),
 }
 
 
