@@ -7,7 +7,6 @@ Every method starts from the same kernels, drawn from the VAE prior, and is trai
 paper trains 10 000 epochs and averages 10 splits; the defaults here are what two CPU cores can afford, and the rows say so.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 from models import NETWORKS
@@ -63,17 +62,10 @@ def add_arguments(parser):
     what = "first kernels of every method: samples of the priors, or Xavier's"
     parser.add_argument("--start", choices=["vae", "xavier"], default="vae", help=what)
     parser.add_argument("--seed", type=int, default=0, help="of all randomness but the splits', the first kernels' among it")
-    parser.add_argument(
-        "--vae_list",
-        type=lambda folder: Path(folder).resolve(),
-        nargs="+",
-        help="prior folder of each convolution, told apart by their names (default: the shipped ones)",
-    )
 
 
 def settings(args):
-    own = f", priors {' '.join(folder.name for folder in args.vae_list)}" if args.vae_list else ""
-    own += ", Xavier's start" if args.start == "xavier" else ""
+    own = ", Xavier's start" if args.start == "xavier" else ""
     own += f", seed {args.seed}" if args.seed else ""
     settings = {}
     for name, panel in PANELS.items():
@@ -93,7 +85,7 @@ def net_options(args):
 
 def jobs(args):
     panel = PANELS[args.panel]
-    vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
+    vaes, kernels = shipped("vae", panel.layers), shipped("conv", panel.layers)
     if args.seed and "de" in args.methods:
         raise ValueError("--seed: a deep ensemble is of nets with seeds of its own, 0 to 4")
     for n in args.num_examples or panel.num_examples:

@@ -38,6 +38,7 @@ from . import (
     tightness,
     tune,
     uncertainty,
+    vae_epochs,
 )
 from .grid import (
     FIGURES,
@@ -86,6 +87,7 @@ TABLES = [  # experiments with a table of their own, a text and perhaps a figure
     (early_stopping, "The paper's schedule, n = 50"),
     (tightness, "How tight the bound is, and how noisy its gradient"),
     (densities, "Densities of kernels"),
+    (vae_epochs, "How long to fit a VAE that is to be a prior"),
     (residual, "3x3 kernels: a residual net"),
     (peers, "Other libraries on the same digits"),
 ]

@@ -45,6 +45,7 @@ from experiments import (
     tightness,
     tune,
     uncertainty,
+    vae_epochs,
 )
 from experiments.grid import CORE, METHODS, Job, add_rows, command_line, last_row, report_failures, run_grid
 from experiments.launchers import Here, Workers
@@ -124,6 +125,7 @@ DRIVERS = {  # and the methods of its smoke run
     sparsification: {"loguniform", "ard", "gamma"},
     random_labels: {"do", "loguniform", "ard"},
     uncertainty: {"dwp", "det"},
+    vae_epochs: {"1 epochs, seed 0"},
     continual: {"posterior", "sn", "det"},
 }
 
@@ -141,6 +143,7 @@ def glyphs(tmp_path_factory):
 def test_a_driver_in_miniature(module, glyphs, capsys, monkeypatch):
     """A smoke run gives rows, a table, and a figure if there is one."""
     monkeypatch.setattr(tightness, "KERNELS", 4)  # of 512, with 1000 codes each
+    monkeypatch.setattr(vae_epochs, "screen", lambda *_, **__: dict(elbo=50.0, likeness_600=0.4))  # half a minute
     driver, folder = module.DRIVER, Path(os.environ["DWP_PATH"]) / "quick"
     driver.main(["--quick", "--data_root", str(glyphs)])
     assert {row["method"] for row in read_rows(folder / f"{driver.name}.csv")} == DRIVERS[module]
