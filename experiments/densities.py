@@ -11,7 +11,7 @@ from pathlib import Path
 
 import train_vae_prior
 from models.pictures import new_figure, save_figure
-from models.prior_folder import card_rows
+from models.prior_folder import card_rows, is_finished
 from models.priors import DENSITIES
 from myexman import at_least, go_on
 from myexman.logger import read_rows
@@ -53,7 +53,7 @@ def facts(folder):
 
 
 def fit(argv):
-    """Fit a density, unless it is the shipped VAE.  argv: train_vae_prior's options, of which the last is --out, or the folder alone."""
+    """Fit a density, unless it is shipped.  argv: train_vae_prior's options, of which the last is --out, or the shipped folder alone."""
     if len(argv) > 1:
         go_on(train_vae_prior.main, argv)
     return Path(argv[-1])
@@ -85,7 +85,7 @@ def jobs(args):
                 options |= dict(no_screen=True) | ({} if hasattr(DENSITIES[name], "fit") else dict(num_epochs=1))
             argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**options, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
-        fitted = all((folder / "vae_params.safetensors").exists() for folder in folders)
+        fitted = all(map(is_finished, folders))
         if args.fits_only or args.data_dir != SHIPPED or not fitted or name == "vae":  # whose nets are those of Fig. 2
             continue
         shared = net_options(args) | dict(vae_list=folders, init_list="vae")

@@ -27,7 +27,7 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs, {EXACT.words}"}
+    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs"}
 
 
 def jobs(args):
@@ -66,7 +66,7 @@ DRIVER = Driver(
     "early_stopping",
     __doc__,
     add_arguments,
-    dict(panel="glyph-digits", num_examples=20, epochs=4, eval_freq=2, methods=["sn", "det"]),
+    dict(panel="glyph-digits", num_examples=20, epochs=4, eval_freq=2, methods=["dwp-256", "det"]),
     settings,
     jobs,
     table,

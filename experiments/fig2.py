@@ -148,10 +148,14 @@ DRIVER = Driver("fig2", __doc__, add_arguments, dict(panel="glyph-digits", split
 
 
 def rows_beside(rows, methods):
-    """Fig. 2's own rows of these methods, of the panels, sizes and splits that another experiment's rows have."""
-    usual, splits = DRIVER.usual(), {(r["panel"], r["x"], r["seed"]) for r in rows}
+    """Fig. 2's own rows of these methods, of the panels, sizes, splits and numbers of steps that another experiment's rows have."""
+
+    def which(row):
+        return row["panel"], row["x"], row["seed"], row["steps"]
+
+    usual, there = DRIVER.usual(), set(map(which, rows))
     own = [r for r in read_rows(RESULTS / "fig2.csv") if r["method"] in methods and r["setting"] == usual.get(r["panel"])]
-    return [r for r in own if (r["panel"], r["x"], r["seed"]) in splits]
+    return [r for r in own if which(r) in there]
 
 
 if __name__ == "__main__":

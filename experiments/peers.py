@@ -5,8 +5,8 @@
 
 Each is used as its own README does: bayesian-torch starts from weights of its own, or ("MOPED") around a net that has been trained, as
 laplace-torch does; that net starts from samples of the prior, as in Fig. 2. Net, images, epochs and rate are Fig. 2's, whose rows stand
-beside them in the table; MOPED trains twice as long. The Laplace approximation's prior is chosen once as its README does, and once on
-validation images, as what is ours is chosen.
+beside them in the table; MOPED trains twice as long. The Laplace approximation's prior is chosen once as its README does, and once, with
+the help of another net, on validation images.
 """
 
 import copy
@@ -91,7 +91,8 @@ def last_layer_laplace(net, train, args):
 def laplace(net, train, test, args, held_out=0):
     """The predictive of last_layer_laplace by the probit approximation.
 
-    held_out: its prior's precision is the best of a grid for another net, on that many validation images; 0: by the marginal likelihood."""
+    held_out: its prior's precision is the best of a grid for another net, by NLL on that many validation images, few enough for the
+    Jacobians that each takes; 0: by the marginal likelihood."""
     if held_out:
         few, held = load_data(**data_options(vars(args) | dict(validate=True)))
         chosen = last_layer_laplace(copy.deepcopy(net), few, args)
@@ -133,7 +134,7 @@ def main(args):
     make, options = PEERS[args.peer]
     log = Logger(args.run_dir, echo=("epoch", "ens_acc", "ens_nll", "ens_ece"))
     found = metrics(make(net, train, test, args, **options).detach(), test.y)
-    epochs = args.epochs * (2 if options.get("trained_first") else 1)
+    epochs = args.epochs * (2 if options.keys() & {"trained_first", "held_out"} else 1)
     log.row(epoch=epochs, step=epochs * math.ceil(len(train.y) / args.bs), **{f"ens_{name}": v for name, v in found.items()})
     return args.run_dir
 

@@ -33,8 +33,8 @@ def kl_sum(panel):
 
 
 def settings(args):
-    how = f"{args.epochs} epochs"
-    return {p: f"n = {args.num_examples or SIZES.get(p)}, {how}, {kl_sum(p).words}, on validation images" for p in PANELS}
+    how = f"{args.epochs} epochs, {{}}, on validation images"
+    return {panel: f"n = {args.num_examples or SIZES.get(panel)}, " + how.format(kl_sum(panel).words) for panel in PANELS}
 
 
 def short(folder):

@@ -1,23 +1,23 @@
-"""How long to fit a VAE that is to be a prior: the shipped 5x5 VAE's fit, shorter and from other seeds, its drift, and the nets under it.
+"""How long to fit a VAE that is to be a prior: the shipped 5x5 VAE's fit, shorter and from another seed, its drift, and the nets under it.
 
     python -m experiments.vae_epochs --data_root DATA_ROOT --workers 2
 
-The fits go to <runs>/vae_epochs, where one that is there is not made again; the longest of seed 0 is the shipped prior, whose nets are
-those of Fig. 2. The 7x7 prior is the shipped one. Nothing is chosen by these nets, which are seen on test images.
+The fits go to <runs>/vae_epochs. One of them is the shipped prior, whose nets are those of Fig. 2. The 7x7 prior is the shipped one.
+Nothing is chosen by these nets, which are seen on test images.
 """
 
 import itertools
-from pathlib import Path
 
-import train_vae_prior
 from models.pictures import new_figure, save_figure
-from models.prior_folder import LAST
+from models.prior_folder import is_finished
 from models.screen import DRIFT_STEPS, screen
-from myexman import at_least, go_on
-from utils import load_vae, run_cli
+from myexman import at_least, read_params
+from utils import load_vae, run_cli, seed_everything
 
+from .densities import fit
 from .fig2 import net_options, rows_beside
 from .grid import (
+    EXACT,
     Driver,
     Job,
     command_line,
@@ -34,8 +34,16 @@ from .grid import (
 from .screening import load_split
 
 KERNELS, VAES = shipped("conv")[1], shipped("vae")
-SHIPPED = "400 epochs, seed 0"
+FIT = read_params(VAES[1] / "params.yaml")  # how the shipped one was fitted
 FACTS = {"elbo": "nats per held-out kernel", "likeness_600": "likeness after 600 steps of drift"}
+
+
+def name_of(epochs, seed):
+    """The rows' method."""
+    return f"{epochs} epochs, seed {seed}"
+
+
+SHIPPED = name_of(FIT["num_epochs"], FIT["seed"])
 
 
 def add_arguments(parser):
@@ -47,35 +55,24 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {"kernels": "the shipped 5x5 kernels", args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
-
-
-def is_fitted(folder):
-    return (folder / LAST[-1]).exists()
-
-
-def fit(argv):
-    """Fit the VAE, unless it is there.  argv: train_vae_prior's options, of which the last is --out."""
-    folder = Path(argv[-1])
-    if not is_fitted(folder):
-        go_on(train_vae_prior.main, argv)
-    return folder
+    return {"kernels": "the shipped 5x5 kernels", args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, {EXACT.words}"}
 
 
 def facts(folder):
     """Rows of what FACTS names."""
+    seed_everything(0)
     numbers = screen(load_vae(folder), *load_split(KERNELS), held_out=0, schedules=(DRIFT_STEPS,))
     return [dict(metric=name, value=numbers[name], steps="") for name in FACTS]
 
 
 def jobs(args):
     """The fits, and the nets under what has been fitted."""
+    shape = {option: FIT[option] for option in ("kernel_dim", "z_dim", "hidden_dim", "bs")}
     for epochs, seed in itertools.product(args.fits, range(args.seeds)):
-        name = f"{epochs} epochs, seed {seed}"
-        folder = VAES[1] if name == SHIPPED else work_folder(args, "vae_epochs") / f"{epochs}_seed{seed}"
-        options = dict(kernel_dim=5, z_dim=4, hidden_dim=64, num_epochs=epochs, bs=64, seed=seed, no_screen=True, data_dir=KERNELS)
-        yield Job("kernels", name, "5x5", 0, command_line(**options, out=folder), fit, facts)
-        if name == SHIPPED or not is_fitted(folder):
+        name, folder = name_of(epochs, seed), work_folder(args, "vae_epochs") / f"{epochs}_seed{seed}"
+        argv = command_line(**shape, num_epochs=epochs, seed=seed, no_screen=True, data_dir=KERNELS, out=folder)
+        yield Job("kernels", name, "5x5", 0, [str(VAES[1])] if name == SHIPPED else argv, fit, facts)
+        if name == SHIPPED or not is_finished(folder):
             continue
         for split in range(args.splits):
             options = net_options(args) | method_options("dwp", [VAES[0], folder])
@@ -95,23 +92,23 @@ def by_length(rows):
 
 
 def table(rows):
-    """By fit: FACTS, and accuracy and NLL of the nets, also less those under the shipped prior on the same splits; as Markdown."""
+    """By fit: FACTS; accuracy, and NLL in nats per image, of the nets; both also less those under the shipped prior on the same splits,
+    with 95 % intervals; as Markdown."""
     rows, lines = with_the_shipped(rows), []
+    nets = [r for r in rows if r["panel"] != "kernels"]
     for epochs, seed, name in by_length(rows):
-        facts = [select(rows, panel="kernels", method=name, metric=fact) for fact in FACTS]
-        cells = [f"{value[0]:.3g}" if len(value) else "–" for value in facts]
-        nets = [r for r in rows if r["panel"] != "kernels"]
+        found = [select(rows, panel="kernels", method=name, metric=fact) for fact in FACTS]
+        cells = [f"{value[0]:.3g}" if len(value) else "–" for value in found]
         for metric in ("acc", "nll"):
             less = interval(paired_differences(nets, name, SHIPPED, metric=metric)) if name != SHIPPED else "–"
             cells += [mean_std(select(nets, method=name, metric=metric)), less]
         lines.append([epochs, seed, *cells, len(select(nets, method=name, metric="acc"))])
-    return markdown(
-        f"epochs of the fit | seed | {' | '.join(FACTS.values())} | accuracy | difference | NLL, nats | difference | splits", lines
-    )
+    heads = ["epochs of the fit", "seed", *FACTS.values(), "accuracy", "difference", "NLL, nats", "difference", "splits"]
+    return markdown(" | ".join(heads), lines)
 
 
 def plot(rows, file):
-    """Likeness, and accuracy with the range over splits, against the epochs of the fit."""
+    """Likeness, and accuracy with the range over splits, against the epochs of the fit; seeds side by side."""
     rows = with_the_shipped(rows)
     figure, axes = new_figure(9, 3.4, columns=2)
     for axis, metric, label in zip(axes, ("likeness_600", "acc"), ("likeness of 5x5 kernels after 600 steps", "test accuracy")):
@@ -120,10 +117,10 @@ def plot(rows, file):
             if len(values):
                 mean = values.mean()
                 spread = [[mean - values.min()], [values.max() - mean]]
-                axis.errorbar(epochs + 4 * seed, mean, spread, fmt="os^v"[seed % 4], color="#0072B2", capsize=3, label=f"seed {seed}")
+                axis.errorbar(epochs + 4 * seed, mean, spread, fmt="o", color=f"C{seed}", capsize=3, label=f"seed {seed}")
         axis.set(xlabel="epochs of the 5x5 VAE's fit", ylabel=label)
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels())))
-    axes[0].legend(handles.values(), handles.keys(), frameon=False, fontsize=8)
+        handles = {text: handle for handle, text in zip(*axis.get_legend_handles_labels())}
+        axis.legend(handles.values(), handles.keys(), frameon=False, fontsize=8)
     save_figure(figure, file)
 
 

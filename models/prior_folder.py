@@ -19,6 +19,11 @@ LAST = ("kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", *LAST)
 
 
+def is_finished(folder):
+    """Whether a prior folder (a Path) has all that the end of a fit leaves in it."""
+    return (folder / LAST[-1]).exists()
+
+
 CARD = """# {title}, {k}x{k}
 
 The prior of a {k}x{k} convolution; `utils.load_{loader}` loads it. {options}{bounded};
