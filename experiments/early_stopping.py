@@ -57,7 +57,7 @@ def plot(rows, file):
         curve(right, rows, method, "nll")
     left.set(xlabel="step", ylabel="test accuracy")
     right.set(xlabel="step", ylabel="test NLL, nats per image")
-    left.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc=(0.3, 0.63))
     figure.suptitle(f"{rows[0]['panel']}, {rows[0]['setting']}", fontsize=10)
     save_figure(figure, file)
 
