@@ -10,8 +10,9 @@ import itertools
 
 from models.pictures import new_figure, save_figure
 from models.prior_folder import is_finished
-from models.screen import DRIFT_STEPS, screen
+from models.screen import DRIFT_STEPS, likeness, screen
 from myexman import at_least, read_params
+from prune_kernels import read_kernels
 from utils import load_vae, run_cli, seed_everything
 
 from .densities import fit
@@ -22,6 +23,7 @@ from .grid import (
     Job,
     command_line,
     interval,
+    last_row,
     markdown,
     mean_std,
     method_job,
@@ -65,6 +67,12 @@ def facts(folder):
     return [dict(metric=name, value=numbers[name], steps="") for name in FACTS]
 
 
+def with_likeness(run_dir):
+    """The last row of a run, and the likeness of its 5x5 kernels."""
+    rows, (*_, kernels) = last_row(run_dir), read_kernels(run_dir).values()
+    return [*rows, dict(metric="likeness", value=likeness(kernels), steps=rows[0]["steps"])]
+
+
 def jobs(args):
     """The fits, and the nets under what has been fitted."""
     shape = {option: FIT[option] for option in ("kernel_dim", "z_dim", "hidden_dim", "bs")}
@@ -77,7 +85,7 @@ def jobs(args):
         for split in range(args.splits):
             options = net_options(args) | method_options("dwp", [VAES[0], folder])
             options |= dict(num_examples=args.num_examples, data_split_seed=split)
-            yield method_job(args.panel, name, str(args.num_examples), split, options)
+            yield method_job(args.panel, name, str(args.num_examples), split, options)._replace(measure=with_likeness)
 
 
 def with_the_shipped(rows):
@@ -98,12 +106,13 @@ def table(rows):
     nets = [r for r in rows if r["panel"] != "kernels"]
     for epochs, seed, name in by_length(rows):
         found = [select(rows, panel="kernels", method=name, metric=fact) for fact in FACTS]
-        cells = [f"{value[0]:.3g}" if len(value) else "–" for value in found]
+        found.append(select(nets, method=name, metric="likeness"))
+        cells = [f"{value.mean():.3g}" if len(value) else "–" for value in found]
         for metric in ("acc", "nll"):
             less = interval(paired_differences(nets, name, SHIPPED, metric=metric)) if name != SHIPPED else "–"
             cells += [mean_std(select(nets, method=name, metric=metric)), less]
         lines.append([epochs, seed, *cells, len(select(nets, method=name, metric="acc"))])
-    heads = ["epochs of the fit", "seed", *FACTS.values(), "accuracy", "difference", "NLL, nats", "difference", "splits"]
+    heads = ["epochs of the fit", "seed", *FACTS.values(), "in the nets", "accuracy", "difference", "NLL, nats", "difference", "splits"]
     return markdown(" | ".join(heads), lines)
 
 
