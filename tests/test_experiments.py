@@ -353,6 +353,18 @@ def test_the_papers_names_and_ours_go_both_ways():
     assert [r["method"] for r in report.ours(published, [row | dict(method=m) for m in grid.CORE])] == ["vd"]
 
 
+def test_fits_are_compared_with_the_shipped_prior_of_fig2(tmp_path, monkeypatch):
+    """On the same splits, after as many steps."""
+    monkeypatch.setattr(fig2, "RESULTS", tmp_path)
+    row = dict(figure="fig2", panel="mnist", x=50, metric="acc", steps=600, device="cpu", commit="c", seconds=1)
+    shipped = row | dict(method="dwp", setting=fig2.DRIVER.usual()["mnist"])
+    add_rows([shipped | dict(seed=i, value=value) for i, value in enumerate((0.75, 0.75, 0.5))], tmp_path / "fig2.csv")
+    short = [row | dict(method="100 epochs, seed 1", seed=i, value=0.625, setting="other") for i in (0, 1)]
+    assert "| 100 | 1 | – | – | – | 0.625 ± 0.000 | -0.125 (-0.125 to -0.125) |" in vae_epochs.table(short)
+    assert "| 400 | 0 | – | – | – | 0.750 ± 0.000 | – |" in vae_epochs.table(short)
+    assert "| 400 |" not in vae_epochs.table([r | dict(steps=3000) for r in short])
+
+
 def test_features_are_standardised_by_the_training_images():
     train, test = (Dataset(3 + 2 * torch.randn(n, 5) * torch.tensor([1, 1, 1, 1, 0]), torch.zeros(n)) for n in (500, 20))
     (x, _), (new, _) = features.standardize(train, test)
