@@ -1,4 +1,4 @@
-"""What early stopping is worth: accuracy and NLL against the step on a schedule as long as the paper's, at n = 50.
+"""What early stopping is worth: accuracy and NLL against the step on a schedule as long as the paper's.
 
     python -m experiments.early_stopping --data_root DATA_ROOT --workers 2
 
@@ -15,7 +15,7 @@ from .fig2 import PANELS, net_options
 from .grid import DRAWN, EXACT, METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
 
 KL_SUMS = {"dwp": EXACT, "dwp-256": DRAWN}  # of the deep weight prior's KL term
-CHOICES = (*KL_SUMS, "vd", "sn", "det")
+CHOICES = (*KL_SUMS, "sn", "det")
 
 
 def add_arguments(parser):
@@ -57,7 +57,7 @@ def plot(rows, file):
         curve(right, rows, method, "nll")
     left.set(xlabel="step", ylabel="test accuracy")
     right.set(xlabel="step", ylabel="test NLL, nats per image")
-    right.legend(frameon=False, fontsize=8, loc=(0.3, 0.63))
+    left.legend(frameon=False, fontsize=8, loc=(0.42, 0.25))
     figure.suptitle(f"{rows[0]['panel']}, {rows[0]['setting']}", fontsize=10)
     save_figure(figure, file)
 

@@ -91,8 +91,8 @@ def last_layer_laplace(net, train, args):
 def laplace(net, train, test, args, held_out=0):
     """The predictive of last_layer_laplace by the probit approximation.
 
-    held_out: its prior's precision is the best of a grid for another net, by NLL on that many validation images, few enough for the
-    Jacobians that each takes; 0: by the marginal likelihood."""
+    held_out: choose the prior's precision from a grid, by NLL on that many validation images (each takes a Jacobian), with another net
+    trained without them; 0: by the marginal likelihood."""
     if held_out:
         few, held = load_data(**data_options(vars(args) | dict(validate=True)))
         chosen = last_layer_laplace(copy.deepcopy(net), few, args)

@@ -3,7 +3,7 @@
     python -m experiments.vae_epochs --data_root DATA_ROOT --workers 2
 
 The fits go to <runs>/vae_epochs. One of them is the shipped prior, whose nets are those of Fig. 2. The 7x7 prior is the shipped one.
-Nothing is chosen by these nets, which are seen on test images.
+No shipped prior is chosen by these nets, which are seen on test images.
 """
 
 import itertools
@@ -112,7 +112,17 @@ def table(rows):
             less = interval(paired_differences(nets, name, SHIPPED, metric=metric)) if name != SHIPPED else "–"
             cells += [mean_std(select(nets, method=name, metric=metric)), less]
         lines.append([epochs, seed, *cells, len(select(nets, method=name, metric="acc"))])
-    heads = ["epochs of the fit", "seed", *FACTS.values(), "in the nets", "accuracy", "difference", "NLL, nats", "difference", "splits"]
+    heads = [
+        "epochs of the fit",
+        "seed",
+        *FACTS.values(),
+        "in the nets, second layer",
+        "accuracy",
+        "difference",
+        "NLL, nats",
+        "difference",
+        "splits",
+    ]
     return markdown(" | ".join(heads), lines)
 
 
@@ -120,7 +130,7 @@ def plot(rows, file):
     """Likeness, and accuracy with the range over splits, against the epochs of the fit; seeds side by side."""
     rows = with_the_shipped(rows)
     figure, axes = new_figure(9, 3.4, columns=2)
-    for axis, metric, label in zip(axes, ("likeness_600", "acc"), ("likeness of 5x5 kernels after 600 steps", "test accuracy")):
+    for axis, metric, label in zip(axes, ("likeness_600", "acc"), ("likeness of 5x5 kernels after 600 steps of drift", "test accuracy")):
         for epochs, seed, name in by_length(rows):
             values = select(rows, method=name, metric=metric)
             if len(values):
