@@ -15,30 +15,18 @@ from tqdm import tqdm
 from myexman import replacing
 
 GLYPHS = {"glyph-letters": "ABCDEFGHIJ", "glyph-digits": "0123456789"}
-FONTS = [
-    ("DejaVu Sans", "normal", "normal"),
-    ("DejaVu Sans", "normal", "bold"),
-    ("DejaVu Sans", "oblique", "normal"),
-    ("DejaVu Sans", "oblique", "bold"),
-    ("DejaVu Serif", "normal", "normal"),
-    ("DejaVu Serif", "normal", "bold"),
-    ("DejaVu Serif", "italic", "normal"),
-    ("DejaVu Sans Mono", "normal", "normal"),
-    ("DejaVu Sans Mono", "oblique", "bold"),
-    ("STIXGeneral", "normal", "normal"),
-    ("STIXGeneral", "normal", "bold"),
-    ("STIXGeneral", "italic", "normal"),
-    ("cmr10", "normal", "normal"),
-    ("cmss10", "normal", "normal"),
-    ("cmtt10", "normal", "normal"),
-    ("cmb10", "normal", "normal"),
-]
+FONTS = (  # files in matplotlib's own folder, whatever fonts and font cache the machine has
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
+    *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSansMono", "DejaVuSansMono-BoldOblique"),
+    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10", "cmb10"),
+)
 SIZE, CANVAS, CHUNK = 28, 96, 500
 COUNTS = {"train": 12000, "test": 2000}
 
 
 def draw_glyph(char, font):
-    """One character, centred, 70 % of the canvas high; float32 (CANVAS, CANVAS), ink is 1."""
+    """One character in one of FONTS, centred, 70 % of the canvas high; float32 (CANVAS, CANVAS), ink is 1."""
+    from matplotlib import get_data_path
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
@@ -46,8 +34,8 @@ def draw_glyph(char, font):
     from matplotlib.textpath import TextPath
     from matplotlib.transforms import Affine2D
 
-    family, style, weight = font
-    path = TextPath((0, 0), char, size=100, prop=FontProperties(family=family, style=style, weight=weight))
+    file = Path(get_data_path(), "fonts/ttf", f"{font}.ttf")
+    path = TextPath((0, 0), char, size=100, prop=FontProperties(fname=file))
     (x0, y0), (x1, y1) = path.get_extents().get_points()
     scale = 0.70 / max(x1 - x0, y1 - y0)
     centre = Affine2D().translate(-(x0 + x1) / 2, -(y0 + y1) / 2).scale(scale * CANVAS).translate(CANVAS / 2, CANVAS / 2)

@@ -8,7 +8,7 @@ import torch
 
 from data import Dataset, crop_and_mirror, load_dataset, permute_pixels, shuffle_labels, stratified_subset
 from data.datasets import clean_notmnist, import_torchvision_datasets
-from data.glyphs import GLYPHS, make_glyphs
+from data.glyphs import FONTS, GLYPHS, draw_glyph, make_glyphs
 
 
 @pytest.mark.parametrize("n", [7, 20, 50, 103, 400])
@@ -104,6 +104,12 @@ def test_missing_sets_say_where_they_were_looked_for(tmp_path, name, message):
     with pytest.raises(FileNotFoundError, match=message) as e:
         load_dataset(name, tmp_path)
     assert "npz" in str(e.value)
+
+
+def test_every_font_draws_glyphs_of_its_own():
+    """None is missing, with another drawn in its place."""
+    drawn = torch.stack([draw_glyph("R", font) for font in FONTS]).flatten(1)
+    assert torch.cdist(drawn, drawn).fill_diagonal_(torch.inf).min() > 1
 
 
 def test_glyphs_are_deterministic_and_balanced(tmp_path):
