@@ -33,8 +33,8 @@ def kl_sum(panel):
 
 
 def settings(args):
-    how = f"{args.epochs} epochs, {{}}, on validation images"
-    return {panel: f"n = {args.num_examples or SIZES.get(panel)}, " + how.format(kl_sum(panel).words) for panel in PANELS}
+    sizes = {panel: args.num_examples or SIZES.get(panel) for panel in PANELS}
+    return {panel: f"n = {n}, {args.epochs} epochs, {kl_sum(panel).words}, on validation images" for panel, n in sizes.items()}
 
 
 def short(folder):
