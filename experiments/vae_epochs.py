@@ -130,7 +130,7 @@ def plot(rows, file):
     """Likeness, and accuracy with the range over splits, against the epochs of the fit; seeds side by side."""
     rows = with_the_shipped(rows)
     figure, axes = new_figure(9, 3.4, columns=2)
-    for axis, metric, label in zip(axes, ("likeness_600", "acc"), ("likeness of 5x5 kernels after 600 steps of drift", "test accuracy")):
+    for axis, metric, label in zip(axes, ("likeness_600", "acc"), ("likeness after 600 steps of drift", "test accuracy")):
         for epochs, seed, name in by_length(rows):
             values = select(rows, method=name, metric=metric)
             if len(values):
