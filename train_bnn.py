@@ -6,7 +6,6 @@
 With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic counterpart; there are no priors then, and --l2 regularises.
 """
 
-import copy
 import math
 import sys
 import time
@@ -19,6 +18,7 @@ from tqdm import trange
 
 from models import NETWORKS, build_net
 from models.bayes import LAYERS, BayesLayer, bayes_layers, init_posterior, set_rates
+from models.cost import announce_cost
 from models.initialization import initialize
 from models.kernel_sums import kernel_sum
 from models.memory import check_room
@@ -26,12 +26,10 @@ from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script, write_yaml
 from utils import (
-    FROZEN,
     add_common_flags,
     add_init_flags,
     check_batches,
     check_sources,
-    count_flops,
     data_options,
     evaluate,
     layer_sources,
@@ -267,16 +265,6 @@ def check_options(args, net, layers, train, test):
     weights, predictions = sum(layer.mean.weight.numel() for layer in layers), len(test.y) * (int(train.y.max()) + 1)
     check_room(args.dwp_samples * weights, f"draws of all weights for --dwp_samples {args.dwp_samples}")
     check_room(args.ens * predictions, f"predictions for --ens {args.ens}")
-
-
-def announce_cost(net, layers, priors, batch, full):
-    """Print what a step costs under priors over kernels, whose sum over all kernels (full) outweighs the data term on a CPU; name the way
-    out."""
-    net = copy.deepcopy(net)  # whose batch normalisation takes statistics of what passes
-    data = 3 * count_flops(lambda: net(batch))
-    kl = FROZEN * count_flops(lambda: sum(prior.kl(layer.posterior()) for prior, layer in zip(priors, layers)))
-    hint = "; --kl_kernels 256 takes 256 kernels of each layer" if kl > 2 * data and full else ""
-    print(f"a step takes {data / 1e9:.1f} GFLOP for the data term and {kl / 1e9:.1f} GFLOP for the KL term{hint}")
 
 
 def prune_net(net, test, run_dir, criterion, threshold):

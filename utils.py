@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch.utils.flop_counter import FlopCounterMode
 
 from data import load_dataset, permute_pixels, shuffle_labels
 from models import build_net
@@ -241,17 +240,6 @@ def evaluate(net, data, ens=10):
         members = mc_ensemble(net, data.x, ens)
         results |= {"one": members[0], "ens": ensemble_average(members)}
     return {f"{who}_{name}": v for who, log_probs in results.items() for name, v in metrics(log_probs, data.y).items()}
-
-
-FROZEN = 2  # times count_flops(), with backward through weights that do not learn (a reverse model that does adds .3)
-
-
-@torch.no_grad()
-def count_flops(compute):
-    """Floating-point operations of the matrix products and convolutions in the forward pass compute(); with backward three times that."""
-    with FlopCounterMode(display=False) as counter, torch.random.fork_rng():
-        compute()
-    return counter.get_total_flops()
 
 
 # ---------------------------------------------------------------- loading

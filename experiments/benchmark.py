@@ -27,6 +27,7 @@ from tqdm import tqdm
 from data import load_dataset
 from models import NETWORKS
 from models.bayes import BayesConv2d, bayes_layers, set_mode
+from models.cost import FROZEN, LEARNED, count_flops, kl_flops
 from models.kernel_sums import Draw, Turns
 from models.pictures import new_figure, save_figure
 from models.priors import DENSITIES, PRIORS, KernelPrior
@@ -35,7 +36,7 @@ from myexman import Parser, commit_name, save_checkpoint
 from myexman.checkpoint import state_of
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
-from utils import FROZEN, count_flops, default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
+from utils import default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
 
 from . import textbook
 from .densities import FITS
@@ -110,8 +111,7 @@ def bnn_step(model, prior, device, n=50, reference=True, kernel_sum=None):
         psi = [p for vae in plain_vaes for p in vae.encoder.parameters()] if prior == "vae" else []
         plain_opt = torch.optim.Adam([*plain.parameters(), *psi])
     same_noise = kernel_sum is None
-    kl = FROZEN if prior == "vae" else 3
-    flops = 3 * count_flops(lambda: net(x)) + kl * count_flops(lambda: sum(p.kl(layer.posterior()) for p, layer in zip(priors, layers)))
+    flops = LEARNED * count_flops(lambda: net(x)) + (FROZEN if prior == "vae" else LEARNED) * kl_flops(layers, priors)
     return Case(ours, reference_step if reference else None, flops, 1e-3 if same_noise else None)
 
 
@@ -136,7 +136,7 @@ def bare_step(model, device, n=50):
                 torch.autograd.grad(layer.apply_weight(inputs, weight, None), [weight, *needed], output)
         return noise.mean().item()
 
-    return Case(ours, flops=3 * count_flops(lambda: net(x)))
+    return Case(ours, flops=LEARNED * count_flops(lambda: net(x)))
 
 
 def untrained(name, device):
@@ -213,7 +213,7 @@ def vae_epoch(kernel_dim, device, n=2000, bs=128):
     def ours():
         return train_epoch((kernels,), bs, opt, vae.loss)["elbo"]
 
-    return Case(ours, reference, 3 * count_flops(lambda: vae.loss(kernels)))
+    return Case(ours, reference, LEARNED * count_flops(lambda: vae.loss(kernels)))
 
 
 def source_step(device, hid_dim=(256, 512), n=128):
@@ -242,7 +242,7 @@ def source_step(device, hid_dim=(256, 512), n=128):
             plain_opt.step()
         return stats["nll"].item()
 
-    return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], reference_step, 3 * count_flops(lambda: objective(x, y)))
+    return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], reference_step, LEARNED * count_flops(lambda: objective(x, y)))
 
 
 def checkpoint(device, model="fconv", copied=False):

@@ -10,9 +10,10 @@ from torch.distributions import MultivariateNormal, Normal
 from data import Dataset
 from models import FConvMNIST
 from models.bayes import BayesConv2d, BayesLinear, bayes_layers, set_mode
+from models.cost import count_flops
 from models.priors import StandardNormal
 from train_bnn import kl_factor_at, negative_elbo
-from utils import count_flops, ensemble_average, evaluate, linear_lr, mc_ensemble, metrics, minibatches, predict, train_epoch
+from utils import ensemble_average, evaluate, linear_lr, mc_ensemble, metrics, minibatches, predict, train_epoch
 
 
 def test_minibatch_elbo_weights_the_data_by_n_over_b():
