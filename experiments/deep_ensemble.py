@@ -3,10 +3,12 @@
     python -m experiments.deep_ensemble --data mnist --num_examples 50 --epochs 600
 
 Takes the options of train_bnn.py, sets --net_cfg vanilla and --seed, and trains five nets. ensemble.yaml in the last one's run folder
-has the ensemble's metrics.
+has the ensemble's metrics, and the names of all five.
 """
 
 import sys
+
+import yaml
 
 import train_bnn
 from myexman import go_on, write_yaml
@@ -15,15 +17,25 @@ from utils import ensemble_average, load_run, metrics, predict, run_cli
 MEMBERS = 5
 
 
+def ensemble_of(run_dir):
+    """Of the ensemble that a run is the last member of: (metrics, run folders of all members); of any other run: ({}, [run_dir])."""
+    file = run_dir / "ensemble.yaml"
+    if not file.exists():
+        return {}, [run_dir]
+    found = yaml.safe_load(file.read_text())
+    return found["metrics"], [run_dir.parent / name for name in found["runs"]]
+
+
 def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
-    members = []
+    members, runs = [], []
     for seed in range(MEMBERS):
         run_dir = go_on(train_bnn.main, [*argv, "--net_cfg", "vanilla", "--seed", str(seed)])
         net, _, test = load_run(run_dir)
         members.append(predict(net, test.x))
+        runs.append(run_dir.name)
     results = metrics(ensemble_average(members), test.y)
-    write_yaml(run_dir / "ensemble.yaml", results)
+    write_yaml(run_dir / "ensemble.yaml", dict(metrics=results, runs=runs))
     print("ensemble: " + ", ".join(f"{name} {value:.4g}" for name, value in results.items()))
     return run_dir
 

@@ -16,15 +16,16 @@ import yaml
 from scipy import stats
 
 from data import load_dataset
-from models.bayes import is_stochastic, mode
+from models.bayes import is_stochastic
 from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run_cli
 
+from .deep_ensemble import ensemble_of
 from .fig2 import net_options
-from .grid import METHODS, Driver, Job, command_line, curve, ensemble_wins, last_row, markdown, mean_std, method_options, select, shipped
+from .grid import METHODS, Driver, curve, ensemble_wins, last_row, markdown, mean_std, method_job, method_options, select, shipped
 
-CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "det")
+CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "de", "det")
 MEMBERS = (1, 2, 5, 10, 20)
 BINS = 10  # of the reliability diagram
 SHOWN = 1e-3  # share of the images that a bin must have to be drawn
@@ -50,16 +51,13 @@ def jobs(args):
     shared = net_options(args) | dict(num_examples=args.num_examples)
     for split in range(args.splits):
         for method in args.methods:
-            argv = command_line(**shared, **method_options(method, shipped("vae")), data_split_seed=split)
-            yield Job(args.panel, method, "", split, argv, measure=partial(measure, strange=strange))
+            options = shared | method_options(method, shipped("vae")) | dict(data_split_seed=split)
+            yield method_job(args.panel, method, "", split, options)._replace(measure=partial(measure, strange=strange))
 
 
-def members_of(net, x):
-    """Log-probabilities of MEMBERS[-1] nets drawn from the posterior, or of the one deterministic net."""
-    if is_stochastic(net):
-        return mc_ensemble(net, x, MEMBERS[-1])
-    with mode(net, "det"):
-        return [predict(net, x)]
+def members_of(nets, x):
+    """Log-probabilities of MEMBERS[-1] nets drawn from each net's posterior, or of the net itself if it is deterministic, as a list."""
+    return [member for net in nets for member in (mc_ensemble(net, x, MEMBERS[-1]) if is_stochastic(net) else [predict(net, x)])]
 
 
 def entropy(log_probs):
@@ -91,7 +89,8 @@ def auroc(inside, outside):
 
 def measure(run_dir, strange):
     """Tidy rows of everything above; x is the number of members, the bin, the bin's centre, or the angle."""
-    net, _, test = load_run(run_dir)
+    runs = [load_run(folder) for folder in ensemble_of(run_dir)[1]]
+    nets, test = [net for net, _, _ in runs], runs[0][2]
     _, other = load_dataset(strange, yaml.safe_load((run_dir / "params.yaml").read_text())["data_root"])
     rows = last_row(run_dir)
     steps = rows[0]["steps"]
@@ -99,7 +98,7 @@ def measure(run_dir, strange):
     def add(metric, value, x):
         rows.append(dict(metric=metric, value=float(value), steps=steps, x=x))
 
-    members = members_of(net, test.x)
+    members = members_of(nets, test.x)
     for k in MEMBERS:
         for metric, value in metrics(ensemble_average(members[:k]), test.y).items():
             add(f"members_{metric}", value, k)
@@ -107,13 +106,13 @@ def measure(run_dir, strange):
     for b, confidence, accuracy, share in reliability(average, test.y):
         for metric, value in (("confidence", confidence), ("accuracy", accuracy), ("share", share)):
             add(f"bin_{metric}", value, b)
-    inside, outside = entropy(average).cpu().numpy(), entropy(ensemble_average(members_of(net, other.x.to(test.x.device)))).cpu().numpy()
+    inside, outside = entropy(average).cpu().numpy(), entropy(ensemble_average(members_of(nets, other.x.to(test.x.device)))).cpu().numpy()
     add("auroc", auroc(inside, outside), "")
     for metric, values in (("entropy_in", inside), ("entropy_out", outside)):
         for left, right, count in zip(ENTROPIES, ENTROPIES[1:], np.histogram(values, ENTROPIES)[0]):
             add(metric, count / len(values), round((left + right) / 2, 4))
     turned = rotate(test.x[test.y == DIGIT][0], ANGLES)
-    for angle, probs in zip(ANGLES, ensemble_average(members_of(net, turned)).exp().tolist()):
+    for angle, probs in zip(ANGLES, ensemble_average(members_of(nets, turned)).exp().tolist()):
         for c, p in enumerate(probs):
             add(f"p({c})", p, angle)
     return rows
@@ -190,7 +189,7 @@ DRIVER = Driver(
     "uncertainty",
     __doc__,
     add_arguments,
-    dict(panel="glyph-digits", num_examples=20, epochs=2, methods=["dwp", "det"]),
+    dict(panel="glyph-digits", num_examples=20, epochs=2, methods=["dwp", "de", "det"]),
     settings,
     jobs,
     table,

@@ -124,7 +124,7 @@ DRIVERS = {  # and the methods of its smoke run
     residual: {"source", "vae", "dwp", "sn", "det"},
     sparsification: {"loguniform", "ard", "gamma"},
     random_labels: {"do", "loguniform", "ard"},
-    uncertainty: {"dwp", "det"},
+    uncertainty: {"dwp", "de", "det"},
     vae_epochs: {"1 epochs, seed 0"},
     continual: {"posterior", "sn", "det"},
 }
@@ -390,6 +390,7 @@ def test_a_deep_ensemble_averages_nets_of_other_seeds(digits, monkeypatch):
     expected = -probs.gather(1, nets[0][2].y[:, None]).log().mean()
     values = {r["metric"]: r["value"] for r in last_row(run)}
     assert len(runs) == 2 and abs(values["nll"] - expected) < 1e-5
+    assert sorted(deep_ensemble.ensemble_of(run)[1]) == runs and deep_ensemble.ensemble_of(runs[0]) == ({}, [runs[0]])
     assert values["mean_nll"] == read_rows(run / "logs.csv")[-1]["mean_nll"] != values["nll"]
 
 
