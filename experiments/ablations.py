@@ -1,4 +1,5 @@
-"""What the deep weight prior's parts are worth: its reverse model, its samples, its KL sum, its start; on CIFAR-10, its layers.
+"""What the deep weight prior's parts are worth: its reverse model, its samples, its KL sum, its start; on CIFAR-10, its layers and its
+strength.
 
     python -m experiments.ablations --data_root DATA_ROOT --workers 2
     python -m experiments.ablations --panel cifar10 --data_root DATA_ROOT --workers 2
@@ -42,15 +43,16 @@ PARTS = {
     "4 draws of w and z, in mirrored pairs": dict(dwp_samples=4),
     "Bayesian classifier, too, under N(0, 1)": dict(net_cfg="bayes-all", prior_list=["vae", "vae", "sn"]),
 }
-# On CIFAR-10: which of the layers the prior is for.
-LAYERS = {
+# On CIFAR-10: which of the layers the prior is for, and how strong it is.
+ON_CIFAR = {
     "N(0, 1) on the first layer": dict(prior_list=["sn", "vae", "vae"]),
     "N(0, 1) on the other two": dict(prior_list=["vae", "sn", "sn"]),
+    "a hundredth of the KL term": dict(kl_scale=0.01),
 }
-ALL = KL_SUMS | {label: DRAWN.options | options for label, options in (PARTS | LAYERS).items()}
+ALL = KL_SUMS | {label: DRAWN.options | options for label, options in (PARTS | ON_CIFAR).items()}
 PANEL_VARIANTS = {  # the size of the training set, and what is varied
     "mnist": (50, [*KL_SUMS, *PARTS]),
-    "cifar10": (200, [DRAWN_SUM, *LAYERS]),
+    "cifar10": (200, [DRAWN_SUM, *ON_CIFAR]),
     "glyph-digits": (20, [*KL_SUMS, *PARTS]),
 }
 

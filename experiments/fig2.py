@@ -139,7 +139,7 @@ def plot(rows, file):
     figure.suptitle(
         f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {splits} splits; grey: paper, 10 splits, 10 000 epochs", fontsize=10
     )
-    left.legend(frameon=False, fontsize=7, ncols=2, loc="lower right")
+    left.legend(frameon=False, fontsize=7, ncols=2)
     right.legend(frameon=False, fontsize=8)
     save_figure(figure, file)
 

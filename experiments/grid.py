@@ -396,12 +396,12 @@ def paired_differences(rows, first, second, **where):
     return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
 
-def interval(gaps, digits=3):
-    """'+0.037 (+0.021 to +0.053)': the mean and its 95 % t interval; of a single value no interval."""
-    if len(gaps) < 2:
-        return f"{gaps[0]:+.{digits}f}" if len(gaps) else "–"
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-    return "{:+.{d}f} ({:+.{d}f} to {:+.{d}f})".format(gaps.mean(), gaps.mean() - half, gaps.mean() + half, d=digits)
+def interval(values, digits=3, sign="+"):
+    """'+0.037 (+0.021 to +0.053)': the mean and its 95 % t interval; of a single value no interval.  sign: '+' for differences, or ''."""
+    if len(values) < 2:
+        return f"{values[0]:{sign}.{digits}f}" if len(values) else "–"
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return "{:{s}.{d}f} ({:{s}.{d}f} to {:{s}.{d}f})".format(values.mean(), values.mean() - half, values.mean() + half, d=digits, s=sign)
 
 
 def ensemble_wins(nll, ece):

@@ -134,25 +134,26 @@ def number(words):
     words: NAME (`paper` for paper_results.csv) column=value[,value]… and
         column=NAME          which column (value)
         setting=, less=      another setting than the driver's usual one; less that setting's, seed by seed
-        over=METHOD          less that method's, seed by seed
+        over=METHOD, of=NAME less that method's, seed by seed; it may be of another file
         digits=3, show=percent|size|interval, the last with its 95 % interval over seeds
     Raises ValueError if there are no such rows."""
     name, *pairs = shlex.split(words)
     where = dict(pair.split("=", 1) for pair in pairs)
     column, digits, show = (where.pop(key, default) for key, default in (("column", "value"), ("digits", "3"), ("show", "")))
     less = {what: where.pop(key) for key, what in (("less", "setting"), ("over", "method")) if key in where}
-    rows = read_rows(HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv")
-    if name in DRIVERS and "setting" not in where:
-        usual = DRIVERS[name].usual()
-        rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
+    other_name = where.pop("of", name)
 
-    def found(where):
+    def found(name, where):
+        rows = read_rows(HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv")
+        if name in DRIVERS and "setting" not in where:
+            usual = DRIVERS[name].usual()
+            rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
         wanted = {k: [v] if k == "setting" else [v, *v.split(",")] for k, v in where.items()}  # a setting has commas of its own
         return [r for r in rows if all(str(r.get(k)) in values for k, values in wanted.items())]
 
-    values = [r.get(column) for r in found(where)]
+    values = [r.get(column) for r in found(name, where)]
     if less:
-        by_seed, other = ({r["seed"]: r[column] for r in found(which)} for which in (where, where | less))
+        by_seed, other = ({r["seed"]: r[column] for r in found(*which)} for which in ((name, where), (other_name, where | less)))
         if len(by_seed) < len(values):
             raise ValueError(f"notes.md: several rows of a seed for [[{words}]]")
         values = [by_seed[seed] - other[seed] for seed in by_seed.keys() & other.keys()]
@@ -160,7 +161,7 @@ def number(words):
         raise ValueError(f"notes.md: no rows for [[{words}]]")
     value = float(np.mean(values))
     if show == "interval":
-        return interval(np.array(values), int(digits))
+        return interval(np.array(values), int(digits), sign="+" if less else "")
     if show == "percent":
         return f"{100 * value:.{2 if value < 0.1 else 1}f}".rstrip("0").rstrip(".")
     return f"{abs(value) if show == 'size' else value:.{int(digits)}f}"

@@ -218,6 +218,10 @@ def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
     differences = [dict(row, method="sn", value=row["value"] - 0.1 - 0.01 * row["seed"]) for row in rows]
     add_rows(differences, tmp_path / "fig2.csv")
     assert report.number("fig2 method=dwp x=50 metric=acc over=sn show=interval") == "+0.105 (+0.041 to +0.169)"
+    assert report.number("fig2 method=dwp x=50 metric=acc show=interval") == "0.800 (-0.471 to 2.071)"
+    others = [r | dict(figure="densities", method="flow", setting=densities.DRIVER.usual()["mnist"]) for r in differences[:2]]
+    add_rows(others, tmp_path / "densities.csv")
+    assert report.number("fig2 method=dwp x=50 metric=acc over=flow of=densities show=interval") == "+0.105 (+0.041 to +0.169)"
 
 
 def test_the_figure_compares_means_over_the_same_splits():
