@@ -176,6 +176,8 @@ def ours(published, rows):
     elif published["figure"] not in ("fig2", "fig3"):
         panel, _, metric = panel.partition(" ")
         panel, metric = OUR_NAMES.get(panel, panel), OUR_NAMES.get(metric, metric)
+    if published["figure"] == "slides_sparse_vd":  # which prune by the signal-to-noise ratio
+        metric += "_snr"
     if published["x"] != "":
         where["x"] = published["x"]
     where |= dict(panel=panel, metric=metric)

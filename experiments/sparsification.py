@@ -5,7 +5,8 @@
 The slides' table (LeNet-300-100, LeNet-5-Caffe), Table 1 of Kharitonov et al. 2018 and, with several --gamma_a, a sweep like that of
 its Table 2. The setting is its appendix A's: all layers Bayesian, biases point estimates, log sigma from N(-5, 0.1^2), clipped at -4
 for the Gamma hyperprior; Adam at 1e-3, batch 100; at the end weights with |mean| < 0.01 go. The 200 epochs there, the first 20
-annealed and the learning rate falling from epoch 100 on, are fewer here, in the same proportions.
+annealed and the learning rate falling from epoch 100 on, are fewer for LeNet-5 here, in the same proportions. The slides prune the
+same nets by mean^2 / sigma^2 < 0.05 (log alpha > 3) instead: the rows `error_snr` and `compression_snr`.
 """
 
 from pathlib import Path
@@ -18,12 +19,12 @@ from models import LeNet5
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
 from models.pictures import new_figure, save_figure
-from models.sparsity import dense_state
+from models.sparsity import CRITERIA, compression, dense_state, prune
 from myexman import at_least
 from myexman.logger import read_rows
-from utils import load_weights, run_cli, seed_everything
+from utils import evaluate, load_run, load_weights, run_cli, seed_everything
 
-from .grid import HERE, METHODS, Driver, Job, command_line, folders, markdown, mean_std, paper_name, select
+from .grid import HERE, METHODS, Driver, Job, command_line, folders, last_row, markdown, mean_std, paper_name, select
 
 
 class Net(NamedTuple):
@@ -36,7 +37,7 @@ class Net(NamedTuple):
 
 
 NETS = {
-    "lenet300": Net("LeNet-300-100", "mnist", 60),
+    "lenet300": Net("LeNet-300-100", "mnist", 200),
     "lenet5": Net("LeNet-5-Caffe", "mnist", 40),
     "vgg": Net("VGG-like", "cifar10", 200, 0.05),  # for an accelerator
 }
@@ -48,7 +49,7 @@ def add_arguments(parser):
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=LENETS, help="what to make sparse")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=PRIORS, help="priors of the weights")
     parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
-    parser.add_argument("--epochs", type=at_least(1), help="passes over the training set (default: 60 and 40 for the LeNets; paper: 200)")
+    parser.add_argument("--epochs", type=at_least(1), help="passes over the training set (default: 40 for LeNet-5; else the paper's, 200)")
     parser.add_argument("--splits", type=at_least(1), default=1, help="seeds 0, 1, … (paper: 5)")
     parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
 
@@ -72,35 +73,47 @@ def jobs(args):
                     argv = command_line(**shared, prior_list=prior, seed=seed)
                     # appendix A: the Gamma hyperprior's regulariser is not scaled, its variances are clipped
                     argv += command_line(gamma_a=a, max_logsigma=-4) if a else command_line(kl_scale=NETS[net].kl_scale)
-                    yield Job(net, prior, str(a or ""), seed, argv)
+                    yield Job(net, prior, str(a or ""), seed, argv, measure=by_both_rules)
+
+
+def by_both_rules(run_dir):
+    """The numbers of a run, which prunes by the mean, and those of pruning by the signal-to-noise ratio instead."""
+    rows, (net, _, test) = last_row(run_dir), load_run(run_dir)
+    times = compression(prune(net, "snr", CRITERIA["snr"][1]))
+    found = dict(error_snr=1 - evaluate(net, test, ens=0)["mean_acc"], compression_snr=times)
+    return rows + [dict(metric=metric, value=value, steps=rows[0]["steps"]) for metric, value in found.items()]
 
 
 def published(net, method, quantity, x=""):
-    """The papers' numbers for a net and method, as (source, value)."""
+    """The papers' numbers for a net and method, as (slides or paper, value)."""
     wanted = f"{'vgg-cifar10' if net == 'vgg' else net} {quantity}", paper_name(method), x
     rows = read_rows(HERE / "paper_results.csv")
-    return [(r["figure"], r["value"]) for r in rows if (r["panel"], r["method"], str(r["x"])) == wanted]
+    found = [r for r in rows if (r["panel"], r["method"], str(r["x"])) == wanted]
+    return [("slides" if r["figure"].startswith("slides") else "paper", r["value"]) for r in found]
 
 
 def table(rows):
-    """Error and compression beside the papers', and the share of zeros in each layer, as Markdown."""
+    """Error and compression by both rules beside the papers', and the share of zeros in each layer, as Markdown."""
     lines = []
     for net in NETS:
         own = [r for r in rows if r["panel"] == net]
         for method in PRIORS:
             for x in sorted({str(r["x"]) for r in own if r["method"] == method}):
                 of = dict(method=method, x=x)
-                error, before, times = (select(own, metric=metric, **of) for metric in ("error", "error_before", "compression"))
+                results = []
+                for rule in ("", "_snr"):
+                    error, times = (select(own, metric=f"{metric}{rule}", **of) for metric in ("error", "compression"))
+                    results.append(f"{mean_std(100 * error, 2)}, {mean_std(times, 0)}x" if len(error) else "–")
                 layers = dict.fromkeys(r["metric"] for r in own if r["method"] == method and r["metric"].startswith("kept"))
                 zeros = " – ".join(f"{100 - 100 * select(own, metric=layer, **of).mean():.1f}" for layer in layers)
                 pairs = zip(published(net, method, "error", x), published(net, method, "compression", x))
-                paper = "; ".join(f"{100 * e:.2f}, {c:g}x" for (_, e), (_, c) in pairs) or "–"
+                paper = "; ".join(f"{100 * e:.2f}, {c:g}x ({source})" for (source, e), (_, c) in pairs) or "–"
                 label = METHODS[method][0] + (f", a = {x}" if x else "")
-                cells = [mean_std(100 * error, 2), mean_std(100 * before, 2), mean_std(times, 0) + "x"]
-                lines.append([NETS[net].title, label, *cells, zeros, paper, len(error)])
-    return markdown(
-        "net | prior | error, % | before pruning, % | compression | zeros per layer, % | papers: error, compression | seeds", lines
-    )
+                before = mean_std(100 * select(own, metric="error_before", **of), 2)
+                seeds = len(select(own, metric="error", **of))
+                lines.append([NETS[net].title, own[0]["setting"], label, before, *results, paper, zeros, seeds])
+    heads = "net | setting | prior | error before pruning, % | error, % and compression by the mean | by mean²/σ²"
+    return markdown(f"{heads} | papers | zeros per layer, % | seeds", lines)
 
 
 def plot(rows, file):
@@ -118,8 +131,7 @@ def plot(rows, file):
             axis.annotate(f"  a = {row['x']}", (row["value"], 100 * error), fontsize=7, rotation=-40, rotation_mode="anchor", va="center")
         for method, marker in (("original", "*"), ("pruning", "x"), ("dns", "d"), ("sws", "s"), ("loguniform", "^"), ("ard", "v")):
             for (source, error), (_, times) in zip(published(net, method, "error"), published(net, method, "compression")):
-                label = f"{paper_name(method)}, {'slides' if source.startswith('slides') else 'paper'}"
-                axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=label)
+                axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=f"{paper_name(method)}, {source}")
         axis.margins(y=0.15)
         axis.set(xscale="log", xlabel="compression: weights by weights kept", ylabel="test error, %")
         axis.set_title(f"{NETS[net].title}; {own[0]['setting']}", fontsize=9)

@@ -158,7 +158,7 @@ def plot(rows, file):
     for axis in (nll, acc):
         axis.set_xticks(MEMBERS, map(str, MEMBERS))
         axis.minorticks_off()
-    nll.legend(frameon=False, fontsize=8)
+    figure.legend(*nll.get_legend_handles_labels(), loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8)
     calibration.plot([0, 1], [0, 1], color="0.75", zorder=0)
     calibration.set(xlabel="confidence", ylabel="accuracy", title=f"reliability, {MEMBERS[-1]} members")
     pair = [m for m in ("dwp", "det") if m in shown]
