@@ -17,13 +17,10 @@ from utils import ensemble_average, load_run, metrics, predict, run_cli
 MEMBERS = 5
 
 
-def ensemble_of(run_dir):
-    """Of the ensemble that a run is the last member of: (metrics, run folders of all members); of any other run: ({}, [run_dir])."""
+def ensemble_file(run_dir):
+    """What the ensemble that a run is the last member of left: dict(metrics, runs); of any other run: no metrics, the run itself."""
     file = run_dir / "ensemble.yaml"
-    if not file.exists():
-        return {}, [run_dir]
-    found = yaml.safe_load(file.read_text())
-    return found["metrics"], [run_dir.parent / name for name in found["runs"]]
+    return yaml.safe_load(file.read_text()) if file.exists() else dict(metrics={}, runs=[run_dir.name])
 
 
 def main(argv=None):

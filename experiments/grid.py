@@ -100,7 +100,7 @@ def last_row(run_dir):
         report = yaml.safe_load((run_dir / "pruning.yaml").read_text())
         values |= {name: report[name] for name in ("error", "error_before", "compression")}
         values |= {f"kept {layer}": kept / total for layer, (kept, total) in report["kept"].items()}
-    values |= deep_ensemble.ensemble_of(run_dir)[0]
+    values |= deep_ensemble.ensemble_file(run_dir)["metrics"]
     return [dict(metric=k, value=v, steps=row["step"]) for k, v in values.items()]
 
 

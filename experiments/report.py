@@ -128,6 +128,17 @@ def wrap(text, width=140):
     return "\n\n".join("\n".join(map(fill, re.split(r"\n(?=- )", paragraph))) for paragraph in text.split("\n\n"))
 
 
+def found(name, where):
+    """The rows of results/NAME.csv, or of the papers', in which a column has one of the values that `where` says, with commas between, in
+    the driver's usual setting unless it says another."""
+    rows = read_rows(HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv")
+    if name in DRIVERS and "setting" not in where:
+        usual = DRIVERS[name].usual()
+        rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
+    wanted = {k: [v] if k == "setting" else [v, *v.split(",")] for k, v in where.items()}  # a setting has commas of its own
+    return [r for r in rows if all(str(r.get(k)) in values for k, values in wanted.items())]
+
+
 def number(words):
     """What [[words]] stands for: the mean of a column over the rows of results/NAME.csv that agree with all `column=value`.
 
@@ -141,19 +152,12 @@ def number(words):
     where = dict(pair.split("=", 1) for pair in pairs)
     column, digits, show = (where.pop(key, default) for key, default in (("column", "value"), ("digits", "3"), ("show", "")))
     less = {what: where.pop(key) for key, what in (("less", "setting"), ("over", "method")) if key in where}
-    other_name = where.pop("of", name)
-
-    def found(name, where):
-        rows = read_rows(HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv")
-        if name in DRIVERS and "setting" not in where:
-            usual = DRIVERS[name].usual()
-            rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]
-        wanted = {k: [v] if k == "setting" else [v, *v.split(",")] for k, v in where.items()}  # a setting has commas of its own
-        return [r for r in rows if all(str(r.get(k)) in values for k, values in wanted.items())]
-
+    subtrahend = where.pop("of", name), where | less
+    if subtrahend[0] != name and not less:
+        raise ValueError(f"notes.md: `of` is for `over` in [[{words}]]")
     values = [r.get(column) for r in found(name, where)]
     if less:
-        by_seed, other = ({r["seed"]: r[column] for r in found(*which)} for which in ((name, where), (other_name, where | less)))
+        by_seed, other = ({r["seed"]: r[column] for r in found(*rows)} for rows in ((name, where), subtrahend))
         if len(by_seed) < len(values):
             raise ValueError(f"notes.md: several rows of a seed for [[{words}]]")
         values = [by_seed[seed] - other[seed] for seed in by_seed.keys() & other.keys()]
@@ -176,7 +180,7 @@ def ours(published, rows):
     elif published["figure"] not in ("fig2", "fig3"):
         panel, _, metric = panel.partition(" ")
         panel, metric = OUR_NAMES.get(panel, panel), OUR_NAMES.get(metric, metric)
-    if published["figure"] == "slides_sparse_vd":  # which prune by the signal-to-noise ratio
+    if published["figure"] == "slides_sparse_vd":  # whose nets are pruned by the signal-to-noise ratio
         metric += "_snr"
     if published["x"] != "":
         where["x"] = published["x"]

@@ -5,10 +5,12 @@
 The slides' table (LeNet-300-100, LeNet-5-Caffe), Table 1 of Kharitonov et al. 2018 and, with several --gamma_a, a sweep like that of
 its Table 2. The setting is its appendix A's: all layers Bayesian, biases point estimates, log sigma from N(-5, 0.1^2), clipped at -4
 for the Gamma hyperprior; Adam at 1e-3, batch 100; at the end weights with |mean| < 0.01 go. The 200 epochs there, the first 20
-annealed and the learning rate falling from epoch 100 on, are fewer for LeNet-5 here, in the same proportions. The slides prune the
-same nets by mean^2 / sigma^2 < 0.05 (log alpha > 3) instead: the rows `error_snr` and `compression_snr`.
+annealed and the learning rate falling from epoch 100 on, are fewer for LeNet-5 here, in the same proportions. The slides prune by
+mean^2 / sigma^2 instead, at a threshold that they do not give: the rows `error_snr` and `compression_snr` are of the same nets at
+0.05, which is log alpha = 3 (Molchanov et al. 2017).
 """
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +45,7 @@ NETS = {
 }
 LENETS = ("lenet300", "lenet5")
 PRIORS = ("loguniform", "ard", "gamma")
+RULES = (("", "full", "by the mean"), ("_snr", "none", "by mean²/σ²"))  # of pruning: the metrics' ending, marker, words
 
 
 def add_arguments(parser):
@@ -101,7 +104,7 @@ def table(rows):
             for x in sorted({str(r["x"]) for r in own if r["method"] == method}):
                 of = dict(method=method, x=x)
                 results = []
-                for rule in ("", "_snr"):
+                for rule, _, _ in RULES:
                     error, times = (select(own, metric=f"{metric}{rule}", **of) for metric in ("error", "compression"))
                     results.append(f"{mean_std(100 * error, 2)}, {mean_std(times, 0)}x" if len(error) else "–")
                 layers = dict.fromkeys(r["metric"] for r in own if r["method"] == method and r["metric"].startswith("kept"))
@@ -112,20 +115,21 @@ def table(rows):
                 before = mean_std(100 * select(own, metric="error_before", **of), 2)
                 seeds = len(select(own, metric="error", **of))
                 lines.append([NETS[net].title, own[0]["setting"], label, before, *results, paper, zeros, seeds])
-    heads = "net | setting | prior | error before pruning, % | error, % and compression by the mean | by mean²/σ²"
-    return markdown(f"{heads} | papers | zeros per layer, % | seeds", lines)
+    heads = "net | setting | prior | error before pruning, % | " + " | ".join(f"error, % and compression {words}" for *_, words in RULES)
+    return markdown(f"{heads} | papers | zeros per layer by the mean, % | seeds", lines)
 
 
 def plot(rows, file):
-    """Error against compression; the papers' points in grey."""
+    """Error against compression, hollow where pruned by the signal-to-noise ratio, as in the slides; the papers' points in grey."""
     nets = [net for net in NETS if any(r["panel"] == net for r in rows)]
     figure, axes = new_figure(5 * len(nets), 3.8, columns=len(nets), squeeze=False)
     for axis, net in zip(axes[0], nets):
         own = [r for r in rows if r["panel"] == net]
-        for method in PRIORS:
-            points = [select(own, method=method, metric=metric) for metric in ("compression", "error")]
+        for method, (rule, style, words) in itertools.product(PRIORS, RULES):
+            points = [select(own, method=method, metric=metric + rule) for metric in ("compression", "error")]
             if len(points[0]):
-                axis.plot(points[0], 100 * points[1], "o", color=METHODS[method][1], label=METHODS[method][0])
+                label = f"{METHODS[method][0]}, {words}"
+                axis.plot(points[0], 100 * points[1], "o", color=METHODS[method][1], fillstyle=style, label=label)
         for row in (r for r in own if r["metric"] == "compression" and r["x"] != ""):
             (error,) = select(own, metric="error", **{c: row[c] for c in ("method", "x", "seed")})
             axis.annotate(f"  a = {row['x']}", (row["value"], 100 * error), fontsize=7, rotation=-40, rotation_mode="anchor", va="center")

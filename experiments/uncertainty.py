@@ -21,12 +21,12 @@ from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run_cli
 
-from .deep_ensemble import ensemble_of
+from .deep_ensemble import ensemble_file
 from .fig2 import net_options
 from .grid import METHODS, Driver, curve, ensemble_wins, last_row, markdown, mean_std, method_job, method_options, select, shipped
 
 CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "de", "det")
-MEMBERS = (1, 2, 5, 10, 20)
+MEMBERS = (1, 2, 5, 10, 20)  # of a deep ensemble up to its five, of a deterministic net one
 BINS = 10  # of the reliability diagram
 SHOWN = 1e-3  # share of the images that a bin must have to be drawn
 ENTROPIES = np.linspace(0, np.log(10), 24)  # edges of the histogram's bins, nats
@@ -56,8 +56,8 @@ def jobs(args):
 
 
 def members_of(nets, x):
-    """Log-probabilities of MEMBERS[-1] nets drawn from each net's posterior, or of the net itself if it is deterministic, as a list."""
-    return [member for net in nets for member in (mc_ensemble(net, x, MEMBERS[-1]) if is_stochastic(net) else [predict(net, x)])]
+    """Log-probabilities of MEMBERS[-1] nets drawn from the posterior of the one net, or of each of the deterministic nets, as a list."""
+    return mc_ensemble(nets[0], x, MEMBERS[-1]) if is_stochastic(nets[0]) else [predict(net, x) for net in nets]
 
 
 def entropy(log_probs):
@@ -89,8 +89,8 @@ def auroc(inside, outside):
 
 def measure(run_dir, strange):
     """Tidy rows of everything above; x is the number of members, the bin, the bin's centre, or the angle."""
-    runs = [load_run(folder) for folder in ensemble_of(run_dir)[1]]
-    nets, test = [net for net, _, _ in runs], runs[0][2]
+    *_, test = load_run(run_dir)
+    nets = [load_run(run_dir.parent / name)[0] for name in ensemble_file(run_dir)["runs"]]
     _, other = load_dataset(strange, yaml.safe_load((run_dir / "params.yaml").read_text())["data_root"])
     rows = last_row(run_dir)
     steps = rows[0]["steps"]
@@ -99,7 +99,7 @@ def measure(run_dir, strange):
         rows.append(dict(metric=metric, value=float(value), steps=steps, x=x))
 
     members = members_of(nets, test.x)
-    for k in MEMBERS:
+    for k in (k for k in MEMBERS if k <= len(members)):
         for metric, value in metrics(ensemble_average(members[:k]), test.y).items():
             add(f"members_{metric}", value, k)
     average = ensemble_average(members)
@@ -119,22 +119,19 @@ def measure(run_dir, strange):
 
 
 def table(rows):
-    """Mean network against ensembles, calibration and AUROC, as Markdown."""
+    """One net against the average of the largest ensemble, calibration and AUROC, as Markdown."""
     lines = []
     for method in CHOICES:
         own = [r for r in rows if r["method"] == method]
         if own:
-            nll, ece = (
-                [select(own, metric=f"mean_{metric}"), *(select(own, metric=f"members_{metric}", x=k) for k in (10, 20))]
-                for metric in ("nll", "ece")
-            )
-            brier, auroc = select(own, metric="members_brier", x=20), select(own, metric="auroc")
-            is_random = any(r["metric"] == "one_nll" for r in own)
-            wins = ensemble_wins(nll[:2], ece[:2]) if is_random else "–"
-            series = (", ".join(map(mean_std, values)) for values in (nll, ece))
-            lines.append([METHODS[method][0], *series, mean_std(brier), mean_std(auroc), wins, len(auroc)])
-    columns = "method | NLL: mean net, 10, 20 members | ECE: mean net, 10, 20 | Brier of 20 | AUROC of 20 | 10 better than the mean net in"
-    return markdown(f"{columns} | splits", lines)
+            k = max(r["x"] for r in own if r["metric"] == "members_nll")
+            nll, ece = ([select(own, metric=f"mean_{name}"), select(own, metric=f"members_{name}", x=k)] for name in ("nll", "ece"))
+            brier, separation = select(own, metric="members_brier", x=k), select(own, metric="auroc")
+            cells = map(mean_std, (*nll, *ece, brier, separation))
+            wins = ensemble_wins(nll, ece) if k > 1 else "–"
+            lines.append([METHODS[method][0], k, *cells, wins, len(separation)])
+    heads = "method | members | NLL: one net (the mean, if Bayesian) | average | ECE: one net | average | Brier of the average | its AUROC"
+    return markdown(f"{heads} | average better in | splits", lines)
 
 
 def points(rows, method, metric):
@@ -160,7 +157,7 @@ def plot(rows, file):
         axis.minorticks_off()
     figure.legend(*nll.get_legend_handles_labels(), loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8)
     calibration.plot([0, 1], [0, 1], color="0.75", zorder=0)
-    calibration.set(xlabel="confidence", ylabel="accuracy", title=f"reliability, {MEMBERS[-1]} members")
+    calibration.set(xlabel="confidence", ylabel="accuracy", title="reliability of the ensemble")
     pair = [m for m in ("dwp", "det") if m in shown]
     for method in pair:
         for metric, style, where in (("entropy_in", "-", "digits"), ("entropy_out", "--", "letters")):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import train_bnn
 import train_source
@@ -50,10 +51,11 @@ from experiments import (
 from experiments.grid import CORE, METHODS, Job, add_rows, command_line, last_row, report_failures, run_grid
 from experiments.launchers import Here, Workers
 from models.screen import QUANTITIES
+from models.sparsity import compression, prune
 from myexman import status
 from myexman.logger import read_rows
 from train_vae_prior import held_out
-from utils import load_run, load_vae, predict
+from utils import ensemble_average, load_run, load_vae, metrics, predict
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -222,6 +224,8 @@ def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
     others = [r | dict(figure="densities", method="flow", setting=densities.DRIVER.usual()["mnist"]) for r in differences[:2]]
     add_rows(others, tmp_path / "densities.csv")
     assert report.number("fig2 method=dwp x=50 metric=acc over=flow of=densities show=interval") == "+0.105 (+0.041 to +0.169)"
+    with pytest.raises(ValueError, match="`of` is for `over`"):
+        report.number("fig2 method=dwp x=50 metric=acc of=densities")
 
 
 def test_the_figure_compares_means_over_the_same_splits():
@@ -394,8 +398,26 @@ def test_a_deep_ensemble_averages_nets_of_other_seeds(digits, monkeypatch):
     expected = -probs.gather(1, nets[0][2].y[:, None]).log().mean()
     values = {r["metric"]: r["value"] for r in last_row(run)}
     assert len(runs) == 2 and abs(values["nll"] - expected) < 1e-5
-    assert sorted(deep_ensemble.ensemble_of(run)[1]) == runs and deep_ensemble.ensemble_of(runs[0]) == ({}, [runs[0]])
     assert values["mean_nll"] == read_rows(run / "logs.csv")[-1]["mean_nll"] != values["nll"]
+    assert deep_ensemble.ensemble_file(run)["runs"] == [folder.name for folder in runs]
+    assert deep_ensemble.ensemble_file(runs[0]) == dict(metrics={}, runs=[runs[0].name])
+    members = uncertainty.members_of([net for net, *_ in nets], nets[0][2].x)
+    assert len(members) == 2 and metrics(ensemble_average(members), nets[0][2].y)["nll"] == pytest.approx(values["nll"])
+
+
+def test_a_net_pruned_by_both_rules(digits):
+    """The run's own numbers are by the mean; the other rule begins from the net before it was pruned."""
+    words = "--net_cfg bayes-all --prior_list loguniform --logvarinit -3 --hid_dim 3 4 --epochs 3 --prune mean --threshold 0.1 --ens 0"
+    run = train_bnn.main(["--data", str(digits), *words.split()])
+    values = {r["metric"]: r["value"] for r in sparsification.by_both_rules(run)}
+    net, _, test = load_run(run)
+    kept = prune(net, "snr", 0.05)
+    assert values["compression_snr"] == compression(kept) != values["compression"]
+    assert values["error_snr"] == pytest.approx(float((predict(net, test.x).argmax(1) != test.y).float().mean()), abs=1e-6)
+    assert values["compression"] == yaml.safe_load((run / "pruning.yaml").read_text())["compression"]
+    rows = [dict(panel="lenet5", method="loguniform", x="", metric=name, value=value) for name, value in values.items()]
+    published = [dict(figure=figure, panel="lenet5 compression", method="sparse_vd", x="") for figure in ("ard_table1", "slides_sparse_vd")]
+    assert [report.ours(row, rows)[0]["metric"] for row in published] == ["compression", "compression_snr"]
 
 
 def test_cuts_in_miniature(digits, glyphs):
