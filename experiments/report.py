@@ -56,7 +56,22 @@ from .grid import (
     select,
 )
 
-MARKS = "<!-- results: written by experiments.report from experiments/notes.md -->", "<!-- end of results -->"
+SPEED = (  # the cases of results/benchmark.csv that experiments/README.md shows
+    "step, fconv, sn",
+    "step, fconv, loguniform",
+    "its convolutions and noise alone",
+    "step, fconv, vae",
+    "step, fconv, vae, 256 kernels",
+    "step, fconv, vae, 256 kernels, remembered",
+    "step, cifarnet, sn",
+    "step, cifarnet, loguniform",
+    "step, cifarnet, vae, 256 kernels",
+    "step, cifarnet, vae",
+    "ensemble of 10, 10000 images",
+    "epoch, 7x7 VAE, 2000 kernels",
+    "epoch, 5x5 VAE, 2000 kernels",
+    "source step, filters 256/512",
+)
 
 
 class Section(NamedTuple):
@@ -97,8 +112,8 @@ OUR_NAMES = {"vgg-cifar10": "vgg", "train accuracy": "train_acc", "test accuracy
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "REPORT.md", help="the report to write")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file whose list of results to write")
+    what = "folder with README.md and experiments/README.md, in which the tables are written anew, and REPORT.md beside the latter"
+    parser.add_argument("--root", type=Path, default=ROOT, help=what)
     return parser.parse_args(argv)
 
 
@@ -336,17 +351,36 @@ def report(text):
     return lines
 
 
+def speed(rows):
+    """The main cases of the benchmark, as Markdown."""
+    by_case = {r["case"]: r for r in rows}
+
+    def cell(value, scale=1, digits=2):
+        return "–" if value in (None, "") else f"{scale * value:.{digits if abs(scale * value) < 1000 else 0}f}"
+
+    lines = []
+    for case in SPEED:
+        r = by_case[case]
+        times = [cell(r[column], 1000, 1) for column in ("seconds", "reference_seconds")]
+        lines.append([case, *times, cell(r["ratio"]), cell(r["target"], digits=1), cell(r["gemm_share"])])
+    return markdown("case | ours, ms | textbook, ms | ratio | ratio aimed at | of the GEMM rate", lines)
+
+
+def fill(file, name, text):
+    """Write text into the place of that name in a file.  Raises ValueError if it has none."""
+    before, start, rest = file.read_text().partition(f"<!-- {name}: written by experiments.report -->")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    if not end:
+        raise ValueError(f"{file} has no place for the {name}, between <!-- {name}: written by experiments.report --> and its end")
+    file.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}")
+
+
 def main(argv=None):
-    args = parse_args(argv)
-    text = notes()
-    start, end = MARKS
-    before, _, rest = args.readme.read_text().partition(start)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ValueError(f"{args.readme} has no place for the results, between {start} and {end}")
-    args.out.write_text("\n".join(report(text)) + "\n")
-    args.readme.write_text(f"{before}{start}\n\n{text['README']}\n\n{end}{after}")
-    print(f"wrote {args.out} and the results in {args.readme}")
+    root, text = parse_args(argv).root, notes()
+    fill(root / "README.md", "results", text["README"])
+    fill(root / "experiments/README.md", "speed", speed(read_rows(RESULTS / "benchmark.csv")))
+    (root / "experiments/REPORT.md").write_text("\n".join(report(text)) + "\n")
+    print(f"wrote {root / 'experiments/REPORT.md'}, and the tables in README.md and experiments/README.md")
 
 
 if __name__ == "__main__":

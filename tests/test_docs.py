@@ -50,10 +50,12 @@ def test_the_modules_of_the_experiments_are_those_of_their_readme():
 
 def test_the_report_and_the_results_in_the_readme_are_of_these_csv_files(tmp_path):
     """python -m experiments.report writes them anew."""
-    shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
-    report.main(["--out", str(tmp_path / "REPORT.md"), "--readme", str(tmp_path / "README.md")])
-    for name, written in (("README.md", ROOT / "README.md"), ("REPORT.md", ROOT / "experiments/REPORT.md")):
-        assert (tmp_path / name).read_text() == written.read_text(), f"{name} is out of date: python -m experiments.report"
+    (tmp_path / "experiments").mkdir()
+    for name in ("README.md", "experiments/README.md"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    report.main(["--root", str(tmp_path)])
+    for name in ("README.md", "experiments/README.md", "experiments/REPORT.md"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), f"{name} is out of date: python -m experiments.report"
 
 
 def test_a_number_that_the_results_lack_is_an_error():
