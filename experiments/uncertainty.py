@@ -174,10 +174,11 @@ def plot(rows, file):
             xlabel="rotation, degrees",
             ylabel="probability of the class",
             title=f"a turned {DIGIT}: {METHODS[method][0]}",
-            ylim=(-0.02, 1.02),
+            ylim=(-0.02, 1.35),  # the legend is above the lines
+            yticks=(0, 0.5, 1),
         )
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, fontsize=8, title="class")
+            axis.legend(frameon=False, fontsize=8, title="class", ncols=5, loc="upper center")
     figure.suptitle(f"Uncertainty, {rows[0]['panel']}; {rows[0]['setting']}", fontsize=10)
     save_figure(figure, file)
 
