@@ -35,7 +35,7 @@ KL_SUMS = {
     "256 kernels a step, the others' gradients remembered": REMEMBERED.options,
     "the same, from two mirrored draws of w": REMEMBERED.options | dict(dwp_samples=2),
 }
-# ... then the other parts, all with DRAWN_SUM: as good as the whole sum under this prior, and nearly six times as fast.
+# ... then the other parts, all with DRAWN_SUM: as good as the whole sum under this prior, and several times as fast.
 PARTS = {
     "start from decoder means": dict(init_list=["vae-mean", "vae-mean"]),
     "Xavier start": dict(init_list=["xavier", "xavier"]),
