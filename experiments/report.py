@@ -8,6 +8,7 @@ Tables come from results/*.csv, prose from notes.md, whose [[...]] are numbers o
 import re
 import shlex
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,10 +144,17 @@ def wrap(text, width=140):
     return "\n\n".join("\n".join(map(fill, re.split(r"\n(?=- )", paragraph))) for paragraph in text.split("\n\n"))
 
 
+@cache
+def rows_of(file, written):
+    """The rows of a file that was written at that time: notes.md asks for hundreds of numbers."""
+    return read_rows(file)
+
+
 def found(name, where):
     """The rows of results/NAME.csv, or of the papers', in which a column has one of the values that `where` says, with commas between, in
     the driver's usual setting unless it says another."""
-    rows = read_rows(HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv")
+    file = HERE / "paper_results.csv" if name == "paper" else RESULTS / f"{name}.csv"
+    rows = rows_of(file, file.stat().st_mtime_ns)
     if name in DRIVERS and "setting" not in where:
         usual = DRIVERS[name].usual()
         rows = [r for r in rows if usual.get(r["panel"]) == r["setting"]]

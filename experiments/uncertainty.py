@@ -89,8 +89,8 @@ def auroc(inside, outside):
 
 def measure(run_dir, strange):
     """Tidy rows of everything above; x is the number of members, the bin, the bin's centre, or the angle."""
-    *_, test = load_run(run_dir)
-    nets = [load_run(run_dir.parent / name)[0] for name in ensemble_file(run_dir)["runs"]]
+    runs = [load_run(run_dir.parent / name) for name in ensemble_file(run_dir)["runs"]]
+    nets, (*_, test) = [net for net, *_ in runs], runs[-1]
     _, other = load_dataset(strange, yaml.safe_load((run_dir / "params.yaml").read_text())["data_root"])
     rows = last_row(run_dir)
     steps = rows[0]["steps"]
