@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from models import NETWORKS, build_net
-from models.bayes import LAYERS, BayesLayer, bayes_layers, init_posterior, set_rates
+from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, set_rates
 from models.cost import announce_cost
 from models.initialization import initialize
 from models.kernel_sums import kernel_sum
@@ -48,14 +48,15 @@ PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), nam
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 # Options for Bayesian layers only, and their defaults
-BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, max_logsigma=None, train_reverse=1)
+BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None, var_lr=1.0)
+BAYESIAN |= dict(train_reverse=1)
 BAYESIAN |= dict(
     gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0, kl_memory=False, kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0
 )
 # Those of them that a prior heeds, and what its `needs` call it
 HEEDED = dict(gamma_a="a", gamma_b="b", dwp_samples="samples", kl_chunk="chunk", kl_kernels="kernel_sum", kl_memory="kernel_sum")
 HEEDED |= dict(train_reverse="train_reverse", bound="bound")
-# Those without effect where the variance is alpha mean^2; under `vd` the first is of alpha
+# Those without effect where the variance is alpha mean^2
 TIED = ("logvarinit", "logvarinit_std", "max_logsigma")
 
 
@@ -71,8 +72,11 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
     add_init_flags(parser)
     add = parser.add_argument_group("posterior").add_argument
-    add("--logvarinit", type=finite, help="initial log-variance of the posterior, or under `vd` logit of its alpha (paper: -10)")
+    add("--logvarinit", type=finite, help="initial log-variance of the posterior (paper: -10)")
     add("--logvarinit_std", type=at_least(0, float), help="its spread over weights (Kharitonov et al.: 0.2)")
+    add("--logitinit", type=finite, help="under `vd`, whose posterior variance is alpha mean^2, initial logit of alpha (release: -2)")
+    what = "factor of the log-variances' learning rate, under `vd` of the logits': at 1 they cannot follow the objective (REPORT.md)"
+    add("--var_lr", type=positive, help=what)
     add("--max_logsigma", type=finite, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
     add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
     add = parser.add_argument_group("priors").add_argument
@@ -171,18 +175,26 @@ def prepare(args):
     sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained)
     initialize(sources)
     init_posterior(layers, args.logvarinit, args.logvarinit_std)
-    set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logvarinit)
+    set_rates(layers, prior_names(args.prior_list, layers), args.alpha, args.logitinit)
     if args.start_from and not args.resume:
         load_into(net, trained_weights(args.start_from), args.start_from)
     net.to(args.device)
     priors = build_priors(args, sources).to(args.device)
-    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)  # theta and psi
+    opt = torch.optim.Adam(parameter_groups(net, priors, args.var_lr), fused=True)
     if args.max_logsigma is not None:
         clipped = [layer.var.weight.data for layer in layers]
         opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
     if args.device == "cpu" and any(type(prior) is KernelPrior for prior in priors):
         announce_cost(net, layers, priors, train.x[: args.bs], full=not args.kl_kernels)
     return train, test, net, layers, priors, opt
+
+
+def parameter_groups(net, priors, var_lr=1.0):
+    """What the optimiser learns, theta and psi; the posterior's log-variances, or logits of alpha, apart if their rate has a factor."""
+    learned = {name: p for name, p in [*net.named_parameters(), *priors.named_parameters(prefix="priors")] if p.requires_grad}
+    noise = [p for name, p in learned.items() if name.endswith(NOISE)] if var_lr != 1 else []
+    others = [p for p in learned.values() if all(p is not other for other in noise)]
+    return [dict(params=others), *([dict(params=noise, factor=var_lr)] if noise else [])]
 
 
 def build_priors(args, sources):
@@ -240,9 +252,14 @@ def check_options(args, net, layers, train, test):
     heeding = ", ".join(sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs))
     given += [name for name in ("init_list", "pretrained") if getattr(args, name)]
     for names, why in (
-        (("init_list", "pretrained", *TIED[:2]) if args.start_from else (), "is for a new net; with --start_from it is the former run's"),
-        (TIED if fixed else (), "is for a free variance; with --alpha there is none"),
+        (
+            ("init_list", "pretrained", *TIED[:2], "logitinit") if args.start_from else (),
+            "is for a new net; with --start_from it is the former run's",
+        ),
+        ((*TIED, "var_lr") if fixed else (), "is for a free variance; with --alpha there is none"),
         (TIED[1:] if vd else (), "is for a free variance; under the prior vd it is alpha mean^2"),
+        (TIED[:1] if set(priors) == {"vd"} else (), "is for a free variance; under the prior vd give --logitinit"),
+        (() if vd else ("logitinit",), "is for the prior vd, which --prior_list does not name"),
         (idle, f"is for the priors {heeding}, of which --prior_list names none"),
     ):
         if wrong := [name for name in names if name in given]:

@@ -142,9 +142,10 @@ def seed_everything(seed):
 
 
 def linear_lr(opt, epoch, epochs, lr, decrease_from=0):
-    """Set the learning rate of epoch (0, 1, …, epochs - 1): lr until decrease_from, then down on a line that reaches 0 at `epochs`."""
+    """Set the learning rate of epoch (0, 1, …, epochs - 1): lr until decrease_from, then down on a line that reaches 0 at `epochs`.
+    That of a parameter group with a `factor` is so many times as large."""
     for group in opt.param_groups:
-        group["lr"] = lr * min(1.0, (epochs - epoch) / max(epochs - decrease_from, 1))
+        group["lr"] = group.get("factor", 1.0) * lr * min(1.0, (epochs - epoch) / max(epochs - decrease_from, 1))
 
 
 def minibatches(data, bs):

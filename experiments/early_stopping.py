@@ -12,10 +12,9 @@ from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import DRAWN, EXACT, METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
+from .grid import KL_SUMS, METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
 
-KL_SUMS = {"dwp": EXACT, "dwp-256": DRAWN}  # of the deep weight prior's KL term
-CHOICES = (*KL_SUMS, "sn", "det")
+CHOICES = (*KL_SUMS, "sn", "vd", "det")
 
 
 def add_arguments(parser):
@@ -32,8 +31,7 @@ def settings(args):
 
 def jobs(args):
     for method in args.methods:
-        name, kl_sum = ("dwp", KL_SUMS[method]) if method in KL_SUMS else (method, EXACT)
-        options = net_options(args) | method_options(name, shipped("vae", PANELS[args.panel].layers), kl_sum=kl_sum)
+        options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers))
         options |= dict(num_examples=args.num_examples, data_split_seed=args.split, eval_freq=args.eval_freq)
         last = args.epochs * math.ceil(args.num_examples / 256)  # the step of the last row
         yield method_job(args.panel, method, str(last), args.split, options)._replace(measure=every_row)

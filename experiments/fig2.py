@@ -7,6 +7,7 @@ Every method starts from the same kernels, drawn from the VAE prior, and is trai
 paper trains 10 000 epochs and averages 10 splits; the defaults here are what two CPU cores can afford, and the rows say so.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 from models import NETWORKS
@@ -18,12 +19,13 @@ from utils import run_cli
 from .grid import (
     CIFARNET,
     CORE,
-    EXACT,
     FCONV,
     METHODS,
     RESULTS,
     Driver,
     curve,
+    every_row,
+    last_row,
     markdown,
     mean_std,
     method_job,
@@ -34,7 +36,7 @@ from .grid import (
     shipped,
 )
 
-CHOICES = [*CORE, "do", "de", "gauss", "gauss-indep"]
+CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 
 
 class Panel(NamedTuple):
@@ -58,6 +60,8 @@ def add_arguments(parser):
     parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (paper: 50 100 200 500 1000)")
     parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set (paper: 10000)")
+    what = "epochs between evaluations, whose curves go to early_stopping.csv (default: one, at the end)"
+    parser.add_argument("--eval_freq", type=at_least(1), help=what)
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
     what = "first kernels of every method: samples of the priors, or Xavier's"
     parser.add_argument("--start", choices=["vae", "xavier"], default="vae", help=what)
@@ -65,15 +69,23 @@ def add_arguments(parser):
 
 
 def settings(args):
-    own = ", Xavier's start" if args.start == "xavier" else ""
-    own += f", seed {args.seed}" if args.seed else ""
-    settings = {}
+    settings, own = {}, start_words(args)
     for name, panel in PANELS.items():
         narrow = panel.hid_dim != NETWORKS[panel.model].default_hid_dim
         widths = f", filters {' '.join(map(str, panel.hid_dim))}" if narrow else ""
         reduced = "reduced: " if narrow or args.epochs < 10000 else ""
-        settings[name] = f"{reduced}{args.epochs} epochs, {EXACT.words}{widths}{own}"
+        settings[name] = f"{reduced}{args.epochs} epochs{widths}{own}"
     return settings
+
+
+def start_words(args):
+    """What rows say of a start that is not the usual one."""
+    return (", Xavier's start" if args.start == "xavier" else "") + (f", seed {args.seed}" if args.seed else "")
+
+
+def with_curve(setting, run_dir):
+    """last_row(), and what experiments.early_stopping shows of the same run."""
+    return last_row(run_dir) + [row | dict(figure="early_stopping", setting=setting) for row in every_row(run_dir)]
 
 
 def net_options(args):
@@ -93,7 +105,10 @@ def jobs(args):
             for method in args.methods:
                 options = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
                 options |= method_options(method, vaes, kernels, args.start)
-                yield method_job(args.panel, method, str(n), split, options)
+                options |= dict(eval_freq=args.eval_freq) if args.eval_freq else {}
+                curve_of = partial(with_curve, f"n = {n}, {args.epochs} epochs{start_words(args)}")
+                job = method_job(args.panel, method, str(n), split, options)
+                yield job._replace(measure=curve_of) if args.eval_freq else job
 
 
 def table(rows):

@@ -79,6 +79,8 @@ DRAWN = KLSum(dict(kl_kernels=256), "deep weight prior by 256 kernels a step")  
 # what some experiments' rows were made with, before it was known to cost .01 of accuracy
 REMEMBERED = KLSum(dict(kl_kernels=256, kl_memory=True), "deep weight prior by 256 kernels a step and remembered gradients")
 
+KL_SUMS = {"dwp": EXACT, "dwp-256": DRAWN}  # of the method of that name
+
 # The shipped kernels ("conv") and priors ("vae") for each convolution of a net, from input to output.
 FCONV = ("fconv/{}7x7", "fconv/{}5x5")
 CIFARNET = ("cifar/{}7x7", "cifar/{}5x5_1", "cifar/{}5x5_2")
@@ -152,19 +154,20 @@ def shipped(kind, layers=FCONV):
     return [ROOT / "data" / layer.format(kind) for layer in layers]
 
 
-def method_options(method, vaes, kernels=None, start="vae", kl_sum=EXACT):
+def method_options(method, vaes, kernels=None, start="vae", kl_sum=None):
     """train_bnn's options of a method: its net and priors, and the kernels it starts from.
 
-    start: one of models.initialization.INITS for all convolutions; in the paper the VAE prior's samples.
-    kl_sum: over which kernels the deep weight prior's KL term is a sum."""
-    options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if method == "dwp" or start.startswith("vae") else {})
+    start: one of models.initialization.INITS for all convolutions.
+    kl_sum: over which kernels the deep weight prior's KL term is a sum; by default what the method's name says."""
+    learned = method in KL_SUMS
+    options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if learned or start.startswith("vae") else {})
     if method in DETERMINISTIC:
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if method.startswith("gauss"):
         options |= dict(filters_list=kernels)
-    if method == "dwp":
-        options |= kl_sum.options
-    return options | dict(net_cfg="bayes", prior_list=["vae" if method == "dwp" else method] * len(vaes))
+    if learned:
+        options |= (kl_sum or KL_SUMS[method]).options
+    return options | dict(net_cfg="bayes", prior_list=["vae" if learned else method] * len(vaes))
 
 
 def method_job(panel, method, x, seed, options):
@@ -289,7 +292,7 @@ def work_folder(args, name):
 def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
     """Run the jobs that have no rows in `file` yet and append their rows, each job's at once.
 
-    file: its name is the rows' figure.  setting: {panel: what the rows say of how they were made}.
+    file: its name is the rows' figure; those of another figure, which a job's `measure` may add, go to that one's file beside it.  setting: {panel: what the rows say of how they were made}.
     launcher: one of experiments.launchers; by default Here.  time_limit: seconds after which no further job is started.
     A job that fails does not stop the others, and is not run again before `retry` asks for it.
     Returns all rows of the file, and {a job's title: why it failed}."""
@@ -323,7 +326,8 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
                     failed[name] = why
                     add_rows([dict(run=name, why=why)], memory, ("run", "why"))
                 else:
-                    add_rows(rows, file)
+                    for figure in dict.fromkeys(row["figure"] for row in rows):
+                        add_rows([row for row in rows if row["figure"] == figure], file.with_name(f"{figure}.csv"))
                 launcher.collected(name)
                 tqdm.write(f"{by_name[name].title}: {f'failed, {why}' if why else 'done'} ({state()})")
     if to_go:

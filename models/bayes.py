@@ -40,9 +40,10 @@ class BayesLayer(nn.Module):
         first two moments of binary dropout of rate p at alpha = p / (1 - p)."""
         self.var, self.alpha = None, alpha
 
-    def learn_rate(self, logit=-10.0):
+    def learn_rate(self, logit=-2.0):
         """From now on q(w) = N(mean, alpha mean^2) with alpha = sigmoid(rate) in (0, 1) for each weight, learned from `logit` on:
-        variational dropout (Kingma et al. 2015)."""
+        variational dropout (Kingma et al. 2015). The release begins at -2, alpha = .12: from the -10 of a log-variance Adam would not leave
+        alpha = 0 in a thousand steps, and the net would stay deterministic."""
         self.var, self.rate = None, nn.Parameter(torch.full_like(self.mean.weight, logit))
 
     def scale(self):
@@ -116,7 +117,7 @@ def init_posterior(layers, logvar, spread=0.0):
             layer.var.weight.add_(spread * torch.randn_like(layer.var.weight))
 
 
-def set_rates(layers, priors, alpha=None, logit=-10.0):
+def set_rates(layers, priors, alpha=None, logit=-2.0):
     """Tie the variances to the means: at the fixed rate alpha, if there is one, or at a learned one where a layer's prior is `vd`."""
     for layer, prior in zip(layers, priors):
         if alpha is not None:
