@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from models import NETWORKS, build_net
-from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, set_rates
+from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variances, set_rates
 from models.cost import announce_cost
 from models.initialization import initialize
 from models.kernel_sums import kernel_sum
@@ -154,7 +154,7 @@ def main(args):
             evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
             if evaluated:
                 step = (epoch + 1) * math.ceil(N / args.bs)
-                results = dict(train_nll=stats["nll"], kl=stats["kl"], **evaluate(net, test, args.ens))
+                results = dict(train_nll=stats["nll"], kl=stats["kl"], **log_variances(layers), **evaluate(net, test, args.ens))
                 save_state(net.state_dict(), args.run_dir / "model.torch")
                 log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - log.began)
             checkpoints.finished(epoch + 1, save=evaluated)

@@ -33,7 +33,8 @@ RESULTS, FIGURES = HERE / "results", HERE / "figures"
 KEY = ("figure", "panel", "method", "x", "seed", "setting")  # what tells one job's rows from another's
 COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps", "device", "commit", "seconds", "setting")
 
-LOGGED = ("train_nll", "kl", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one_nll")  # taken over beside the ensemble's metrics
+# Taken over beside the ensemble's metrics
+LOGGED = ("train_nll", "kl", "logvar_05", "logvar_50", "logvar_95", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one_nll")
 
 # One name and one colour (Okabe and Ito's and Tol's colour-blind-safe sets) per method, in every table and figure.
 METHODS = {

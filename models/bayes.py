@@ -11,6 +11,7 @@ runs in one of three modes, set for a whole net by `set_mode`, or by `mode` for 
 
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -124,6 +125,15 @@ def set_rates(layers, priors, alpha=None, logit=-2.0):
             layer.fix_rate(alpha)
         elif prior == "vd":
             layer.learn_rate(logit)
+
+
+@torch.no_grad()
+def log_variances(layers, shares=(0.05, 0.5, 0.95)):
+    """{"logvar_05": …}: quantiles of the posterior's log-variances over all weights of Bayesian layers; nothing if there are none."""
+    if not layers:
+        return {}
+    values = torch.cat([2 * layer.scale().log().flatten() for layer in layers]).cpu().numpy()
+    return {f"logvar_{round(100 * share):02d}": float(q) for share, q in zip(shares, np.quantile(values, shares))}
 
 
 def bayes_layers(net):

@@ -47,6 +47,10 @@ class Chain(VAE):
             z, mean, var = before, before_mean, before_var
         return total + super().code_kl(z, mean, var)
 
+    def importance_bound(self, w, codes):
+        """Not defined: its weights need all codes z_0, …, z_T, of which the VAE's own bound draws the last alone.  Raises ValueError."""
+        raise ValueError("a Chain has no importance-weighted bound here, whose weights would need the codes of the whole chain; use log_prob")
+
     def sample_codes(self, n):
         z = super().sample_codes(n)
         for step in self.forwards:

@@ -16,7 +16,7 @@ class Logger:
     """logger.row(epoch=3, loss=0.1) appends to <run_dir>/logs.csv and prints an aligned line (the header every 20 lines).
 
     The columns are those of the first row; a row with others is an error. resume_at: rows of an existing file whose `epoch` is
-    beyond it are dropped, and the file is continued.  echo: columns shown on the console; None shows all.  tensorboard: whether the
+    beyond it are dropped, and the file is continued, without columns that are newer than it.  echo: columns shown on the console; None shows all.  tensorboard: whether the
     numbers go to a file for it, too. logger.rows holds all rows; logger.began is when the run would have begun without the pause before it
     was resumed, in seconds since the epoch, if its rows have `seconds`."""
 
@@ -30,6 +30,7 @@ class Logger:
         self.echo, self.columns, self.rows = echo, None, []
         former = read_log(self.file) if resume_at else []
         kept = [row for row in former if row["epoch"] <= resume_at]
+        self.continued = bool(kept)
         if kept:
             self.columns = list(kept[0])
         if len(kept) < len(former):
@@ -45,6 +46,8 @@ class Logger:
         if self.columns is None:
             self.columns = list(values)
             self.file.unlink(missing_ok=True)
+        if self.continued:
+            values = {name: values[name] for name in self.columns if name in values}
         if set(values) != set(self.columns):
             raise ValueError(f"row has columns {sorted(values)}, {self.file} has {sorted(self.columns)}")
         append_rows([values], self.file, self.columns)

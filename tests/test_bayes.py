@@ -1,12 +1,27 @@
 """Layers and networks: moments of local reparametrisation, modes, published names and parameter counts."""
 
+import math
+
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from models import CIFARNet, FConvMNIST, build_net
-from models.autograd import Reparametrized
-from models.bayes import LAYERS, BayesConv2d, BayesLinear, bayes_layers, conv_layers, is_stochastic, mode, set_mode
+from models.autograd import Reparametrized, normal_like
+from models.bayes import (
+    LAYERS,
+    BayesConv2d,
+    BayesLinear,
+    bayes_layers,
+    conv_layers,
+    init_posterior,
+    is_stochastic,
+    log_variances,
+    mode,
+    set_mode,
+    set_rates,
+)
 from models.image_vae import ImageVAE
 
 LAYER_CASES = [
@@ -53,6 +68,35 @@ def test_modes(make, shape):
         assert torch.equal(layer(x), layer.mean(x))
         raise KeyError
     assert torch.equal(first, layer(x))  # the same weight sample as before
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_noise_is_standard_normal_and_lies_as_its_tensor_does(layout):
+    x = torch.empty(7, 5, 12, 11).to(memory_format=layout)
+    noise = normal_like(x)
+    assert noise.shape == x.shape and noise.stride() == x.stride()
+    assert stats.kstest(noise.flatten(), "norm").pvalue > 1e-4 and len(noise.unique()) > 0.99 * noise.numel()
+
+
+def test_what_the_mnist_net_leaves_out_never_reached_its_classifier():
+    net, x = FConvMNIST((3, 4)), torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(net(x), net.classifier(net.features(x).flatten(1)))
+    other = x.clone()
+    other[:, :, 26:], other[..., 26:] = 0.7, 0.7
+    assert torch.equal(net(x), net(other)) and not torch.equal(net.features[0](x), net.features[0](other))
+
+
+def test_quantiles_of_the_log_variances():
+    net = FConvMNIST((3, 4), conv=BayesConv2d)
+    layers = bayes_layers(net)
+    init_posterior(layers, -10.0, spread=0.5)
+    found = log_variances(layers)
+    assert list(found) == ["logvar_05", "logvar_50", "logvar_95"]
+    assert list(found.values()) == pytest.approx([-10 - 0.5 * 1.645, -10, -10 + 0.5 * 1.645], abs=0.15)
+    layers[0].mean.weight.data.fill_(0.1)
+    set_rates(layers[:1], ["vd"])  # alpha mean^2, alpha the sigmoid of -2
+    assert log_variances(layers[:1])["logvar_50"] == pytest.approx(math.log(0.01 / (1 + math.exp(2))), abs=1e-4)
+    assert log_variances([]) == {}
 
 
 def test_reparametrisation_is_what_autograd_would_make_of_it():

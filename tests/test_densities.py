@@ -200,6 +200,8 @@ def test_a_chain_without_transitions_is_the_vae():
     """Identical numbers from identical weights."""
     torch.manual_seed(0)
     vae, chain = VAE(5, 2, 4), Chain(5, 2, 4, transitions=0)
+    with pytest.raises(ValueError, match="no importance-weighted bound"):
+        chain.importance_bound(torch.randn(3, 1, 5, 5), 4)
     chain.load_state_dict(vae.state_dict())
     assert sum(1 for _ in chain.reverse_model()) == sum(1 for _ in vae.reverse_model())
     w, results = torch.randn(9, 1, 5, 5), []

@@ -135,6 +135,8 @@ def test_logs_are_flushed_and_resumed(tmp_path):
         log.row(epoch=4)
     Logger(tmp_path, resume_at=2).row(epoch=3, loss=0.25)  # killed after the row of epoch 3, before its checkpoint
     assert read_rows(tmp_path / "logs.csv") == [dict(epoch=1, loss=1 / 3), dict(epoch=2, loss=1 / 3), dict(epoch=3, loss=0.25)]
+    Logger(tmp_path, resume_at=3).row(epoch=4, loss=0.2, newer=1)  # a column that the log of a former version has not
+    assert read_rows(tmp_path / "logs.csv")[-1] == dict(epoch=4, loss=0.2)
 
 
 def test_checkpoint_continues_exactly(tmp_path):

@@ -146,6 +146,10 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
             [*good, "--prior_list", "vd", "--max_logsigma", "-4"],
             "--max_logsigma is for a free variance; under the prior vd",
         ),
+        (train_bnn.main, [*good, "--prior_list", "vd", "--logvarinit", "-3"], "under the prior vd give --logitinit"),
+        (train_bnn.main, [*good, "--logitinit", "-3"], "--logitinit is for the prior vd, which"),
+        (train_bnn.main, [*good, "--alpha", "1", "--var_lr", "10"], "--var_lr is for a free variance; with --alpha"),
+        (train_bnn.main, [*good, "--net_cfg", "vanilla", "--var_lr", "10"], "--var_lr needs Bayesian layers"),
         (train_bnn.main, [*good, "--prior_list", "vd", "--alpha", "1"], "leave one of them out"),
         (train_bnn.main, [*good, "--prior_list", "vd", "--gamma_a", "0.6"], "--gamma_a is for the priors gamma, student, of which"),
         (
@@ -242,10 +246,33 @@ def test_a_run_under_variational_dropout_is_resumed_and_loaded(digits, priors):
     run = train_bnn.main(argv)
     train_bnn.main(["--resume", str(run), "--epochs", "6"])
     rates = load_weights(run / "model.torch")["features.conv1.rate"]
-    assert rates.shape == (3, 1, 7, 7) and (rates + 10).abs().max() > 0
+    assert rates.shape == (3, 1, 7, 7) and 0 < (rates + 2).abs().max() < 0.1  # from the release's logit
     net, _, test = load_run(run)
     accuracy = (predict(net, test.x).argmax(1) == test.y).float().mean()
     assert read_rows(run / "logs.csv")[-1]["mean_acc"] == pytest.approx(float(accuracy))
+
+
+@pytest.mark.parametrize("prior, part, start", [("sn", "var.weight", -10.0), ("vd", "rate", -2.0)])
+def test_var_lr_is_a_factor_of_the_variances_rate_alone(prior, part, start, digits, priors):
+    """After one step of Adam, which moves every weight by its rate. At 1 nothing changes, bit for bit."""
+    argv = ["--data", str(digits), *BNN, "--vae_list", *priors, "--prior_list", prior, "--epochs", "1"]
+    plain, one, ten = (load_weights(train_bnn.main([*argv, *more]) / "model.torch") for more in ([], ["--var_lr", "1"], ["--var_lr", "10"]))
+    assert all(torch.equal(plain[name], one[name]) for name in plain)
+    for name, w in plain.items():
+        if name.endswith(part):
+            torch.testing.assert_close(ten[name] - start, 10 * (w - start), rtol=1e-3, atol=1e-4)
+            assert (w - start).abs().median() == pytest.approx(1e-3, rel=0.01)
+        else:
+            assert torch.equal(w, ten[name])
+
+
+def test_a_run_with_var_lr_is_resumed_exactly(digits, priors):
+    argv = ["--data", str(digits), *BNN, "--vae_list", *priors, "--prior_list", "vae", "--var_lr", "7", "--decrease_from", "100"]
+    whole = train_bnn.main(argv)  # at a constant rate, so that fewer epochs are the beginning of more
+    part = train_bnn.main([*argv, "--epochs", "2"])
+    train_bnn.main(["--resume", str(part), "--epochs", "4"])
+    one, other = (load_weights(run / "model.torch") for run in (whole, part))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_cpu_run_says_what_a_step_costs(digits, priors, capsys):
