@@ -48,11 +48,9 @@ PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), nam
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 # Options for Bayesian layers only, and their defaults
-BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None, var_lr=1.0)
-BAYESIAN |= dict(train_reverse=1)
-BAYESIAN |= dict(
-    gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0, kl_memory=False, kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0
-)
+BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None)
+BAYESIAN |= dict(var_lr=1.0, train_reverse=1, gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0, kl_memory=False)
+BAYESIAN |= dict(kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
 # Those of them that a prior heeds, and what its `needs` call it
 HEEDED = dict(gamma_a="a", gamma_b="b", dwp_samples="samples", kl_chunk="chunk", kl_kernels="kernel_sum", kl_memory="kernel_sum")
 HEEDED |= dict(train_reverse="train_reverse", bound="bound")

@@ -293,7 +293,8 @@ def work_folder(args, name):
 def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
     """Run the jobs that have no rows in `file` yet and append their rows, each job's at once.
 
-    file: its name is the rows' figure; those of another figure, which a job's `measure` may add, go to that one's file beside it.  setting: {panel: what the rows say of how they were made}.
+    file: its name is the rows' figure; those of another figure, which a job's `measure` may add, go to that one's file beside it.
+    setting: {panel: what the rows say of how they were made}.
     launcher: one of experiments.launchers; by default Here.  time_limit: seconds after which no further job is started.
     A job that fails does not stop the others, and is not run again before `retry` asks for it.
     Returns all rows of the file, and {a job's title: why it failed}."""

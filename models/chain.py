@@ -49,7 +49,7 @@ class Chain(VAE):
 
     def importance_bound(self, w, codes):
         """Not defined: its weights need all codes z_0, …, z_T, of which the VAE's own bound draws the last alone.  Raises ValueError."""
-        raise ValueError("a Chain has no importance-weighted bound here, whose weights would need the codes of the whole chain; use log_prob")
+        raise ValueError("a Chain has no importance-weighted bound: the weights would need the codes of the whole chain; take log_prob")
 
     def sample_codes(self, n):
         z = super().sample_codes(n)

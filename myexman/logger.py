@@ -16,9 +16,9 @@ class Logger:
     """logger.row(epoch=3, loss=0.1) appends to <run_dir>/logs.csv and prints an aligned line (the header every 20 lines).
 
     The columns are those of the first row; a row with others is an error. resume_at: rows of an existing file whose `epoch` is
-    beyond it are dropped, and the file is continued, without columns that are newer than it.  echo: columns shown on the console; None shows all.  tensorboard: whether the
-    numbers go to a file for it, too. logger.rows holds all rows; logger.began is when the run would have begun without the pause before it
-    was resumed, in seconds since the epoch, if its rows have `seconds`."""
+    beyond it are dropped, and the file is continued, without columns that are newer than it.  echo: columns shown on the console; None
+    shows all.  tensorboard: whether the numbers go to a file for it, too. logger.rows holds all rows; logger.began is when the run would
+    have begun without the pause before it was resumed, in seconds since the epoch, if its rows have `seconds`."""
 
     def __init__(self, run_dir, echo=None, resume_at=0, tensorboard=False):
         self.file = Path(run_dir) / "logs.csv"
