@@ -116,7 +116,7 @@ def every_row(run_dir):
 
 class Job(NamedTuple):
     """One run of a script: where its numbers belong, the command line that makes them, the script's main(), and what takes the numbers
-    from the run's folder. run_grid() adds the figure and the setting, which all jobs of a driver and panel share."""
+    from the run's folder. run_grid() adds the figure, and the setting of its panel, unless it has one of its own."""
 
     panel: str
     method: str
@@ -217,7 +217,7 @@ class Driver(NamedTuple):
     """An experiment of many runs: results/<name>.csv, figures/<name>.png, and a table.
 
     doc: the module's docstring.  add_arguments(parser): its own flags.  smoke: the arguments of a smoke run.
-    settings(args): {panel: what its rows say of how they were made}.
+    settings(args): {panel: what its rows say of how they were made, or a tuple of that, if the jobs themselves say which}.
     jobs(args): the Jobs; if some need what others leave, those that can run now, and it is asked again when they have.
     table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
     by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own."""
@@ -257,7 +257,7 @@ class Driver(NamedTuple):
         if not args.quick and setting != self.usual():
             figures = folders(quick=True)[1].with_name("trials")
         rows, failed = run_stages(self, args, file, setting)
-        rows = [r for r in rows if setting.get(r["panel"]) == r["setting"] and (not self.by_panel or r["panel"] == args.panel)]
+        rows = [r for r in in_settings(rows, setting) if not self.by_panel or r["panel"] == args.panel]
         if rows:
             print(self.table(rows))
         elif not failed:
@@ -267,6 +267,16 @@ class Driver(NamedTuple):
             self.plot(rows, figures / f"{own}.png")
             print(f"drew {figures / f'{own}.png'}")
         report_failures(failed)
+
+
+def in_settings(rows, settings):
+    """The rows whose setting is among those that `settings` (see Driver) has for their panel."""
+
+    def among(row):
+        wanted = settings.get(row["panel"])
+        return row["setting"] in wanted if isinstance(wanted, tuple) else row["setting"] == wanted
+
+    return [row for row in rows if among(row)]
 
 
 def run_stages(driver, args, file, setting):
@@ -299,7 +309,7 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
     A job that fails does not stop the others, and is not run again before `retry` asks for it.
     Returns all rows of the file, and {a job's title: why it failed}."""
     file, launcher = Path(file), launcher or Here()
-    jobs = [job._replace(figure=file.stem, setting=setting[job.panel]) for job in jobs]
+    jobs = [job._replace(figure=file.stem, setting=job.setting or setting[job.panel]) for job in jobs]
     memory, finished = grid_folder(file) / "failed.csv", finished_keys(file)
     former = {} if retry else {row["run"]: row["why"] for row in (read_rows(memory) if memory.exists() else [])}
     by_name = {str(job): job for job in jobs if job.key not in finished}

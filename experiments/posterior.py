@@ -1,0 +1,151 @@
+"""What the posterior is: the terms of the objective, the posterior's variances and its predictions against the step, for several rates
+of the log-variances.
+
+    python -m experiments.posterior --data_root DATA_ROOT --workers 2
+
+Adam moves a weight by its rate in a step. In the paper's schedule the rates sum up to 5, so a log-variance that begins at -10 ends at -5
+at most, wherever the objective's optimum is. --var_lr lets it go further.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from models.pictures import new_figure, save_figure
+from myexman import at_least
+from utils import run_cli
+
+from .fig2 import PANELS, net_options
+from .grid import KL_SUMS, METHODS, Driver, every_row, interval, markdown, mean_std, method_job, method_options, select, shipped
+
+FACTORS = (1, 10, 50)
+CHOICES = ("sn", *KL_SUMS)
+LR, LOGVARINIT = 1e-3, -10.0  # train_bnn's defaults, which the jobs leave as they are
+# The KL term alone, minimised, of a layer's kernels: 32 of the first, 64 of the second, beside a layer whose prior q can meet
+FLOORS = {"7x7": (["vae", "sn"], 32), "5x5": (["sn", "vae"], 64)}
+
+
+def both_terms(n, run_dir):
+    """every_row(), and the data term of n images, nats."""
+    rows = every_row(run_dir)
+    return rows + [row | dict(metric="data", value=n * row["value"]) for row in rows if row["metric"] == "train_nll"]
+
+
+def add_arguments(parser):
+    parser.add_argument("--num_examples", type=at_least(1), default=50, help="size of the training set")
+    parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, …")
+    parser.add_argument("--epochs", type=at_least(1), default=1000, help="passes over the training set")
+    parser.add_argument("--eval_freq", type=at_least(1), default=200, help="epochs between evaluations")
+    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=["sn", "dwp"], help="priors")
+    parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="of the log-variances' rate")
+
+
+def words(args, factor):
+    return f"n = {args.num_examples}, {args.epochs} epochs, variances' rate times {factor}"
+
+
+def floor_words(layer):
+    return f"the KL term alone of {FLOORS[layer][1]} {layer} kernels, 3000 steps"
+
+
+def settings(args):
+    return {args.panel: (*(words(args, factor) for factor in args.factors), *map(floor_words, FLOORS))}
+
+
+def jobs(args):
+    vaes = shipped("vae", PANELS[args.panel].layers)
+    shared = net_options(args) | dict(num_examples=args.num_examples, eval_freq=args.eval_freq)
+    for split in range(args.splits):
+        for factor in args.factors:
+            for method in args.methods:
+                options = shared | method_options(method, vaes) | dict(data_split_seed=split, var_lr=factor)
+                job = method_job(args.panel, method, str(args.epochs), split, options)
+                yield job._replace(measure=partial(both_terms, args.num_examples), setting=words(args, factor))
+    for layer, (priors, _) in FLOORS.items() if "dwp" in args.methods or "dwp-256" in args.methods else ():
+        steps = args.epochs if args.quick else 3000
+        options = shared | method_options("dwp", vaes) | dict(prior_list=priors, hid_dim=(32, 2), epochs=steps, eval_freq=steps, ens=0)
+        options |= dict(kl_scale=1e6, var_lr=10)  # beside which the data term is nothing
+        yield method_job(args.panel, "dwp", str(steps), 0, options)._replace(measure=every_row, setting=floor_words(layer))
+
+
+def floor(rows):
+    """The KL term of the deep weight prior, minimised alone, of all kernels of Fig. 2's net in nats, or None if it has not run."""
+    per_kernel = {layer: select(rows, setting=floor_words(layer), metric="kl") / n for layer, (_, n) in FLOORS.items()}
+    if not all(map(len, per_kernel.values())):
+        return None
+    first, second = PANELS["mnist"].hid_dim
+    return float(first * per_kernel["7x7"].mean() + first * second * per_kernel["5x5"].mean())
+
+
+def of_factors(rows):
+    """(factor, its setting) of those that have run, in order."""
+    found = {r["setting"] for r in rows}
+    return sorted((int(setting.rpartition(" ")[2]), setting) for setting in found if "variances' rate" in setting)
+
+
+def table(rows):
+    """By prior and factor, at the last step: the objective's terms in nats, quantiles of log sigma^2, and predictions, as Markdown."""
+    lines = []
+    for method in CHOICES:
+        for factor, setting in of_factors(rows):
+            own = [r for r in rows if r["setting"] == setting and r["method"] == method]
+            last = max((r["x"] for r in own), default=0)
+            values = {metric: select(own, x=last, metric=metric) for metric in {r["metric"] for r in own}}
+            if values:
+                variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
+                terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
+                found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
+                lines.append([METHODS[method][0], factor, last, *terms, *found, len(values["acc"])])
+    heads = "prior | factor | steps | data term | KL term | log σ², 5 % to 95 % | accuracy | NLL, nats | ECE | splits"
+    lowest = floor(rows)
+    least = f"The deep weight prior's KL term alone, minimised: {lowest:.0f} nats; that of N(0, 1): 0." if lowest else ""
+    return f"{markdown(heads, lines)}\n\n{least}".strip()
+
+
+def walk(step, epochs, factor):
+    """log sigma^2 after so many of `epochs` steps if each goes up by its whole rate, which falls linearly to 0; at most the prior's 0."""
+    return np.minimum(LOGVARINIT + factor * LR * step * (1 - step / (2 * epochs)), 0)
+
+
+def plot(rows, file):
+    """A row of panels per prior: the objective's terms, log sigma^2, accuracy, NLL and ECE, a colour per factor."""
+    present = [method for method in CHOICES if any(r["method"] == method and "variances' rate" in r["setting"] for r in rows)]
+    figure, axes = new_figure(17, 3.4 * len(present), columns=5, rows=len(present), squeeze=False)
+    for line, method in zip(axes, present):
+        for colour, (factor, setting) in enumerate(of_factors(rows)):
+            own = [r for r in rows if r["setting"] == setting and r["method"] == method]
+            steps = np.array(sorted({r["x"] for r in own}))
+            if len(steps):
+                label, style = f"rate times {factor}", dict(color=f"C{colour}")
+
+                def mean(metric, own=own, steps=steps):
+                    return np.array([select(own, x=x, metric=metric).mean() for x in steps])
+
+                line[0].plot(steps, mean("kl"), label=f"KL, {label}", **style)
+                line[0].plot(steps, mean("data"), linestyle=":", label=f"data, {label}", **style)
+                line[1].fill_between(steps, mean("logvar_05"), mean("logvar_95"), alpha=0.25, linewidth=0, **style)
+                line[1].plot(steps, mean("logvar_50"), label=f"median, {label}", **style)
+                every = np.linspace(0, steps[-1])
+                line[1].plot(every, walk(every, steps[-1], factor), color="0.4", linestyle="--", linewidth=0.8)
+                for axis, metric in zip(line[2:], ("acc", "nll", "ece")):
+                    axis.plot(steps, mean(metric), label=label, marker="o", markersize=3, **style)
+        lowest = floor(rows) if method in KL_SUMS else None
+        if lowest:
+            line[0].axhline(lowest, color="0.4", linestyle="--", linewidth=0.8, label="KL alone, minimised")
+        line[0].set(yscale="symlog", ylabel=f"{METHODS[method][0]}\nnats", title="terms of the objective")
+        line[1].set(title="log σ²: 5 to 95 % of the weights; dashed: the sum of the rates", ylim=(-10.5, 1))
+        line[1].title.set_fontsize(9)
+        for axis, title in zip(line[2:], ("test accuracy", "test NLL, nats", "ECE")):
+            axis.set(title=title)
+        for axis in line:
+            axis.set(xlabel="step")
+        line[0].legend(frameon=False, fontsize=6)
+        line[2].legend(frameon=False, fontsize=7)
+    save_figure(figure, file)
+
+
+SMOKE = dict(panel="glyph-digits", num_examples=20, splits=1, epochs=2, eval_freq=1, factors=[1, 10], methods=["sn", "dwp"])
+DRIVER = Driver("posterior", __doc__, add_arguments, SMOKE, settings, jobs, table, plot)
+
+if __name__ == "__main__":
+    run_cli(DRIVER.main)
