@@ -24,7 +24,7 @@ from torch import nn
 from torch.distributions import Normal
 from tqdm import tqdm
 
-from data import load_dataset
+from data import Dataset, load_dataset
 from models import NETWORKS
 from models.bayes import BayesConv2d, bayes_layers, set_mode
 from models.cost import FROZEN, LEARNED, count_flops, kl_flops
@@ -60,8 +60,9 @@ class Case(NamedTuple):
 
 
 def images(arch, n, device):
+    """n of them and their labels, in the memory layout that training gives them."""
     x = torch.rand(n, arch.in_channels, arch.image_size, arch.image_size, generator=torch.Generator().manual_seed(0))
-    return x.to(device), (torch.arange(n) % 10).to(device)
+    return Dataset(x, torch.arange(n) % 10).to(device)
 
 
 def kernel_vae(k, device):

@@ -37,8 +37,15 @@ def jobs(args):
         yield method_job(args.panel, method, str(last), args.split, options)._replace(measure=every_row)
 
 
+def on_common_splits(rows):
+    """The rows of the splits that every method has run on."""
+    splits = [{r["seed"] for r in rows if r["method"] == method} for method in {r["method"] for r in rows}]
+    return [r for r in rows if r["seed"] in set.intersection(*splits)]
+
+
 def table(rows):
-    """Accuracy and NLL at each step that was evaluated, as Markdown."""
+    """Accuracy and NLL at each step that was evaluated, means over the splits of all methods, as Markdown."""
+    rows = on_common_splits(rows)
     present = [method for method in CHOICES if any(r["method"] == method for r in rows)]
     lines = []
     for step in sorted({r["x"] for r in rows}):
@@ -49,6 +56,7 @@ def table(rows):
 
 
 def plot(rows, file):
+    rows = on_common_splits(rows)
     figure, (left, right) = new_figure(10, 3.8, columns=2)
     for method in CHOICES:
         curve(left, rows, method, "acc")

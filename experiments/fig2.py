@@ -1,12 +1,15 @@
 """Fig. 2: test accuracy of a Bayesian CNN against the number of training examples, under different priors.
 
     python -m experiments.fig2 --panel mnist --data_root DATA_ROOT          # needs mnist.npz there, or a network to download it
+    python -m experiments.fig2 --epochs 10000 --eval_freq 2500 --methods dwp-256 sn vd det --splits 10 --data_root DATA_ROOT
     python -m experiments.fig2 --plot_only
 
-Every method starts from the same kernels, drawn from the VAE prior, and is trained alike; experiments.fair lets each choose. The
-paper trains 10 000 epochs and averages 10 splits; the defaults here are what two CPU cores can afford, and the rows say so.
+The second command is the paper's schedule; the first stops early, after what two CPU cores do in an hour or two. Every method starts from
+the same kernels, drawn from the VAE prior, or with --start xavier from Xavier's, and is trained alike; experiments.fair lets each choose.
+The paper does not say from which kernels its baselines start.
 """
 
+import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -20,23 +23,32 @@ from .grid import (
     CIFARNET,
     CORE,
     FCONV,
+    HERE,
     METHODS,
     RESULTS,
     Driver,
     curve,
     every_row,
+    holm,
+    interval,
     last_row,
     markdown,
     mean_std,
     method_job,
     method_options,
+    p_value,
+    paired_differences,
     paper_curve,
-    paper_value,
+    paper_method,
     select,
     shipped,
 )
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
+# Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
+# few splits.
+SCHEDULES = {10000: ("the paper's schedule", "dwp-256"), 600: ("stopped early", "dwp")}
+STARTS = {"vae": "", "xavier": ", Xavier's start"}  # what rows say of the first kernels
 
 
 class Panel(NamedTuple):
@@ -64,28 +76,26 @@ def add_arguments(parser):
     parser.add_argument("--eval_freq", type=at_least(1), help=what)
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
     what = "first kernels of every method: samples of the priors, or Xavier's"
-    parser.add_argument("--start", choices=["vae", "xavier"], default="vae", help=what)
+    parser.add_argument("--start", choices=list(STARTS), default="vae", help=what)
     parser.add_argument("--seed", type=int, default=0, help="of all randomness but the splits', the first kernels' among it")
 
 
+def setting(panel, epochs, start="vae", seed=0):
+    """What rows of a panel say of how they were made."""
+    net = PANELS[panel]
+    narrow = net.hid_dim != NETWORKS[net.model].default_hid_dim
+    widths = f", filters {' '.join(map(str, net.hid_dim))}" if narrow else ""
+    reduced = "reduced: " if narrow or epochs < 10000 else ""
+    return f"{reduced}{epochs} epochs{widths}{STARTS[start]}" + (f", seed {seed}" if seed else "")
+
+
 def settings(args):
-    settings, own = {}, start_words(args)
-    for name, panel in PANELS.items():
-        narrow = panel.hid_dim != NETWORKS[panel.model].default_hid_dim
-        widths = f", filters {' '.join(map(str, panel.hid_dim))}" if narrow else ""
-        reduced = "reduced: " if narrow or args.epochs < 10000 else ""
-        settings[name] = f"{reduced}{args.epochs} epochs{widths}{own}"
-    return settings
+    return {panel: setting(panel, args.epochs, args.start, args.seed) for panel in PANELS}
 
 
-def start_words(args):
-    """What rows say of a start that is not the usual one."""
-    return (", Xavier's start" if args.start == "xavier" else "") + (f", seed {args.seed}" if args.seed else "")
-
-
-def with_curve(setting, run_dir):
+def with_curve(words, run_dir):
     """last_row(), and what experiments.early_stopping shows of the same run."""
-    return last_row(run_dir) + [row | dict(figure="early_stopping", setting=setting) for row in every_row(run_dir)]
+    return last_row(run_dir) + [row | dict(figure="early_stopping", setting=words) for row in every_row(run_dir)]
 
 
 def net_options(args):
@@ -101,42 +111,100 @@ def jobs(args):
     if args.seed and "de" in args.methods:
         raise ValueError("--seed: a deep ensemble is of nets with seeds of its own, 0 to 4")
     for n in args.num_examples or panel.num_examples:
+        words = f"n = {n}, {args.epochs} epochs{STARTS[args.start]}" + (f", seed {args.seed}" if args.seed else "")
         for split in range(args.splits):
             for method in args.methods:
                 options = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
-                options |= method_options(method, vaes, kernels, args.start)
-                options |= dict(eval_freq=args.eval_freq) if args.eval_freq else {}
-                curve_of = partial(with_curve, f"n = {n}, {args.epochs} epochs{start_words(args)}")
+                options |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
                 job = method_job(args.panel, method, str(n), split, options)
-                yield job._replace(measure=curve_of) if args.eval_freq else job
+                yield job._replace(measure=partial(with_curve, words)) if args.eval_freq else job
 
 
-def table(rows):
-    """Accuracy, NLL, ECE and Brier score, mean ± standard deviation over splits, beside the paper's accuracy, as Markdown."""
-    lines, panel = [], rows[0]["panel"]
-    for n in sorted({r["x"] for r in rows}):
+def rows_of(panel, epochs, start="vae", seed=0):
+    """The rows of results/fig2.csv in that setting."""
+    words = setting(panel, epochs, start, seed)
+    return [r for r in read_rows(RESULTS / "fig2.csv") if (r["panel"], r["setting"]) == (panel, words)]
+
+
+def on_its_splits(rows, base="dwp"):
+    """The rows of the splits that the method `base` has run on, so that means can be compared; of a size without it, all."""
+    splits = {(r["x"], r["seed"]) for r in rows if r["method"] == base}
+    sizes = {x for x, _ in splits}
+    return [r for r in rows if r["x"] not in sizes or (r["x"], r["seed"]) in splits]
+
+
+def published(panel):
+    """{(n, method of ours): a table's cell} of the paper's accuracies, for a panel: ≈ is read off its figure; the deterministic net is
+    not in the paper, but in its release's notebook."""
+    rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"]) == ("fig2", panel)]
+    return {
+        (r["x"], paper_method(r["method"])): f"{'' if r['exact'] else '≈ '}{r['value']}{'' if r['source'] == 'paper' else ' (notebook)'}"
+        for r in rows
+    }
+
+
+def table(rows, others=(), paper=None):
+    """Accuracy, NLL and ECE, mean ± standard deviation over splits, as Markdown.
+
+    others: the same of Xavier's start.  paper: published(), whose numbers then stand beside ours, also those that have none of ours."""
+    lines = []
+    for n in sorted({r["x"] for r in [*rows, *others]} | {n for n, _ in paper or ()}):
         for method in CHOICES:
-            values = [select(rows, method=method, x=n, metric=metric) for metric in ("acc", "nll", "ece", "brier")]
-            if len(values[0]):
-                acc, *others = map(mean_std, values)
-                paper = paper_value("fig2", panel, method, n) or "–"
-                lines.append([n, METHODS[method][0], acc, paper, *others, len(values[0])])
-    return markdown("n | prior | accuracy | paper | NLL, nats | ECE | Brier | splits", lines)
+            theirs = (paper or {}).get((n, "dwp" if method == "dwp-256" else method))
+            cells = {m: select(rows, method=method, x=n, metric=m) for m in ("acc", "nll", "ece")}
+            xavier = {m: select(others, method=method, x=n, metric=m) for m in ("acc", "nll")}
+            if len(cells["acc"]) or len(xavier["acc"]) or (theirs and method != "dwp-256"):
+                line = [n, METHODS[method][0], mean_std(cells["acc"]), mean_std(xavier["acc"])]
+                line += [theirs or "–"] if paper else []
+                line += [mean_std(cells["nll"]), mean_std(xavier["nll"]), mean_std(cells["ece"])]
+                lines.append([*line, f"{len(cells['acc'])} + {len(xavier['acc'])}"])
+    heads = ["n", "prior", "accuracy", "from Xavier's start", *(["paper"] if paper else []), "NLL, nats", "from Xavier's start", "ECE"]
+    return markdown(" | ".join([*heads, "splits"]), lines)
 
 
-def on_its_splits(rows):
-    """The rows of the splits that the deep weight prior has run on, so that means can be compared; all if it has not run."""
-    splits = {(r["x"], r["seed"]) for r in rows if r["method"] == "dwp"}
-    return [r for r in rows if not splits or (r["x"], r["seed"]) in splits]
+def differences(rows, base, others=()):
+    """The method `base` less each other on the same splits, with 95 % t-intervals and p-values after Holm's correction over the table's
+    accuracies and, apart, its NLLs; as Markdown.  others: rows of baselines from Xavier's start."""
+    lines, ps = [], {"acc": [], "nll": []}
+    for n in sorted({r["x"] for r in rows}):
+        for words, theirs in (("", rows), (", Xavier's start", [r for r in others if r["method"] != base])):
+            for method in CHOICES:
+                mine = [r for r in rows if r["method"] == base]
+                gaps = {m: paired_differences([*mine, *theirs], base, method, x=n, metric=m) for m in ps}
+                if method != base and len(gaps["acc"]) > 1:
+                    lines.append([n, METHODS[method][0] + words, interval(gaps["acc"]), interval(gaps["nll"]), len(gaps["acc"])])
+                    for metric, values in gaps.items():
+                        ps[metric].append(p_value(values))
+    adjusted = zip(*(holm(values) for values in ps.values()))
+    lines = [[*line[:3], f"{acc:.3f}", line[3], f"{nll:.3f}", line[4]] for line, (acc, nll) in zip(lines, adjusted)]
+    return markdown("n | against | difference in accuracy | p | in NLL, nats | p | splits", lines)
 
 
-def draw_metric(axis, rows, metric):
-    """A metric, acc or nll, of all methods against n, on the splits of the deep weight prior, the paper's accuracy in grey."""
-    rows = on_its_splits(rows)
+def report():
+    """Markdown lines for experiments.report: each schedule's means and paired differences; another seed of the start."""
+    lines = []
+    for panel, (epochs, (name, base)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
+        rows, others = on_its_splits(rows_of(panel, epochs), base), rows_of(panel, epochs, "xavier")
+        paper = published(panel) if epochs == max(SCHEDULES) else None
+        if rows or paper:
+            lines += ["", f"**{panel}, {name}** ({setting(panel, epochs)}; splits from samples of the priors + from Xavier's kernels):"]
+            lines += ["", table(rows, others, paper)]
+        if rows:
+            lines += ["", f"{METHODS[base][0]} less the other, p by Holm's correction over the table:", "", differences(rows, base, others)]
+        again = rows_of(panel, epochs, seed=1)
+        if again:
+            lines += ["", f"{name}, with other first kernels and other noise (`--seed 1`):", "", differences(again, base)]
+    return lines
+
+
+def draw_metric(axis, rows, metric, base):
+    """A metric, acc or nll, of all methods against n, on the splits of the method `base`, the paper's accuracy in grey."""
+    rows = on_its_splits(rows, base)
     for method in CHOICES:
         curve(axis, rows, method, metric)
         if metric == "acc":
-            paper_curve(axis, "fig2", rows[0]["panel"], method, label=f"paper, {METHODS[method][0]}")
+            source = "release's notebook" if method == "det" else "paper"
+            paper_curve(axis, "fig2", rows[0]["panel"], method, label=f"{source}, {METHODS[method][0]}")
     sizes = sorted({r["x"] for r in rows})
     ylabel = dict(acc="test accuracy", nll="test NLL, nats per image")[metric]
     axis.set(xscale="log", xlabel="training examples", ylabel=ylabel, xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
@@ -145,21 +213,36 @@ def draw_metric(axis, rows, metric):
 
 
 def plot(rows, file):
-    panel = rows[0]["panel"]
-    figure, (left, right) = new_figure(11, 4, columns=2)
-    draw_metric(left, rows, "acc")
-    draw_metric(right, rows, "nll")
-    counts = {len(select(rows, method=r["method"], x=r["x"], metric="acc")) for r in rows}
-    splits = "–".join(map(str, sorted({min(counts), max(counts)})))
-    figure.suptitle(
-        f"Fig. 2, {panel}: {rows[0]['setting']}; mean and range over {splits} splits; grey: paper, 10 splits, 10 000 epochs", fontsize=10
-    )
-    left.legend(frameon=False, fontsize=7, ncols=2)
-    right.legend(frameon=False, fontsize=8)
+    """A row of panels for each schedule that has run; of a trial one, of its own rows."""
+    panel, words = rows[0]["panel"], rows[0]["setting"]
+    schedules = {name: (rows_of(panel, epochs), base) for epochs, (name, base) in SCHEDULES.items()}
+    if words not in {setting(panel, epochs) for epochs in SCHEDULES}:
+        schedules = {words: (rows, "dwp")}
+    schedules = {name: found for name, found in schedules.items() if found[0]}
+    figure, axes = new_figure(11, 4 * len(schedules), columns=2, rows=len(schedules), squeeze=False)
+    for (left, right), (name, (own, base)) in zip(axes, schedules.items()):
+        draw_metric(left, own, "acc", base)
+        draw_metric(right, own, "nll", base)
+        left.set_title(f"{panel}, {name}; grey: paper, 10 000 epochs", fontsize=10)
+        right.set_title("mean and range over splits", fontsize=10)
+        left.legend(frameon=False, fontsize=6, ncols=2)
+        right.legend(frameon=False, fontsize=7)
     save_figure(figure, file)
 
 
-DRIVER = Driver("fig2", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, epochs=3), settings, jobs, table, plot, by_panel=True)
+DRIVER = Driver(
+    "fig2",
+    __doc__,
+    add_arguments,
+    dict(panel="glyph-digits", splits=1, epochs=3),
+    settings,
+    jobs,
+    table,
+    plot,
+    by_panel=True,
+    paper=("fig2",),
+    report=report,
+)
 
 
 def rows_beside(rows, methods):

@@ -104,6 +104,9 @@ DRIVER = Driver(
     table,
     plot,
     by_panel=True,
+    paper=("fig3",),
+    quantity="test accuracy",
+    own_table=False,
 )
 
 if __name__ == "__main__":

@@ -131,7 +131,19 @@ def plot(rows, file):
     save_figure(figure, file)
 
 
-DRIVER = Driver("fig4", __doc__, add_arguments, dict(panel=["vae-mnist", "convnet-mnist"], splits=1, steps=2), settings, jobs, table, plot)
+DRIVER = Driver(
+    "fig4",
+    __doc__,
+    add_arguments,
+    dict(panel=["vae-mnist", "convnet-mnist"], splits=1, steps=2),
+    settings,
+    jobs,
+    table,
+    plot,
+    paper=("fig4",),
+    quantity="test accuracy, or nats per image, at a step x",
+    own_table=False,
+)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

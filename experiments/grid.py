@@ -63,6 +63,11 @@ def paper_name(method):
     return PAPER_NAMES.get(method, method)
 
 
+def paper_method(name):
+    """The method of ours that paper_results.csv calls so."""
+    return {theirs: own for own, theirs in PAPER_NAMES.items()}.get(name, name)
+
+
 CORE = ("dwp", "loguniform", "vd", "sn", "det")  # those of the paper's Fig. 2, in which `vd` is called log-uniform
 
 DETERMINISTIC = ("det", "det-l2", "do", "de")
@@ -220,7 +225,10 @@ class Driver(NamedTuple):
     settings(args): {panel: what its rows say of how they were made, or a tuple of that, if the jobs themselves say which}.
     jobs(args): the Jobs; if some need what others leave, those that can run now, and it is asked again when they have.
     table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
-    by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own."""
+    by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own.
+    paper, quantity: the names in paper_results.csv of what it reproduces, and what number that is.
+    own_table: whether the report shows the driver's table beside that of the paper's numbers.
+    report(): Markdown lines for the report, in place of those tables."""
 
     name: str
     doc: str
@@ -231,6 +239,10 @@ class Driver(NamedTuple):
     table: Callable
     plot: Callable | None = None
     by_panel: bool = False
+    paper: tuple = ()
+    quantity: str = ""
+    own_table: bool = True
+    report: Callable | None = None
 
     def parse_args(self, argv=None):
         parser = Parser(description=self.doc)
@@ -248,6 +260,11 @@ class Driver(NamedTuple):
     def usual(self):
         """{panel: the setting} of the driver's own arguments; rows in others are trials."""
         return self.settings(self.parse_args([]))
+
+    def results(self):
+        """Its rows in the usual setting."""
+        file = RESULTS / f"{self.name}.csv"
+        return in_settings(read_rows(file), self.usual()) if file.exists() else []
 
     def main(self, argv=None):
         """Run what is missing, print the table, draw the figure: the shipped one, or under the runs if the settings are a trial's."""
@@ -412,20 +429,31 @@ def paired_differences(rows, first, second, **where):
     return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
 
+def interval_ends(values):
+    """The 95 % t interval of a mean, of two values or more."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return values.mean() - half, values.mean() + half
+
+
 def interval(values, digits=3, sign="+"):
     """'+0.037 (+0.021 to +0.053)': the mean and its 95 % t interval; of a single value no interval.  sign: '+' for differences, or ''."""
     if len(values) < 2:
         return f"{values[0]:{sign}.{digits}f}" if len(values) else "–"
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return "{:{s}.{d}f} ({:{s}.{d}f} to {:{s}.{d}f})".format(values.mean(), values.mean() - half, values.mean() + half, d=digits, s=sign)
+    return "{:{s}.{d}f} ({:{s}.{d}f} to {:{s}.{d}f})".format(values.mean(), *interval_ends(values), d=digits, s=sign)
 
 
-def ensemble_wins(nll, ece):
-    """'NLL and ECE', or what of them is lower on average for the ensemble, to three digits, as in the tables.
+def p_value(values):
+    """Of the hypothesis that the mean of paired differences is 0, by Student's t; 1 if they are all 0."""
+    return float(stats.ttest_1samp(values, 0).pvalue) if np.any(values) else 1.0
 
-    nll, ece: each a pair (mean network, ensemble) of arrays."""
-    better = [name for name, (mean, ensemble) in (("NLL", nll), ("ECE", ece)) if round(ensemble.mean(), 3) < round(mean.mean(), 3)]
-    return " and ".join(better) or "neither"
+
+def holm(ps):
+    """p-values adjusted by Holm's step-down method: below a level where that hypothesis is rejected with the chance of any false rejection
+    at most that level."""
+    order = np.argsort(ps)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(ps)[order] * np.arange(len(ps), 0, -1)), 1)
+    return adjusted
 
 
 def curve(axis, rows, method, metric, position=float):

@@ -1,5 +1,5 @@
-"""Fig. 1: learned 7x7 kernels beside samples of the prior. Fig. 5: the latent plane of the 7x7 kernels. The README's picture: Figs. 1
-and 2a. If asked for, Fig. 6: samples of an image VAE after 100 to 500 steps, a row for each of three initialisations.
+"""Fig. 1: learned 7x7 kernels beside samples of the prior. Fig. 5: the latent plane of the 7x7 kernels. The README's picture: the lead of
+the deep weight prior in Fig. 2a. If asked for, Fig. 6: samples of an image VAE after 100 to 500 steps, a row for each initialisation.
 
     python -m experiments.pictures
     python -m experiments.pictures --figures fig6 --data_root DATA_ROOT          # trains for some minutes
@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.pictures import draw_kernels, new_figure, plot_kernels, plot_latent, save_figure
+from models.pictures import new_figure, plot_kernels, plot_latent, save_figure
 from myexman import Parser, at_least
-from myexman.logger import read_rows
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
 from . import convergence, fig2
 from .fig4 import INITS, PANELS
-from .grid import FIGURES, METHODS, RESULTS, command_line, init_options, shipped
+from .grid import FIGURES, METHODS, command_line, init_options, interval_ends, paired_differences, paper_value, shipped
 
 
 def parse_args(argv=None):
@@ -42,13 +41,32 @@ def kernels_and_samples():
 
 
 def overview(args, file):
-    usual = fig2.DRIVER.usual()["mnist"]
-    rows = [r for r in read_rows(RESULTS / "fig2.csv") if (r["panel"], r["setting"]) == ("mnist", usual)]
-    figure, axes = new_figure(13, 3.9, columns=3, width_ratios=[1, 1, 1.3])
-    draw_kernels(axes[:2], kernels_and_samples())
-    fig2.draw_metric(axes[2], rows, "acc")
-    axes[2].set_title(f"MNIST, {usual}; grey: paper", fontsize=10)
-    axes[2].legend(frameon=False, fontsize=7, ncols=2, loc="lower right")
+    """The deep weight prior less each baseline on the same splits, with 95 % intervals, against the number of images; the paper's grey."""
+    figure, axes = new_figure(11, 4, columns=2)
+    baselines, sizes = ("sn", "vd", "det"), [50, 100, 200, 500, 1000]
+    for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
+        for i, method in enumerate(baselines):
+            name, colour = METHODS[method]
+            for j, (epochs, (schedule, base)) in enumerate(fig2.SCHEDULES.items()):
+                rows = fig2.rows_of("mnist", epochs)
+                gaps = {n: paired_differences(rows, base, method, x=n, metric=metric) for n in sizes}
+                shown = {n: gap for n, gap in gaps.items() if len(gap) > 1}
+                if shown:
+                    at = [sizes.index(n) + 0.13 * (i - 1) + 0.4 * (j - 0.5) for n in shown]
+                    mean = np.array([gap.mean() for gap in shown.values()])
+                    ends = np.array([interval_ends(gap) for gap in shown.values()]).T
+                    style = dict(color=colour, capsize=3, linestyle="", marker="o", markerfacecolor="w" if j else colour)
+                    axis.errorbar(at, mean, np.abs(ends - mean), label=f"less {name}, {schedule}", **style)
+            theirs = [(paper_value("fig2", "mnist", "dwp", n), paper_value("fig2", "mnist", method, n)) for n in sizes]
+            if metric == "acc" and method != "det":  # which is not in the paper
+                at, style = np.arange(5) + 0.13 * (i - 1) - 0.2, dict(color="0.55", marker="sx"[i], markersize=5, linestyle="")
+                axis.plot(at, [dwp - other for dwp, other in theirs], label=f"paper: less {name}", **style)
+        axis.axhline(0, color="0.3", linewidth=0.8)
+        axis.set_xticks(range(5), sizes)
+        better = "above" if metric == "acc" else "below"
+        axis.set(xlabel="training images", title=f"deep weight prior less the other, {what} ({better} 0: it is better)")
+        axis.title.set_fontsize(9)
+    axes[0].legend(frameon=False, fontsize=7, ncols=2)
     save_figure(figure, file)
 
 

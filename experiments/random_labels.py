@@ -62,7 +62,17 @@ def table(rows):
     return markdown("data | method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds", lines)
 
 
-DRIVER = Driver("random_labels", __doc__, add_arguments, dict(panel="glyph-digits", num_examples=200, epochs=2), settings, jobs, table)
+DRIVER = Driver(
+    "random_labels",
+    __doc__,
+    add_arguments,
+    dict(panel="glyph-digits", num_examples=200, epochs=2),
+    settings,
+    jobs,
+    table,
+    paper=("slides_random_labels",),
+    quantity="accuracy",
+)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

@@ -167,7 +167,18 @@ def plot_weights(run, file):
     save_figure(figure, file)
 
 
-DRIVER = Driver("sparsification", __doc__, add_arguments, dict(nets=["lenet5"], epochs=2), settings, jobs, table, plot)
+DRIVER = Driver(
+    "sparsification",
+    __doc__,
+    add_arguments,
+    dict(nets=["lenet5"], epochs=2),
+    settings,
+    jobs,
+    table,
+    plot,
+    paper=("slides_sparse_vd", "ard_table1", "ard_table2"),
+    quantity="test error; weights by weights kept",
+)
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""Every method's start, steps, rate and L2, chosen from one small grid on validation images, for
+"""Every method's start, steps, rate and L2, chosen from one small grid on validation images, by accuracy and by NLL, for
 experiments.fair.
 
     python -m experiments.tune --data_root DATA_ROOT --workers 2
@@ -52,7 +52,7 @@ def recipes(method, quick=False):
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (default: those of Fig. 2)")
-    parser.add_argument("--splits", type=at_least(1), default=2, help="split seeds 0, 1, …")
+    parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, …")
     parser.add_argument("--methods", nargs="+", choices=TUNED, default=list(TUNED), help="what to tune")
     parser.set_defaults(epochs=0)  # the recipes have their own
 
@@ -71,34 +71,39 @@ def jobs(args):
                     yield method_job(args.panel, f"{method}, {recipe}", str(n), split, options)
 
 
-def tried(rows, method, n):
-    """{Recipe: its accuracies on validation images} among tune's rows of one panel; those of a deep ensemble are `det`'s."""
+def tried(rows, method, n, metric="acc"):
+    """{Recipe: its values on validation images} among tune's rows of one panel; those of a deep ensemble are `det`'s."""
     method = "det" if method == "de" else method
-    return {recipe: select(rows, method=f"{method}, {recipe}", x=n, metric="acc") for recipe in recipes(method)}
+    return {recipe: select(rows, method=f"{method}, {recipe}", x=n, metric=metric) for recipe in recipes(method)}
 
 
 def best(rows, method, n):
-    """The Recipe of highest mean accuracy on validation images among tune's rows of one panel.
+    """{"accuracy": Recipe, "NLL": Recipe}: those of highest mean accuracy and of lowest mean NLL on validation images among tune's rows
+    of one panel.
 
     Raises ValueError unless all recipes ran, on as many splits."""
     found = tried(rows, method, n)
     if len({len(acc) for acc in found.values()}) > 1 or not all(len(acc) for acc in found.values()):
         raise ValueError(f"validation runs of {method} at n = {n} are missing: python -m experiments.tune makes them")
-    return max(found, key=lambda recipe: found[recipe].mean())
+    nll = tried(rows, method, n, "nll")
+    return {"accuracy": max(found, key=lambda recipe: found[recipe].mean()), "NLL": min(nll, key=lambda recipe: nll[recipe].mean())}
 
 
 def table(rows):
-    """What was tried, by method, the highest mean accuracy in bold, as Markdown."""
+    """What was tried, by method, the highest mean accuracy and the lowest mean NLL in bold, as Markdown."""
+
+    def bold(values, others, choose):
+        mark = "**" if values.mean() == choose(other.mean() for other in others) else ""
+        return f"{mark}{mean_std(values)}{mark}"
+
     lines = []
     for n in sorted({r["x"] for r in rows}):
         for method in TUNED:
-            tried = dict.fromkeys(r["method"] for r in rows if r["x"] == n and r["method"].startswith(f"{method}, "))
-            accuracy = {word: select(rows, x=n, method=word, metric="acc") for word in tried}
-            best_mean = max((acc.mean() for acc in accuracy.values()), default=None)
-            for word, acc in accuracy.items():
-                mark = "**" if acc.mean() == best_mean else ""
-                nll, recipe = select(rows, x=n, method=word, metric="nll"), word.partition(", ")[2]
-                lines.append([n, METHODS[method][0], f"{mark}{recipe}{mark}", mean_std(acc), mean_std(nll), len(acc)])
+            words = dict.fromkeys(r["method"] for r in rows if r["x"] == n and r["method"].startswith(f"{method}, "))
+            accuracy, nll = ({word: select(rows, x=n, method=word, metric=metric) for word in words} for metric in ("acc", "nll"))
+            for word in words:
+                cells = bold(accuracy[word], accuracy.values(), max), bold(nll[word], nll.values(), min)
+                lines.append([n, METHODS[method][0], word.partition(", ")[2], *cells, len(accuracy[word])])
     return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
 
 

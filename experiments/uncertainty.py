@@ -23,7 +23,20 @@ from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run
 
 from .deep_ensemble import ensemble_file
 from .fig2 import net_options
-from .grid import METHODS, Driver, curve, ensemble_wins, last_row, markdown, mean_std, method_job, method_options, select, shipped
+from .grid import (
+    METHODS,
+    Driver,
+    curve,
+    interval,
+    last_row,
+    markdown,
+    mean_std,
+    method_job,
+    method_options,
+    paired_differences,
+    select,
+    shipped,
+)
 
 CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "de", "det")
 MEMBERS = (1, 2, 5, 10, 20)  # of a deep ensemble up to its five, of a deterministic net one
@@ -119,7 +132,7 @@ def measure(run_dir, strange):
 
 
 def table(rows):
-    """One net against the average of the largest ensemble, calibration and AUROC, as Markdown."""
+    """One net against the average of the largest ensemble, calibration and AUROC; the deep weight prior less the others, as Markdown."""
     lines = []
     for method in CHOICES:
         own = [r for r in rows if r["method"] == method]
@@ -128,10 +141,10 @@ def table(rows):
             nll, ece = ([select(own, metric=f"mean_{name}"), select(own, metric=f"members_{name}", x=k)] for name in ("nll", "ece"))
             brier, separation = select(own, metric="members_brier", x=k), select(own, metric="auroc")
             cells = map(mean_std, (*nll, *ece, brier, separation))
-            wins = ensemble_wins(nll, ece) if k > 1 else "–"
-            lines.append([METHODS[method][0], k, *cells, wins, len(separation)])
+            gaps = [paired_differences(rows, "dwp", method, metric=m, x=x) for m, x in (("members_nll", k), ("auroc", ""))]
+            lines.append([METHODS[method][0], k, *cells, *(interval(gap) if method != "dwp" else "–" for gap in gaps), len(separation)])
     heads = "method | members | NLL: one net (the mean, if Bayesian) | average | ECE: one net | average | Brier of the average | its AUROC"
-    return markdown(f"{heads} | average better in | splits", lines)
+    return markdown(f"{heads} | deep weight prior less it: NLL | AUROC | splits", lines)
 
 
 def points(rows, method, metric):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import stats
 
 import train_bnn
 import train_source
@@ -22,6 +23,7 @@ from data.glyphs import GLYPHS, make_glyphs
 from experiments import (
     ablations,
     benchmark,
+    claims,
     continual,
     cuts,
     deep_ensemble,
@@ -35,6 +37,7 @@ from experiments import (
     grid,
     kernels,
     pictures,
+    posterior,
     quickstart,
     random_labels,
     report,
@@ -121,6 +124,7 @@ DRIVERS = {  # and the methods of its smoke run
     tune: {"det, vae start, 1 epochs, rate 0.001", "det, vae start, 1 epochs, rate 0.003"},
     fair: {"det, vae start, 1 epochs, rate 0.001", "de, vae start, 1 epochs, rate 0.001"},
     early_stopping: {"dwp-256", "det"},
+    posterior: {"sn", "dwp"},
     ablations: {"as in Fig. 2", "Xavier start"},
     tightness: {"learned", "frozen"},
     residual: {"source", "vae", "dwp", "sn", "det"},
@@ -200,32 +204,68 @@ def test_entropy_and_reliability_by_hand():
 def test_the_report_has_every_number_of_the_paper():
     text = (ROOT / "experiments/REPORT.md").read_text()
     for row in read_rows(ROOT / "experiments/paper_results.csv"):
-        assert f"| {'' if row['exact'] else '≈ '}{row['value']} |" in text
+        assert f"| {'' if row['exact'] else '≈ '}{row['value']}{'' if row['source'] == 'paper' else ' (notebook)'} |" in text
 
 
 def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
     """Two runs of the usual setting, and a trial that must not count."""
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    usual = fig2.DRIVER.usual()["mnist"]
-    row = dict(figure="fig2", panel="mnist", method="dwp", x="50", metric="acc", steps=600, device="cpu", commit="c", seconds=1)
-    rows = [
-        row | dict(seed=i, value=value, setting=setting) for i, (value, setting) in enumerate(((0.7, usual), (0.9, usual), (0.1, "trial")))
-    ]
-    add_rows(rows, tmp_path / "fig2.csv")
-    published = [dict(figure="fig2", panel="mnist", method=method, x=50, value=0.8, exact=1) for method in ("dwp", "sn")]
-    table = report.side_by_side(published, report.results(fig2.DRIVER))
-    assert "| mnist | deep weight prior | 50 | 0.8 | 0.800 ± 0.141 | +0.000 |" in table
-    assert "| mnist | standard normal | 50 | 0.8 | – |" in table and table.endswith("–: not run on these two cores.")
-    assert report.number("fig2 method=dwp x=50 metric=acc digits=2") == "0.80"
-    differences = [dict(row, method="sn", value=row["value"] - 0.1 - 0.01 * row["seed"]) for row in rows]
-    add_rows(differences, tmp_path / "fig2.csv")
-    assert report.number("fig2 method=dwp x=50 metric=acc over=sn show=interval") == "+0.105 (+0.041 to +0.169)"
-    assert report.number("fig2 method=dwp x=50 metric=acc show=interval") == "0.800 (-0.471 to 2.071)"
-    others = [r | dict(figure="densities", method="flow", setting=densities.DRIVER.usual()["mnist"]) for r in differences[:2]]
-    add_rows(others, tmp_path / "densities.csv")
-    assert report.number("fig2 method=dwp x=50 metric=acc over=flow of=densities show=interval") == "+0.105 (+0.041 to +0.169)"
-    with pytest.raises(ValueError, match="`of` is for `over`"):
-        report.number("fig2 method=dwp x=50 metric=acc of=densities")
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    usual = fig3.DRIVER.usual()["mnist"]
+    row = dict(figure="fig3", panel="mnist", method="dwp", x="1/4", metric="acc", steps=600, device="cpu", commit="c", seconds=1)
+    for seed, (value, setting) in enumerate(((0.7, usual), (0.9, usual), (0.1, "trial"))):
+        add_rows([row | dict(seed=seed, value=value, setting=setting)], tmp_path / "fig3.csv")
+    published = [dict(figure="fig3", panel="mnist", method=method, x="1/4", value=0.8, exact=0) for method in ("dwp", "xavier")]
+    table = report.side_by_side(published, fig3.DRIVER.results())
+    assert "| mnist | deep weight prior | 1/4 | ≈ 0.8 | 0.800 ± 0.141 | +0.000 |" in table
+    assert "| mnist | Xavier | 1/4 | ≈ 0.8 | – |" in table
+
+
+def test_fig2_shows_both_schedules_both_starts_and_paired_differences(tmp_path, monkeypatch):
+    monkeypatch.setattr(fig2, "RESULTS", tmp_path)
+    row = dict(figure="fig2", panel="mnist", x="50", steps=600, device="cpu", commit="c", seconds=1)
+    for epochs, base in ((10000, "dwp-256"), (600, "dwp")):
+        for method, start, shift in ((base, "vae", 0.0), ("sn", "vae", 0.1), ("sn", "xavier", 0.2)):
+            for seed in range(5 if method == "sn" else 3):
+                setting = fig2.setting("mnist", epochs, start)
+                values = dict(acc=0.8 - shift - 0.01 * seed * bool(shift), nll=1 + shift, ece=0.1)
+                rows = [row | dict(method=method, seed=seed, metric=m, value=v, setting=setting) for m, v in values.items()]
+                add_rows(rows, tmp_path / "fig2.csv")
+    text = "\n".join(fig2.report())
+    assert "| 50 | deep weight prior, 256 kernels a step | 0.800 ± 0.000 | – | 0.8 | 1.000 ± 0.000 | – | 0.100 ± 0.000 | 3 + 0 |" in text
+    assert "| 50 | standard normal | 0.690 ± 0.010 | 0.580 ± 0.016 | 0.717 | 1.100 ± 0.000 | 1.200 ± 0.000 |" in text
+    assert "| 50 | standard normal, Xavier's start | +0.210 (+0.185 to +0.235) | 0.002 | -0.200" in text
+    assert "| 50 | standard normal | +0.110 (+0.085 to +0.135) | 0.003 |" in text  # .0027 and, doubled by Holm, 2 x .0008
+
+
+def test_a_long_run_leaves_its_curve_beside(glyphs):
+    """So that early_stopping, asked for it, has nothing left to train."""
+    words = ["--quick", "--data_root", str(glyphs)]
+    fig2.DRIVER.main([*words, "--methods", "det", "--eval_freq", "2"])
+    folder = Path(os.environ["DWP_PATH"]) / "quick"
+    last, curve = (read_rows(folder / f"{name}.csv") for name in ("fig2", "early_stopping"))
+    assert {r["x"] for r in last} == {20} and {r["x"] for r in curve} == {2, 3} and {r["setting"] for r in curve} == {"n = 20, 3 epochs"}
+    assert {(r["metric"], r["value"]) for r in last} == {(r["metric"], r["value"]) for r in curve if r["x"] == 3}
+
+
+def test_holms_correction_and_the_verdict_of_a_claim():
+    assert grid.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert grid.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=6)
+    assert grid.p_value(x) == pytest.approx(stats.ttest_1samp(x, 0).pvalue) and grid.p_value(np.zeros(3)) == 1
+    low, high = grid.interval_ends(x)
+    assert (grid.p_value(x - low), grid.p_value(x - high)) == pytest.approx((0.05, 0.05))
+    around = np.array([-0.01, 0.0, 0.01])  # an interval of .025 to both sides
+    for mean, paper, said in ((0.05, 0.06, "yes"), (0.05, 0.08, "smaller"), (0.01, 0.03, "open"), (0.01, 0.06, "no"), (-0.05, 0.01, "no")):
+        assert claims.verdict(mean + around, paper) == f"**{said}**"
+    assert claims.verdict(np.array([0.05]), 0.05) == "**open**"
+    assert claims.verdict(62 + 100 * around, 64, difference=False) == "**yes**"
+    assert claims.verdict(62 + 100 * around, 68, difference=False) == "**smaller**"
+
+
+def test_the_claims_take_their_numbers_from_the_papers_rows():
+    assert [claim.published() for claim in claims.CLAIMS[:2]] == pytest.approx([0.083, 0.034])
+    assert len(claims.CLAIMS) == 8 and claims.CLAIMS[-1].published() == 68
 
 
 def test_the_figure_compares_means_over_the_same_splits():
@@ -341,24 +381,25 @@ def test_submitit_is_named_where_it_is_missing(monkeypatch):
         sweep.main(["train_bnn.py", "--grid", "lr=1", "--launcher", "slurm"])
 
 
-def test_the_best_recipe_is_that_of_the_highest_validation_accuracy():
-    """Over splits on average; of its own n; a deep ensemble's is the deterministic net's."""
-    candidates, row = tune.recipes("det"), dict(figure="tune", panel="mnist", metric="acc")
+def test_the_best_recipe_is_that_of_the_highest_accuracy_or_the_lowest_nll():
+    """On validation images, over splits on average; of its own n; a deep ensemble's is the deterministic net's."""
+    candidates, row = tune.recipes("det"), dict(figure="tune", panel="mnist")
     accuracy = {n: dict.fromkeys(candidates, (0.5, 0.5)) for n in (50, 100)}
     accuracy[50] |= {candidates[0]: (0.9, 0.6), candidates[1]: (0.8, 0.8)}
     accuracy[100] |= {candidates[0]: (0.9, 0.6)}
-    rows = [row | dict(method=f"det, {r}", x=n, value=v) for n in accuracy for r in candidates for v in accuracy[n][r]]
-    assert tune.best(rows, "det", 50) == tune.best(rows, "de", 50) == candidates[1] and tune.best(rows, "det", 100) == candidates[0]
+    rows = [row | dict(method=f"det, {r}", x=n, metric="acc", value=v) for n in accuracy for r in candidates for v in accuracy[n][r]]
+    rows += [row | dict(method=f"det, {r}", x=n, metric="nll", value=i) for n in accuracy for i, r in enumerate(reversed(candidates))]
+    best = dict(accuracy=candidates[1], NLL=candidates[-1])
+    assert tune.best(rows, "det", 50) == tune.best(rows, "de", 50) == best and tune.best(rows, "det", 100)["accuracy"] == candidates[0]
+    assert fair.why_chosen(rows, "de", str(candidates[1]), 50) == "accuracy" and fair.why_chosen(rows, "sn", "x", 50) == "–"
     with pytest.raises(ValueError, match="validation runs of det at n = 50 are missing"):
         tune.best(rows[1:], "det", 50)
 
 
 def test_the_papers_names_and_ours_go_both_ways():
     """Every published number of Fig. 2 is of one method of ours, log-uniform of variational dropout."""
-    assert all(report.OUR_METHODS[grid.paper_name(method)] == method for method in grid.PAPER_NAMES)
-    row = dict(figure="fig2", panel="mnist", x=50, metric="acc", value=0.5)
-    published = row | dict(method="loguniform")
-    assert [r["method"] for r in report.ours(published, [row | dict(method=m) for m in grid.CORE])] == ["vd"]
+    assert all(grid.paper_method(grid.paper_name(method)) == method for method in grid.PAPER_NAMES)
+    assert fig2.published("mnist")[50, "vd"] == "0.766" and fig2.published("mnist")[50, "det"] == "0.751 (notebook)"
 
 
 def test_fits_are_compared_with_the_shipped_prior_of_fig2(tmp_path, monkeypatch):

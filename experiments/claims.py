@@ -1,0 +1,125 @@
+"""The README's table: what the paper claims, its number, ours, and a verdict that follows from our interval by a rule.
+
+python -m experiments.report writes it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from myexman.logger import read_rows
+
+from . import fig2, fig3, fig4, sparsification
+from .grid import HERE, interval, interval_ends, markdown, paired_differences, paper_name, select
+
+
+class Claim(NamedTuple):
+    """text: the claim.  figure, panel, x: where paper_results.csv has its number, of one method, or of `better` less `worse`.
+
+    values(): our numbers, an array over splits or seeds.  digits: shown."""
+
+    text: str
+    figure: str
+    panel: str
+    x: str
+    better: str
+    worse: str
+    values: Callable
+    digits: int = 3
+
+    def published(self):
+        rows = [
+            r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"], str(r["x"])) == (self.figure, self.panel, self.x)
+        ]
+        numbers = [select(rows, method=paper_name(method)).item() for method in (self.better, self.worse) if method]
+        return numbers[0] - (numbers[1] if self.worse else 0)
+
+    def line(self):
+        paper, values, sign = self.published(), self.values(), "+" if self.worse else ""
+        runs = f", {len(values)} runs" if len(values) > 1 else ""
+        return [
+            self.text,
+            f"{paper:{sign}.{self.digits}f}",
+            interval(values, self.digits, sign) + runs,
+            verdict(values, paper, bool(self.worse)),
+        ]
+
+
+def verdict(values, paper, difference=True):
+    """What our numbers say of the paper's, by their 95 % interval, a word in bold.
+
+    Of a difference, which the paper finds above 0: yes, if the interval is above 0 and reaches the paper's; smaller, if it is above 0 and
+    does not; no, if it is not above 0 and below the paper's; open, if it has room for both, or there is no interval. Of a number: yes, if
+    the interval reaches it; smaller, if not."""
+    if len(values) < 2:
+        return "**open**"
+    low, high = interval_ends(values)
+    if difference and low <= 0:
+        return "**no**" if high < paper else "**open**"
+    return "**yes**" if high >= paper else "**smaller**"
+
+
+def of_fig2(panel, epochs, x, better, worse):
+    return paired_differences(fig2.rows_of(panel, epochs), better, worse, x=x, metric="acc")
+
+
+def after_steps(panel, x):
+    return paired_differences(fig4.DRIVER.results(), "dwp", "xavier", panel=panel, x=x, metric=fig4.PANELS[panel].metric)
+
+
+def untrained(panel, x):
+    return paired_differences(fig3.DRIVER.results(), "dwp", "xavier", panel=panel, x=x, metric="acc")
+
+
+def compressed():
+    return select(sparsification.DRIVER.results(), panel="lenet300", method="loguniform", metric="compression_snr")
+
+
+LONG, SHORT = sorted(fig2.SCHEDULES, reverse=True)
+CLAIMS = [
+    Claim(
+        "Fig. 2a: on 50 digits the deep weight prior is more accurate than N(0, 1), by the paper's schedule",
+        *("fig2", "mnist", "50", "dwp", "sn"),
+        lambda: of_fig2("mnist", LONG, 50, "dwp-256", "sn"),
+    ),
+    Claim(
+        "Fig. 2a: … than its log-uniform prior, in its release variational dropout",
+        *("fig2", "mnist", "50", "dwp", "vd"),
+        lambda: of_fig2("mnist", LONG, 50, "dwp-256", "vd"),
+    ),
+    Claim(
+        "Fig. 2b: on 200 images of CIFAR-10 it is more accurate than N(0, 1) (reduced: narrow nets, stopped early)",
+        *("fig2", "cifar10", "200", "dwp", "sn"),
+        lambda: of_fig2("cifar10", SHORT, 200, "dwp", "sn"),
+    ),
+    Claim(
+        "Fig. 3a: untrained kernels from the prior beat Xavier's (a quarter of the filters)",
+        *("fig3", "mnist", "1/4", "dwp", "xavier"),
+        lambda: untrained("mnist", "1/4"),
+    ),
+    Claim(
+        "Fig. 4: an image VAE learns faster from kernels of the prior (nats after 200 steps)",
+        *("fig4", "vae-mnist (variational lower bound, nats)", "200", "dwp", "xavier"),
+        lambda: after_steps("vae-mnist", 200),
+        1,
+    ),
+    Claim(
+        "Fig. 4: … and a CNN on MNIST (accuracy after 100 steps)",
+        *("fig4", "convnet-mnist", "100", "dwp", "xavier"),
+        lambda: after_steps("convnet-mnist", 100),
+    ),
+    Claim(
+        "Fig. 4: … and a CNN on CIFAR-10 (accuracy after 100 steps)",
+        *("fig4", "convnet-cifar10", "100", "dwp", "xavier"),
+        lambda: after_steps("convnet-cifar10", 100),
+    ),
+    Claim(
+        "Slides: Sparse variational dropout compresses LeNet-300-100 (times)",
+        *("slides_sparse_vd", "lenet300 compression", "", "sparse_vd", ""),
+        compressed,
+        0,
+    ),
+]
+
+
+def table():
+    return markdown("claim | paper | ours (95 % interval) | reproduced", [claim.line() for claim in CLAIMS])
