@@ -20,7 +20,6 @@ from models import NETWORKS, build_net
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variances, set_rates
 from models.cost import announce_cost
 from models.initialization import initialize
-from models.kernel_sums import kernel_sum
 from models.memory import check_room
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sparsity import CRITERIA, compression, prune, sparse_state
@@ -49,10 +48,10 @@ ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll",
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 # Options for Bayesian layers only, and their defaults
 BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None)
-BAYESIAN |= dict(var_lr=1.0, train_reverse=1, gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0, kl_memory=False)
+BAYESIAN |= dict(var_lr=1.0, train_reverse=1, gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0)
 BAYESIAN |= dict(kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
 # Those of them that a prior heeds, and what its `needs` call it
-HEEDED = dict(gamma_a="a", gamma_b="b", dwp_samples="samples", kl_chunk="chunk", kl_kernels="kernel_sum", kl_memory="kernel_sum")
+HEEDED = dict(gamma_a="a", gamma_b="b", dwp_samples="samples", kl_chunk="chunk", kl_kernels="drawn")
 HEEDED |= dict(train_reverse="train_reverse", bound="bound")
 # Those without effect where the variance is alpha mean^2
 TIED = ("logvarinit", "logvarinit_std", "max_logsigma")
@@ -88,7 +87,6 @@ def parse_args(argv=None, prog="train_bnn.py"):
     what = "iw: the importance-weighted bound of a VAE, with --dwp_samples codes of one w, which is tighter (paper: elbo)"
     add("--bound", choices=["elbo", "iw"], help=what)
     add("--kl_kernels", type=at_least(0), help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
-    add("--kl_memory", action="store_true", help="with --kl_kernels: a kernel's KL gradient acts on until it is drawn again")
     chunk = "kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
     add("--kl_chunk", type=at_least(0), help=chunk)
     add("--kl_scale", type=at_least(0, float), help="factor of the KL term")
@@ -200,12 +198,12 @@ def build_priors(args, sources):
 
     Warns where kernels start far from what their prior knows.  Raises ValueError if a prior needs what a layer does not have."""
     bayesian = [layer for layer in sources if isinstance(layer.module, BayesLayer)]
-    options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, chunk=args.kl_chunk)
+    options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, drawn=args.kl_kernels, chunk=args.kl_chunk)
     options |= dict(train_reverse=bool(args.train_reverse), bound=args.bound)
     priors = torch.nn.ModuleList()
     for word, layer in zip(prior_names(args.prior_list, bayesian), bayesian):
         name, _, run = word.partition(":")
-        offered = dict(options, kernel_sum=kernel_sum(args.kl_kernels, args.kl_memory), density=density_for(name, layer))
+        offered = dict(options, density=density_for(name, layer))
         if run:
             offered |= former_posterior(run, layer.name)
         kind = PRIORS[name]
@@ -267,7 +265,6 @@ def check_options(args, net, layers, train, test):
         (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
         (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
         (args.bound == "iw" and args.dwp_samples == 1, "--bound iw with one code is the other bound, only noisier: give --dwp_samples too"),
-        (args.kl_memory and not args.kl_kernels, "--kl_memory remembers the kernels that are not drawn: give --kl_kernels too"),
         (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
         (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
         (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),

@@ -12,29 +12,11 @@ from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import (
-    DRAWN,
-    REMEMBERED,
-    Driver,
-    Job,
-    command_line,
-    interval,
-    markdown,
-    mean_std,
-    method_options,
-    paired_differences,
-    select,
-    shipped,
-)
+from .grid import DRAWN, Driver, Job, command_line, interval, markdown, mean_std, method_options, paired_differences, select, shipped
 
-WHOLE_SUM, DRAWN_SUM = "as in Fig. 2", "256 kernels a step, nothing remembered"
+WHOLE_SUM, DRAWN_SUM = "as in Fig. 2", "256 kernels a step"
 # What is varied: label, options of train_bnn that replace those of Fig. 2.  First how the KL term, a sum over kernels, is estimated, ...
-KL_SUMS = {
-    WHOLE_SUM: {},
-    DRAWN_SUM: DRAWN.options,
-    "256 kernels a step, the others' gradients remembered": REMEMBERED.options,
-    "the same, from two mirrored draws of w": REMEMBERED.options | dict(dwp_samples=2),
-}
+KL_SUMS = {WHOLE_SUM: {}, DRAWN_SUM: DRAWN.options}
 # ... then the other parts, all with DRAWN_SUM: as good as the whole sum under this prior, and several times as fast.
 PARTS = {
     "start from decoder means": dict(init_list=["vae-mean", "vae-mean"]),

@@ -14,7 +14,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +27,6 @@ from data import Dataset, load_dataset
 from models import NETWORKS
 from models.bayes import BayesConv2d, bayes_layers, set_mode
 from models.cost import FROZEN, LEARNED, count_flops, kl_flops
-from models.kernel_sums import Draw, Turns
 from models.pictures import new_figure, save_figure
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.vae import VAE
@@ -73,10 +71,10 @@ def kernel_vae(k, device):
     return vae
 
 
-def bnn_step(model, prior, device, n=50, reference=True, kernel_sum=None):
+def bnn_step(model, prior, device, n=50, reference=True, drawn=0):
     """One training step of train_bnn.py on n images.
 
-    kernel_sum: what makes a KernelPrior's.  reference: whether to time the textbook step, always on all kernels."""
+    drawn: kernels that a KernelPrior draws; 0 takes all.  reference: whether to time the textbook step, always on all kernels."""
     arch = NETWORKS[model]
     x, y = images(arch, n, device)
     vaes = [kernel_vae(k, device) for k in (7, *(5 for _ in arch.default_hid_dim[1:]))]
@@ -87,8 +85,7 @@ def bnn_step(model, prior, device, n=50, reference=True, kernel_sum=None):
 
     net = build(BayesConv2d)
     layers = bayes_layers(net)
-    over = dict(kernel_sum=kernel_sum()) if kernel_sum else {}
-    priors = nn.ModuleList(KernelPrior(vae, **over) if prior == "vae" else PRIORS[prior]() for vae in vaes)
+    priors = nn.ModuleList(KernelPrior(vae, drawn=drawn) if prior == "vae" else PRIORS[prior]() for vae in vaes)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
 
     def objective(x, y):
@@ -111,9 +108,8 @@ def bnn_step(model, prior, device, n=50, reference=True, kernel_sum=None):
         plain, plain_vaes = textbook.order(build(textbook.Conv2d)), [textbook.kernel_vae(vae) for vae in vaes]
         psi = [p for vae in plain_vaes for p in vae.encoder.parameters()] if prior == "vae" else []
         plain_opt = torch.optim.Adam([*plain.parameters(), *psi])
-    same_noise = kernel_sum is None
     flops = LEARNED * count_flops(lambda: net(x)) + (FROZEN if prior == "vae" else LEARNED) * kl_flops(layers, priors)
-    return Case(ours, reference_step if reference else None, flops, 1e-3 if same_noise else None)
+    return Case(ours, reference_step if reference else None, flops, None if drawn else 1e-3)
 
 
 def bare_step(model, device, n=50):
@@ -250,7 +246,7 @@ def checkpoint(device, model="fconv", copied=False):
     """A checkpoint of a Bayesian net of the paper's widths, under the deep weight prior: on the disk, or the copy in memory that a run of
     slow epochs keeps of each, for a signal."""
     net = NETWORKS[model](conv=BayesConv2d).to(device)
-    priors = nn.ModuleList(KernelPrior(kernel_vae(k, device), kernel_sum=Turns(256)) for k in (7, 5))
+    priors = nn.ModuleList(KernelPrior(kernel_vae(k, device), drawn=256) for k in (7, 5))
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
     x, y = images(NETWORKS[model], 8, device)
     train_epoch((x, y), 8, opt, lambda x, y: negative_elbo(net, bayes_layers(net), priors, 8, x, y))
@@ -287,15 +283,10 @@ FULL = {
     "step, fconv, loguniform": (bnn_step, dict(model="fconv", prior="loguniform"), 1.3),
     "its convolutions and noise alone": (bare_step, dict(model="fconv"), None),
     "step, fconv, vae": (bnn_step, dict(model="fconv", prior="vae"), 2.0),
-    "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", kernel_sum=partial(Draw, 256)), 10.0),
-    "step, fconv, vae, 256 kernels, remembered": (bnn_step, dict(model="fconv", prior="vae", kernel_sum=partial(Turns, 256)), 10.0),
+    "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", drawn=256), 10.0),
     "step, cifarnet, sn": (bnn_step, dict(model="cifarnet", prior="sn"), None),
     "step, cifarnet, loguniform": (bnn_step, dict(model="cifarnet", prior="loguniform"), None),
-    "step, cifarnet, vae, 256 kernels": (
-        bnn_step,
-        dict(model="cifarnet", prior="vae", kernel_sum=partial(Draw, 256), reference=False),
-        None,
-    ),
+    "step, cifarnet, vae, 256 kernels": (bnn_step, dict(model="cifarnet", prior="vae", drawn=256, reference=False), None),
     "step, cifarnet, vae": (bnn_step, dict(model="cifarnet", prior="vae", reference=False), None),
     "ensemble of 10, 10000 images": (ensemble, {}, 2.0),
     "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7), 3.0),

@@ -82,9 +82,6 @@ class KLSum(NamedTuple):
 
 EXACT = KLSum({}, "full KL sum")  # every kernel in every step, as in the paper
 DRAWN = KLSum(dict(kl_kernels=256), "deep weight prior by 256 kernels a step")  # as good under a good prior (experiments.ablations)
-# what some experiments' rows were made with, before it was known to cost .01 of accuracy
-REMEMBERED = KLSum(dict(kl_kernels=256, kl_memory=True), "deep weight prior by 256 kernels a step and remembered gradients")
-
 KL_SUMS = {"dwp": EXACT, "dwp-256": DRAWN}  # of the method of that name
 
 # The shipped kernels ("conv") and priors ("vae") for each convolution of a net, from input to output.

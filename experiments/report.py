@@ -29,7 +29,6 @@ SPEED = (  # the cases of results/benchmark.csv that experiments/README.md shows
     "its convolutions and noise alone",
     "step, fconv, vae",
     "step, fconv, vae, 256 kernels",
-    "step, fconv, vae, 256 kernels, remembered",
     "step, cifarnet, sn",
     "step, cifarnet, loguniform",
     "step, cifarnet, vae, 256 kernels",

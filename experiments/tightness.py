@@ -7,8 +7,8 @@ falls towards KL(q || p) as K grows; its fall at K = 1000 is the estimate of the
 as in Algorithm 1, or stays the VAE's encoder.
 
 Of the gradient with respect to the means of the last layer's kernels: its expectation; the standard deviation of an estimate from one
-draw of w and z, and from a mirrored pair of draws (KernelPrior.cross_entropy); and how far its expectation moves in 16 steps of
-the means, under one reverse model: what --kl_memory remembers is so old. Each is a root mean square over the weights of a kernel; the
+draw of w and z, and from a mirrored pair of draws (KernelPrior.cross_entropy); and how far its expectation moves in 16 steps of the means,
+under one reverse model, which is how old a memory of gradients would be. Each is a root mean square over the weights of a kernel; the
 median over kernels is shown, for a few kernels have nearly all of the noise.
 """
 

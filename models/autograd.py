@@ -1,5 +1,4 @@
-"""Gradients written by hand, where autograd's own would cost time or memory. They are exact, but for Remembered, and where Reparametrized
-has a floor.
+"""Gradients written by hand, where autograd's own would cost time or memory. They are exact, but where Reparametrized has a floor.
 
 What each gains is measured by experiments/benchmark.py (results/benchmark.csv; experiments/README.md, "Speed")."""
 
@@ -57,27 +56,3 @@ class ChunkedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, scale):
         return None, None, *(scale * g for g in ctx.saved_tensors)
-
-
-class Remembered(torch.autograd.Function):
-    """The value is an unbiased estimate of f(mean, scale), a sum over n kernels, from the m chosen ones; any other kernel's gradient is
-    that of its last turn (`step, fconv, vae, 256 kernels, remembered`).
-
-    memory: the last gradients with respect to mean and scale, tensors of their shape, overwritten at the chosen. They are f's own,
-    whatever factor the sum gets afterwards; the parameters of f have no memory, their gradient is n / m times that of the chosen."""
-
-    @staticmethod
-    def forward(ctx, f, memory, chosen, mean, scale, *parameters):
-        with torch.enable_grad():
-            inputs = [t[chosen].detach().requires_grad_() for t in (mean, scale)]
-            value = f(*inputs)
-            grads = torch.autograd.grad(value, [*inputs, *parameters])
-        for table, grad in zip(memory, grads):
-            table[chosen] = grad
-        share = len(chosen) / len(mean)
-        ctx.save_for_backward(*(table.clone() for table in memory), *(grad / share for grad in grads[2:]))
-        return value.detach() / share
-
-    @staticmethod
-    def backward(ctx, weight):
-        return None, None, None, *(weight * grad for grad in ctx.saved_tensors)

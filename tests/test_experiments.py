@@ -17,7 +17,6 @@ import yaml
 from scipy import stats
 
 import train_bnn
-import train_source
 from data import Dataset
 from data.glyphs import GLYPHS, make_glyphs
 from experiments import (
@@ -25,7 +24,6 @@ from experiments import (
     benchmark,
     claims,
     continual,
-    cuts,
     deep_ensemble,
     densities,
     early_stopping,
@@ -41,7 +39,6 @@ from experiments import (
     quickstart,
     random_labels,
     report,
-    residual,
     screening,
     sparsification,
     swaps,
@@ -127,7 +124,6 @@ DRIVERS = {  # and the methods of its smoke run
     posterior: {"sn", "dwp"},
     ablations: {"as in Fig. 2", "Xavier start"},
     tightness: {"learned", "frozen"},
-    residual: {"source", "vae", "dwp", "sn", "det"},
     sparsification: {"loguniform", "ard", "gamma"},
     random_labels: {"do", "loguniform", "ard"},
     uncertainty: {"dwp", "de", "det"},
@@ -459,17 +455,6 @@ def test_a_net_pruned_by_both_rules(digits):
     rows = [dict(panel="lenet5", method="loguniform", x="", metric=name, value=value) for name, value in values.items()]
     published = [dict(figure=figure, panel="lenet5 compression", method="sparse_vd", x="") for figure in ("ard_table1", "slides_sparse_vd")]
     assert [report.ours(row, rows)[0]["metric"] for row in published] == ["compression", "compression_snr"]
-
-
-def test_cuts_in_miniature(digits, glyphs):
-    source = ["--data", str(digits), "--epochs", "1", "--eval_freq", "1", "--hid_dim", "6", "9"]
-    runs = [str(train_source.main([*source, "--seed", seed])) for seed in "01"]
-    cuts.DRIVER.main([*runs, "--quick", "--data_root", str(glyphs)])
-    folder = Path(os.environ["DWP_PATH"]) / "quick"
-    kept = {float(r["x"]): r["value"] for r in read_rows(folder / "cuts.csv") if r["metric"] == "kept"}
-    assert kept[2.5] > kept[1.5] > 0 and (folder / "cuts.png").exists()
-    with pytest.raises(ValueError, match="no source nets"):
-        cuts.DRIVER.main(["--quick"])
 
 
 def test_pictures_of_the_priors(tmp_path):

@@ -69,7 +69,7 @@ def test_the_pipeline(digits, tmp_path):
 def test_a_seed_repeats_a_run_and_an_interrupted_run_resumes_exactly(script, digits, priors, tmp_path, monkeypatch):
     np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
     np.save(tmp_path / "test.npy", np.ones((2, 1, 7, 7)))
-    bnn = [*BNN, "--vae_list", *priors, "--prior_list", "vae", "sn", "--kl_kernels", "2", "--kl_memory", "--bs", "16"]
+    bnn = [*BNN, "--vae_list", *priors, "--prior_list", "vae", "sn", "--kl_kernels", "2", "--bs", "16"]
     vae = ["--data_dir", tmp_path, "--num_epochs", 4, "--eval_freq", 2, "--bs", 8, "--hidden_dim", 8, "--no_screen", "--min_std", 0.05]
     source = ["--data", digits, "--epochs", 4, "--eval_freq", 2, "--bs", 16, "--hid_dim"]
     module, words, weights = {

@@ -11,8 +11,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from models.bayes import BayesConv2d, BayesLinear
-from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian
-from models.kernel_sums import Draw, FullSum, Turns
+from models.densities import GaussianKernels, GaussianMixture, IndependentGaussian
 from models.priors import (
     ARD,
     DENSITIES,
@@ -276,7 +275,7 @@ def test_subsampled_kl_is_unbiased():
         layer.mean.weight.mul_(torch.linspace(0.1, 3, 24).view(6, 4, 1, 1))  # kernels that differ a lot
         draws = {}
         for m in (0, 5):
-            prior.kernel_sum = Draw(m) if m else FullSum()
+            prior.drawn = m
             draws[m] = torch.stack([prior.kl(layer.posterior()) for _ in range(600)])
     difference = draws[5].mean() - draws[0].mean()
     assert abs(difference) < 4 * (draws[5].var() / 600 + draws[0].var() / 600).sqrt()
@@ -291,7 +290,7 @@ def test_kernels_are_drawn_without_replacement_and_entropy_is_over_all():
 
     mean = torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 5, 5)
     q = Normal(mean, torch.rand(6, 4, 5, 5) * 1e-3 + 1e-3)  # kernel i is i everywhere; the entropies differ
-    prior = KernelPrior(Constant(5, 2, 4), kernel_sum=Draw(23))
+    prior = KernelPrior(Constant(5, 2, 4), drawn=23)
     for _ in range(5):
         with torch.no_grad():
             kl = prior.kl(q)
@@ -347,95 +346,16 @@ def test_gaussian_kernels_against_scipy(full):
     assert density.sample(7).shape == (7, 1, 3, 3)
 
 
-class Quadratic(Density):
-    """A density that is known but for a constant: log p(w) = -|w|^2 / 2."""
-
-    def __init__(self):
-        super().__init__(kernel_dim=3)
-
-    def log_prob(self, w):
-        return -0.5 * w.flatten(1).square().sum(1)
-
-
-def remembering(m=8):
-    """A posterior of 24 kernels, whose gradient of KL(q || p) in the mean is the mean itself, and a prior that remembers."""
-    mean = torch.randn(6, 4, 3, 3, requires_grad=True)
-    q = Normal(mean, torch.full_like(mean, 1e-6))
-    return mean, q, KernelPrior(Quadratic(), kernel_sum=Turns(m))
-
-
-def moved(grad, mean):
-    """How many kernels have another gradient than the mean was when the memory was filled."""
-    return int(((grad - mean).abs().flatten(2).sum(2) > 1e-3).sum())
-
-
-def test_remembered_gradients_are_those_of_the_full_sum():
-    """All in the first step; after that those of the kernels whose turn it is are new, and after n / m steps all are."""
-    mean, q, prior = remembering()
-    (grad,) = torch.autograd.grad(prior.kl(q), mean)
-    torch.testing.assert_close(grad, mean.detach(), atol=1e-4, rtol=1e-4)
-    old = mean.detach().clone()
-    with torch.no_grad():
-        mean.mul_(2)
-    for changed in (8, 16, 24):
-        (grad,) = torch.autograd.grad(prior.kl(q), mean)
-        assert moved(grad, old) == changed
-    torch.testing.assert_close(grad, mean.detach(), atol=1e-4, rtol=1e-4)
-
-
-def test_the_memory_knows_nothing_of_the_weight_that_the_kl_has():
-    """As under annealing: a gradient remembered at weight 0.1 acts with today's weight of 1."""
-    mean, q, prior = remembering()
-    for weight in (0.1, 1.0):
-        (grad,) = torch.autograd.grad(weight * prior.kl(q), mean)
-        torch.testing.assert_close(grad, weight * mean.detach(), atol=1e-4, rtol=1e-4)
-
-
-def test_two_remembering_terms_in_one_graph_and_one_without_gradient():
-    mean, q, prior = remembering()
-    prior.kl(q)
-    old = mean.detach().clone()
-    with torch.no_grad():
-        mean.mul_(2)
-        turns = prior.kernel_sum
-        waiting, memory = turns.waiting.clone(), turns.memory[0].clone()
-        prior.kl(q)  # evaluation takes no turn
-    assert torch.equal(turns.waiting, waiting) and torch.equal(turns.memory[0], memory)
-    first, second = prior.kl(q), prior.kl(q)
-    assert [moved(torch.autograd.grad(kl, mean)[0], old) for kl in (second, first)] == [16, 8]  # each with the memory of its time
-
-
-def test_the_reverse_model_learns_from_a_remembering_prior_without_bias():
-    layer, prior = make_prior()
-    psi = next(prior.density.encoder.parameters())
-    grads = {}
-    for m in (0, 5):
-        prior.kernel_sum = Turns(m) if m else FullSum()
-        grads[m] = torch.stack([torch.autograd.grad(prior.kl(layer.posterior()), psi)[0].flatten() for _ in range(150)])
-    error = (grads[5].var(0) / 150 + grads[0].var(0) / 150).sqrt()
-    assert ((grads[5].mean(0) - grads[0].mean(0)).abs() < 5 * error).all()
-
-
-def test_every_kernel_has_its_turn():
-    """9 of 24 kernels at a time: after 8 steps each has come up three times, though turns do not end with steps."""
-
-    class Seen(Quadratic):
-        def log_prob(self, w):
-            self.seen = w[:, 0, 0, 0].detach().round().long()
-            return super().log_prob(w)
-
-    q = Normal(torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 3, 3), torch.full((6, 4, 3, 3), 1e-3))  # kernel i is i everywhere
-    prior, counts = KernelPrior(Seen(), kernel_sum=Turns(9)), torch.zeros(24)
-    prior.kl(q)  # fills the memory
-    for _ in range(8):
-        prior.kl(q)
-        counts[prior.density.seen] += 1
-        assert len(prior.density.seen.unique()) == 9
-    assert counts.tolist() == [3] * 24
-
-
 NEEDED = dict(
-    a=0.51, b=1e-8, mean=torch.zeros(6, 4, 5, 5), log_var=torch.zeros(6, 4, 5, 5), samples=1, chunk=0, train_reverse=True, bound="elbo"
+    a=0.51,
+    b=1e-8,
+    mean=torch.zeros(6, 4, 5, 5),
+    log_var=torch.zeros(6, 4, 5, 5),
+    samples=1,
+    drawn=0,
+    chunk=0,
+    train_reverse=True,
+    bound="elbo",
 )
 
 
@@ -465,7 +385,7 @@ def make_density(name, exact=False):
 def test_the_contract_of_a_prior(name):
     """kl(q) is one finite number, with a gradient in every parameter of q, and changes neither q nor the prior."""
     density = make_density(name) if name in DENSITIES else None
-    prior = PRIORS[name](**{need: (NEEDED | dict(density=density, kernel_sum=FullSum()))[need] for need in PRIORS[name].needs})
+    prior = PRIORS[name](**{need: (NEEDED | dict(density=density))[need] for need in PRIORS[name].needs})
     layer = BayesConv2d(4, 6, 5, logvarinit=-12.0)  # less noise than weight, or `vd` is constant
     before = {k: v.clone() for module in (layer, prior) for k, v in module.state_dict().items() if isinstance(v, torch.Tensor)}
     kl = prior.kl(layer.posterior())

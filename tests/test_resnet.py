@@ -89,6 +89,6 @@ def test_the_pipeline_on_a_residual_net(tmp_path):
     coders = ["--kernel_dim", "3", "--hidden_dim", "4", "--num_epochs", "2", "--no_screen"]
     train_vae_prior.main([*coders, "--data_dir", str(tmp_path / "conv3x3"), "--out", str(tmp_path / "vae3x3")])
     words = ["--prior_list", "vae", "--vae_list", str(tmp_path / "vae3x3"), "--init_list", "vae", "--ens", "2", "--bs", "15"]
-    run = train_bnn.main([*shared, *words, "--kl_kernels", "4", "--kl_memory"])
+    run = train_bnn.main([*shared, *words, "--kl_kernels", "4"])
     assert read_rows(run / "logs.csv")[-1]["mean_acc"] > 0.5
     assert len(bayes_layers(load_run(run)[0])) == CONVS
