@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.bayes import NOISE
-from models.kernel_folder import layer_names, plot_norms, provenance, save_split, together
+from models.kernel_folder import layer_names, plot_norms, provenance, read_kernels, save_split, together
+from models.sources import one_per_layer
 from myexman import Parser, at_least, checked, progress, save_state, share, write_yaml
-from utils import load_weights, one_per_layer, run_cli, trained_weights
+from utils import run_cli
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
@@ -93,16 +93,6 @@ def usable(runs):
         raise ValueError(f"none of the runs holds a trained net; {left_out[0]}")
     print(*(f"note: left out {what}\n" for what in left_out), sep="", end="", file=sys.stderr)
     return list(found.values())
-
-
-def read_kernels(run):
-    """{name of the convolution: its kernels (n, 1, k, k)} of a run folder or a file with a state dict, from input to output."""
-    file = Path(run)
-    state = trained_weights(file) if file.is_dir() else load_weights(file)
-    convs = {name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(NOISE)}
-    if not convs:
-        raise ValueError(f"{file} holds no convolution")
-    return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
 
 
 def threshold(norms, k, min_norm, keep):

@@ -21,7 +21,9 @@ from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior
 from models.cost import announce_cost
 from models.initialization import initialize
 from models.memory import check_room
+from models.prior_folder import load_into, trained_weights
 from models.priors import DENSITIES, PRIORS, KernelPrior
+from models.sources import DEFAULT_PRIOR, layer_sources, prior_names
 from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script, write_yaml
 from utils import (
@@ -31,35 +33,26 @@ from utils import (
     check_sources,
     data_options,
     evaluate,
-    layer_sources,
     linear_lr,
     load_data,
-    load_into,
-    prior_names,
     run_cli,
     seed_everything,
     sum_of_squares,
     train_epoch,
-    trained_weights,
 )
 
 PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), names_or_paths=("data", "prior_list"))
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
-# Options for Bayesian layers only, and their defaults
+# Options for Bayesian layers only, and their defaults; which prior takes which it says itself (`needs`, `variance`)
 BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None)
 BAYESIAN |= dict(var_lr=1.0, train_reverse=1, gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0)
 BAYESIAN |= dict(kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
-# Those of them that a prior heeds, and what its `needs` call it
-HEEDED = dict(gamma_a="a", gamma_b="b", dwp_samples="samples", kl_chunk="chunk", kl_kernels="drawn")
-HEEDED |= dict(train_reverse="train_reverse", bound="bound")
-# Those without effect where the variance is alpha mean^2
-TIED = ("logvarinit", "logvarinit_std", "max_logsigma")
 
 
 def parse_args(argv=None, prog="train_bnn.py"):
     resume_with = ("epochs", "eval_freq", "prune", "threshold")
-    parser = ExParser(description=__doc__, prog=prog, resume_with=resume_with, **PATHS)
+    parser = ExParser(description=__doc__, prog=prog, resume_with=resume_with, check=check_options, **PATHS)
     parser.set_defaults(**BAYESIAN)
     add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
@@ -106,10 +99,16 @@ def parse_args(argv=None, prog="train_bnn.py"):
 
 def prior_name(word):
     """An argparse type: a name in PRIORS; `posterior` takes a run, as posterior:RUN."""
-    name, colon, run = word.partition(":")
-    if name not in PRIORS or (name == "posterior") != bool(colon and run):
+    name, run = name_and_run(word)
+    if name not in PRIORS or (name == "posterior") != bool(run) or word.endswith(":"):
         raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
     return word
+
+
+def name_and_run(word):
+    """An entry of --prior_list: posterior:RUN -> ("posterior", "RUN"); sn -> ("sn", "")."""
+    name, _, run = word.partition(":")
+    return name, run
 
 
 def kl_factor_at(epoch, anneal_epochs=0, scale=1.0):
@@ -157,7 +156,7 @@ def main(args):
     print(f"saved {args.run_dir / 'model.torch'}")
     if args.prune:
         threshold = CRITERIA[args.prune][1] if args.threshold is None else args.threshold
-        prune_net(net, test, args.run_dir, args.prune, threshold)
+        prune_net(net, test, args.run_dir, args.prune, threshold, log.rows[-1]["mean_acc"])
     return args.run_dir
 
 
@@ -167,7 +166,7 @@ def prepare(args):
     train, test = load_data(**data_options(vars(args)))
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train)  # on the CPU, where a seed gives every machine the same first kernels
     layers = bayes_layers(net)
-    check_options(args, net, layers, train, test)
+    check_net(args, net, layers, train, test)
     sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained)
     initialize(sources)
     init_posterior(layers, args.logvarinit, args.logvarinit_std)
@@ -178,7 +177,7 @@ def prepare(args):
     priors = build_priors(args, sources).to(args.device)
     opt = torch.optim.Adam(parameter_groups(net, priors, args.var_lr), fused=True)
     if args.max_logsigma is not None:
-        clipped = [layer.var.weight.data for layer in layers]
+        clipped = [layer.var.weight.data for layer in layers if layer.var is not None]
         opt.register_step_post_hook(lambda *_: [log_var.clamp_(max=2 * args.max_logsigma) for log_var in clipped])
     if args.device == "cpu" and any(type(prior) is KernelPrior for prior in priors):
         announce_cost(net, layers, priors, train.x[: args.bs], full=not args.kl_kernels)
@@ -194,16 +193,14 @@ def parameter_groups(net, priors, var_lr=1.0):
 
 
 def build_priors(args, sources):
-    """One prior per Bayesian layer, in a ModuleList beside the net.  sources: the Layers of utils.layer_sources.
+    """One prior per Bayesian layer, in a ModuleList beside the net.  sources: the Layers of models.sources.layer_sources.
 
     Warns where kernels start far from what their prior knows.  Raises ValueError if a prior needs what a layer does not have."""
     bayesian = [layer for layer in sources if isinstance(layer.module, BayesLayer)]
-    options = dict(a=args.gamma_a, b=args.gamma_b, samples=args.dwp_samples, drawn=args.kl_kernels, chunk=args.kl_chunk)
-    options |= dict(train_reverse=bool(args.train_reverse), bound=args.bound)
     priors = torch.nn.ModuleList()
     for word, layer in zip(prior_names(args.prior_list, bayesian), bayesian):
-        name, _, run = word.partition(":")
-        offered = dict(options, density=density_for(name, layer))
+        name, run = name_and_run(word)
+        offered = dict(vars(args), density=density_for(name, layer))
         if run:
             offered |= former_posterior(run, layer.name)
         kind = PRIORS[name]
@@ -237,53 +234,52 @@ def former_posterior(run, name):
     return found
 
 
-def check_options(args, net, layers, train, test):
-    """Raise ValueError if options do not go together, or not with the net, its Bayesian layers, and its data or the memory."""
+def check_options(args):
+    """Raise ValueError if options do not go together."""
     given = [name for name, default in BAYESIAN.items() if getattr(args, name) != default]
-    if given and not layers:
-        raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} gives {args.model} none")
-    priors, fixed, snr = args.prior_list or ["sn"], args.alpha is not None, args.prune == "snr"
-    vd, needed = "vd" in priors, {need for word in priors for need in PRIORS[word.partition(":")[0]].needs}
-    idle = [name for name in given if name in HEEDED and HEEDED[name] not in needed]
-    heeding = ", ".join(sorted(name for name, prior in PRIORS.items() if idle and HEEDED[idle[0]] in prior.needs))
-    given += [name for name in ("init_list", "pretrained") if getattr(args, name)]
-    for names, why in (
-        (
-            ("init_list", "pretrained", *TIED[:2], "logitinit") if args.start_from else (),
-            "is for a new net; with --start_from it is the former run's",
-        ),
-        ((*TIED, "var_lr") if fixed else (), "is for a free variance; with --alpha there is none"),
-        (TIED[1:] if vd else (), "is for a free variance; under the prior vd it is alpha mean^2"),
-        (TIED[:1] if set(priors) == {"vd"} else (), "is for a free variance; under the prior vd give --logitinit"),
-        (() if vd else ("logitinit",), "is for the prior vd, which --prior_list does not name"),
-        (idle, f"is for the priors {heeding}, of which --prior_list names none"),
-    ):
-        if wrong := [name for name in names if name in given]:
-            raise ValueError(f"--{wrong[0]} {why}")
+    bayesian, fixed, snr = args.net_cfg.startswith("bayes"), args.alpha is not None, args.prune == "snr"
+    if given and not bayesian:
+        raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} has none")
+    priors = {name_and_run(word)[0] for word in args.prior_list or [DEFAULT_PRIOR]}
+    variances = {option for prior in PRIORS.values() for option in (*prior.variance, "var_lr")}
+    for option in given:
+        takers = sorted(name for name, prior in PRIORS.items() if option in (*prior.needs, *prior.variance))
+        if fixed and option in variances:
+            raise ValueError(f"--{option} is for a free variance; with --alpha there is none")
+        if takers and priors.isdisjoint(takers):
+            raise ValueError(f"--{option} is for the priors {', '.join(takers)}, of which --prior_list names none")
+    of_a_new_net = [name for name in ("init_list", "pretrained") if getattr(args, name)]
+    of_a_new_net += [name for name in given if name in variances - {"max_logsigma", "var_lr"}]
     for wrong, what in (
-        (args.net_cfg == "bayes" and not layers, f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all"),
-        (args.l2 and layers, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
+        (args.start_from and of_a_new_net, f"--{(*of_a_new_net, '')[0]} is for a new net; with --start_from it is the former run's"),
+        (args.l2 and bayesian, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
         (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
         (args.bound == "iw" and args.dwp_samples == 1, "--bound iw with one code is the other bound, only noisier: give --dwp_samples too"),
-        (vd and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
-        (vd and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
+        ("vd" in priors and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
+        ("vd" in priors and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
         (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
         ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
     ):
         if wrong:
             raise ValueError(what)
-    check_sources(args, {word.partition(":")[0] for word in priors} if layers else ())
+    check_sources(args, priors if bayesian else ())
+
+
+def check_net(args, net, layers, train, test):
+    """Raise ValueError if options do not go with the net, its Bayesian layers, and its data, or the memory."""
+    if args.net_cfg == "bayes" and not layers:
+        raise ValueError(f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all")
     check_batches(net, len(train.y), args.bs)
     weights, predictions = sum(layer.mean.weight.numel() for layer in layers), len(test.y) * (int(train.y.max()) + 1)
     check_room(args.dwp_samples * weights, f"draws of all weights for --dwp_samples {args.dwp_samples}")
     check_room(args.ens * predictions, f"predictions for --ens {args.ens}")
 
 
-def prune_net(net, test, run_dir, criterion, threshold):
-    """Prune the trained net: pruned.torch, the state dict of the plain net with sparse weights, and pruning.yaml, what it cost."""
-    before = evaluate(net, test, ens=0)["mean_acc"]
+def prune_net(net, test, run_dir, criterion, threshold, accuracy):
+    """Prune the trained net, of that accuracy: pruned.torch, the state dict of the plain net with sparse weights, and pruning.yaml, what it
+    cost."""
     kept = prune(net, criterion, threshold)
-    report = dict(criterion=criterion, threshold=threshold, error_before=1 - before, error=1 - evaluate(net, test, ens=0)["mean_acc"])
+    report = dict(criterion=criterion, threshold=threshold, error_before=1 - accuracy, error=1 - evaluate(net, test, ens=0)["mean_acc"])
     report |= dict(compression=compression(kept), kept={name: list(counts) for name, counts in kept.items()})
     save_state(sparse_state(net), run_dir / "pruned.torch")
     write_yaml(run_dir / "pruning.yaml", report)

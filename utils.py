@@ -1,4 +1,4 @@
-"""What the scripts share: flags, seeds, the epoch function, prediction, metrics, loading, and what is given for each layer of a net."""
+"""What the scripts share: flags, seeds, the epoch function, prediction, metrics, and loading (load_vae and its like, from models/)."""
 
 import os
 import sys
@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
 from data import load_dataset, permute_pixels, shuffle_labels
 from models import build_net
-from models.bayes import BayesLayer, bayes_layers, conv_layers, is_stochastic, mode, set_mode, set_rates
-from models.initialization import INITS, Layer, initialize
-from models.memory import build, check_room
-from models.prior_folder import check_sum
+from models.bayes import bayes_layers, is_stochastic, mode, set_mode, set_rates
+from models.initialization import INITS
+from models.kernel_folder import load_kernels  # noqa: F401  for those who use them from here
+from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
 from models.priors import DENSITIES
-from models.sparsity import dense_state
-from models.vae import VAE
-from myexman import Stopped, at_least, check_archive, progress, read_params, resolve_paths
+from models.sources import DEFAULT_INIT, prior_names
+from myexman import Stopped, at_least, read_params, resolve_paths
 
 # ---------------------------------------------------------------- running a script
 
@@ -79,7 +77,7 @@ def add_init_flags(parser):
 
 def check_sources(args, priors=()):
     """Raise ValueError if kernels or priors are given that neither an entry of --init_list nor one of the names in `priors` takes."""
-    inits, priors = set(args.init_list or ["xavier"]), set(priors)
+    inits, priors = set(args.init_list or [DEFAULT_INIT]), set(priors)
     for flag, given, takers in (
         ("--vae_list", args.vae_list, {"vae", "vae-mean", *DENSITIES}),
         ("--filters_list", args.filters_list, {"filters", *(name for name, kind in DENSITIES.items() if hasattr(kind, "fit"))}),
@@ -246,125 +244,6 @@ def evaluate(net, data, ens=10):
 # ---------------------------------------------------------------- loading
 
 
-NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-LAYOUTS = (torch.strided, torch.sparse_coo)
-
-
-def load_weights(file, device="cpu"):
-    """A saved state dict, dense, without running anything that the file may hold.  It may be one entry of the file's dict, as in a
-    checkpoint, and its names may begin with `module.`, as those of a net in parallel.
-
-    Raises FileNotFoundError, or ValueError if the file is damaged, holds no tensors by name or several lots of them, or NaN or infinity."""
-    file = Path(file)
-    if not file.exists():
-        raise FileNotFoundError(f"no weight file {file}")
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(file, device=str(device))
-        else:
-            check_archive(file)
-            state = torch.load(file, map_location=device, weights_only=True)
-    except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
-        raise ValueError(f"{file} is damaged or not a plain state dict: {(str(e) or type(e).__name__).splitlines()[0][:120]}") from e
-    if not is_state(state):
-        inner = {name: value for name, value in state.items() if is_state(value)} if isinstance(state, dict) else {}
-        if len(inner) > 1:
-            raise ValueError(f"{file} holds several state dicts, {', '.join(map(str, inner))}: save the one you mean to a file of its own")
-        if not inner:
-            raise ValueError(f"{file} is not a state dict (tensors by name)")
-        (state,) = inner.values()
-    if not all(isinstance(name, str) for name in state) or any(
-        t.is_meta or t.dtype not in NUMBERS or t.layout not in LAYOUTS for t in state.values()
-    ):
-        raise ValueError(f"{file} does not hold plain tensors by name")
-    check_room(sum(t.numel() for t in state.values()), f"the tensors in {file}")  # sparse or repeated ones are small on the disk
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    state = dense_state(state)
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise ValueError(f"{file}: {bad[0]} holds NaN or infinity")
-    return state
-
-
-def is_state(value):
-    """Whether it is a dict of tensors by name."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
-
-
-def trained_weights(run, file="model.torch", device="cpu"):
-    """load_weights of a run's folder, whose net has been trained.
-
-    Says so on stderr if the run stopped before its last epoch.  Raises what load_weights does, and ValueError if it stopped before its
-    first evaluation: its weights are those it began with."""
-    run = Path(run)
-    weights = load_weights(run / file, device)
-    check_trained(run)
-    return weights
-
-
-def check_trained(run):
-    """Raise ValueError if a run stopped before its first evaluation; say so on stderr if it stopped before its last epoch.  A folder whose
-    params.yaml has no `meta` is not a run's, and passes."""
-    done, epochs = progress(run)
-    if done == 0:
-        raise ValueError(f"{run} stopped before its first evaluation: it is untrained (its logs.csv is missing or empty)")
-    if done and epochs and done < epochs:
-        print(f"note: {run} stopped after {done} of {epochs} epochs; --resume goes on", file=sys.stderr)
-
-
-def load_into(module, state, source):
-    """module.load_state_dict(state) with a one-line ValueError that names the source and the first keys that do not fit."""
-    own = module.state_dict()
-    wrong = sorted((own.keys() ^ state.keys()) | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape})
-    if wrong:
-        raise ValueError(f"{source} does not fit {type(module).__name__}: {', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}")
-    module.load_state_dict(state)
-
-
-def load_density(path, device=None, weights=None):
-    """The density of kernels in a prior folder: params.yaml, whose `density` is a name in models.priors.DENSITIES (by default vae), and
-    its weights: vae_params.safetensors or vae_params.torch, or the file that `weights` names.
-
-    Returns a models.densities.Density in evaluation mode.  Raises FileNotFoundError and ValueError."""
-    path = Path(path)
-    weights = weights or ("vae_params.safetensors" if (path / "vae_params.safetensors").exists() else "vae_params.torch")
-    if not (path / "params.yaml").exists():
-        raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
-    check_trained(path)
-    for name in ("params.yaml", weights):
-        if (path / name).exists():
-            check_sum(path / name)
-    try:
-        params = read_params(path / "params.yaml")
-        name = params.get("density", "vae")
-        if name not in DENSITIES:
-            raise ValueError(f"{path / 'params.yaml'}: unknown density {name!r}; choose from {', '.join(sorted(DENSITIES))}")
-        kind = DENSITIES[name]
-        options = {option: number(params[option]) for option, number in kind.options.items() if option in params}
-        density = build(lambda: kind(**options), f"the weights of the density in {path / 'params.yaml'}")
-    except TypeError as e:
-        raise ValueError(f"{path / 'params.yaml'} does not describe a density of kernels: {' '.join(str(e).split())}") from e
-    state = load_weights(path / weights)
-    density.resize(state)
-    own = density.state_dict()
-    for k in own.keys() & state.keys():  # a 1x1 head may be stored as Conv2d, ConvTranspose2d or Linear: same numbers, other shape
-        if own[k].squeeze().shape == state[k].squeeze().shape:
-            state[k] = state[k].reshape(own[k].shape)
-    load_into(density, state, path / weights)
-    return density.to(device or "cpu").eval()
-
-
-def load_vae(path, device=None, weights=None):
-    """The kernel VAE in a prior folder (see load_density), ours or one published by the paper's authors.
-
-    Returns a models.vae.VAE in evaluation mode.  Raises FileNotFoundError and ValueError."""
-    vae = load_density(path, device, weights)
-    if not isinstance(vae, VAE):
-        raise ValueError(f"{path} holds a {type(vae).__name__}, not a kernel VAE: utils.load_density loads it")
-    return vae
-
-
 def load_run(run_dir, pruned=False, device=None, data_root=None):
     """The net of a train_bnn.py run as it was trained, or the plain net that --prune left, with the data it was trained and tested on.
 
@@ -388,89 +267,3 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     load_into(net, trained_weights(run_dir, file, device), run_dir / file)
     set_mode(net, "det")
     return net, train, test
-
-
-def load_kernels(file):
-    """Kernels saved by prune_kernels.py: float32 tensor (n, 1, k, k).  Raises FileNotFoundError and ValueError."""
-    file = Path(file)
-    if not file.exists():
-        raise FileNotFoundError(f"no kernel file {file}; prune_kernels.py writes it")
-    try:
-        kernels = np.load(file, mmap_mode="r", allow_pickle=False)  # which refuses a header that says more than the file holds
-    except Exception as e:  # NumPy raises a dozen kinds
-        raise ValueError(f"{file} is not a readable .npy array: {str(e) or type(e).__name__}") from e
-    shape = getattr(kernels, "shape", ())  # an archive of arrays has none
-    if len(shape) != 4 or shape[1] != 1 or shape[2] != shape[3] or shape[0] == 0:
-        raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {shape}")
-    if not np.issubdtype(kernels.dtype, np.number) or not np.isfinite(kernels).all():
-        raise ValueError(f"{file}: kernels must be numbers, neither NaN nor infinite")
-    return torch.from_numpy(kernels.astype(np.float32))
-
-
-# ---------------------------------------------------------------- layers, and what the command line gives for them
-
-
-def one_per_layer(values, default, layers, flag, stages=()):
-    """A command-line list with one entry per layer: a single one stands for all, as the default does if there is none. stages: numbers of
-    layers in a row that may share an entry, one for each stage.
-
-    Raises ValueError on another length."""
-    if values and not layers:
-        raise ValueError(f"{flag}: the net has no layer for it")
-    values = values or [default]
-    if stages and len(values) == len(stages):
-        return [value for value, n in zip(values, stages) for _ in range(n)]
-    if len(values) not in (1, layers):
-        or_stages = f", or {len(stages)} for its stages" if stages else ""
-        raise ValueError(f"{flag} needs one entry per layer: {layers}{or_stages}, got {len(values)}")
-    return list(values) * (layers // len(values))
-
-
-def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=None):
-    """The Layers of a net, on the CPU, from input to output.  The lists have an entry per convolution, per stage of a net that has some
-    (its `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry; it starts from Xavier's, or, if all others do,
-    from --pretrained."""
-    every = conv_layers(net)
-    convs = {name: conv for name, conv in every.items() if conv.kernel_size != (1, 1)}
-    inits, vaes, filters = (
-        one_per_layer(values, default, len(convs), flag, getattr(net, "stages", ()))
-        for values, default, flag in (
-            (init_list, "xavier", "--init_list"),
-            (vae_list, "none", "--vae_list"),
-            (filters_list, "none", "--filters_list"),
-        )
-    )
-    trained = {}
-    if pretrained:
-        trained = (trained_weights if Path(pretrained).is_dir() else load_weights)(pretrained)
-    trained = {key.replace(".mean.", "."): w for key, w in trained.items()}  # of a Bayesian net, the mean
-    other = "pretrained" if set(inits) == {"pretrained"} else "xavier"
-    entries, layers = iter(zip(inits, vaes, filters)), []
-    for name, module in net.named_modules():
-        if name in convs:
-            init, vae, folder = next(entries)
-            density = None if vae == "none" else load_density(vae)
-            kernels = None if folder == "none" else load_kernels(Path(folder) / "train.npy")
-            k = convs[name].kernel_size[0]
-            for flag, source, own in (
-                ("--vae_list", vae, density and density.kernel_dim),
-                ("--filters_list", folder, None if kernels is None else kernels.shape[-1]),
-            ):
-                if own not in (None, k):
-                    raise ValueError(f"{flag}: {source} has {own}x{own} kernels, {name} has {k}x{k}")
-            layers.append(Layer(name, module, init, density, kernels, trained.get(f"{name}.weight")))
-        elif name in every or isinstance(module, BayesLayer):
-            layers.append(Layer(name, module, other if name in every else None, pretrained=trained.get(f"{name}.weight")))
-    return layers
-
-
-def initialized(net, args):
-    """A plain net with the first kernels that a script's options ask for, on its device. They are drawn on the CPU, where a seed gives
-    every machine the same."""
-    initialize(layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained))
-    return net.to(args.device)
-
-
-def prior_names(prior_list, layers):
-    """The entries of --prior_list, one per Bayesian layer; none for a net without."""
-    return one_per_layer(prior_list, "sn", len(layers), "--prior_list") if layers else []

@@ -85,7 +85,7 @@ def bnn_step(model, prior, device, n=50, reference=True, drawn=0):
 
     net = build(BayesConv2d)
     layers = bayes_layers(net)
-    priors = nn.ModuleList(KernelPrior(vae, drawn=drawn) if prior == "vae" else PRIORS[prior]() for vae in vaes)
+    priors = nn.ModuleList(KernelPrior(vae, kl_kernels=drawn) if prior == "vae" else PRIORS[prior]() for vae in vaes)
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
 
     def objective(x, y):
@@ -246,7 +246,7 @@ def checkpoint(device, model="fconv", copied=False):
     """A checkpoint of a Bayesian net of the paper's widths, under the deep weight prior: on the disk, or the copy in memory that a run of
     slow epochs keeps of each, for a signal."""
     net = NETWORKS[model](conv=BayesConv2d).to(device)
-    priors = nn.ModuleList(KernelPrior(kernel_vae(k, device), drawn=256) for k in (7, 5))
+    priors = nn.ModuleList(KernelPrior(kernel_vae(k, device), kl_kernels=256) for k in (7, 5))
     opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
     x, y = images(NETWORKS[model], 8, device)
     train_epoch((x, y), 8, opt, lambda x, y: negative_elbo(net, bayes_layers(net), priors, 8, x, y))

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from data import load_dataset
 from models import NETWORKS, build_net
 from models.image_vae import ImageVAE
+from models.sources import initialized
 from myexman import ExParser, Logger, at_least, script
 from utils import (
     add_init_flags,
@@ -23,7 +24,6 @@ from utils import (
     check_sources,
     default_data_root,
     evaluate,
-    initialized,
     minibatches,
     run_cli,
     seed_everything,

@@ -15,6 +15,7 @@ from tqdm import trange
 from data import Dataset
 from models import NETWORKS, build_net
 from models.bayes import mode
+from models.sources import initialized
 from myexman import ExParser, Logger, script
 from utils import (
     add_common_flags,
@@ -22,7 +23,6 @@ from utils import (
     check_sources,
     data_options,
     evaluate,
-    initialized,
     linear_lr,
     load_data,
     run_cli,

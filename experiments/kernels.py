@@ -13,9 +13,10 @@ import torch
 
 from models.pictures import draw_kernels, new_figure, save_figure
 from models.screen import alignment, likeness
+from models.sources import one_per_layer
 from myexman import Parser, read_params, runs_root
 from prune_kernels import read_kernels
-from utils import load_vae, one_per_layer, run_cli
+from utils import load_vae, run_cli
 
 from .grid import FIGURES, RESULTS, write_rows
 

@@ -21,13 +21,13 @@ from tqdm import trange
 
 from data.datasets import import_torchvision_datasets
 from models import NETWORKS, build_net
+from models.sources import initialized
 from myexman import ExParser, Logger, at_least, script
 from utils import (
     add_common_flags,
     add_init_flags,
     data_options,
     ensemble_average,
-    initialized,
     linear_lr,
     load_data,
     metrics,

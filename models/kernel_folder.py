@@ -11,7 +11,9 @@ import torch
 
 from myexman import read_params, replacing, write_yaml
 
+from .bayes import NOISE
 from .pictures import new_figure, save_figure
+from .prior_folder import load_weights, trained_weights
 
 # what pruning.yaml says of the source runs
 SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead", "augment")
@@ -95,3 +97,30 @@ def plot_norms(file, norms, cut, kept, total, low, high):
     axes.set_title(f"cut at {cut:.3g}: {kept} of {total} kept", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     save_figure(figure, file)
+
+
+def read_kernels(run):
+    """{name of the convolution: its kernels (n, 1, k, k)} of a run folder or a file with a state dict, from input to output."""
+    file = Path(run)
+    state = trained_weights(file) if file.is_dir() else load_weights(file)
+    convs = {name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(NOISE)}
+    if not convs:
+        raise ValueError(f"{file} holds no convolution")
+    return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
+
+
+def load_kernels(file):
+    """Kernels saved by prune_kernels.py: float32 tensor (n, 1, k, k).  Raises FileNotFoundError and ValueError."""
+    file = Path(file)
+    if not file.exists():
+        raise FileNotFoundError(f"no kernel file {file}; prune_kernels.py writes it")
+    try:
+        kernels = np.load(file, mmap_mode="r", allow_pickle=False)  # which refuses a header that says more than the file holds
+    except Exception as e:  # NumPy raises a dozen kinds
+        raise ValueError(f"{file} is not a readable .npy array: {str(e) or type(e).__name__}") from e
+    shape = getattr(kernels, "shape", ())  # an archive of arrays has none
+    if len(shape) != 4 or shape[1] != 1 or shape[2] != shape[3] or shape[0] == 0:
+        raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {shape}")
+    if not np.issubdtype(kernels.dtype, np.number) or not np.isfinite(kernels).all():
+        raise ValueError(f"{file}: kernels must be numbers, neither NaN nor infinite")
+    return torch.from_numpy(kernels.astype(np.float32))

@@ -3,15 +3,19 @@
 import hashlib
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from myexman import commit_name, read_params, replacing
+from myexman import check_archive, commit_name, progress, read_params, replacing
 
+from .memory import build, check_room
 from .pictures import plot_kernels, plot_latent
+from .priors import DENSITIES
 from .screen import QUANTITIES, screen
+from .sparsity import dense_state
 from .vae import VAE
 
 SUMS = "SHA256SUMS"  # `sha256sum -c` reads it, too
@@ -160,3 +164,125 @@ def publish(run_dir, out):
             shutil.copyfile(run_dir / name, part)
     for name in set(ARTEFACTS) - set(names):
         (out / name).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- reading, also of other files of weights
+
+
+NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+LAYOUTS = (torch.strided, torch.sparse_coo)
+
+
+def load_weights(file, device="cpu"):
+    """A saved state dict, dense, without running anything that the file may hold.  It may be one entry of the file's dict, as in a
+    checkpoint, and its names may begin with `module.`, as those of a net in parallel.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged, holds no tensors by name or several lots of them, or NaN or infinity."""
+    file = Path(file)
+    if not file.exists():
+        raise FileNotFoundError(f"no weight file {file}")
+    try:
+        if file.suffix == ".safetensors":
+            state = safetensors.torch.load_file(file, device=str(device))
+        else:
+            check_archive(file)
+            state = torch.load(file, map_location=device, weights_only=True)
+    except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
+        raise ValueError(f"{file} is damaged or not a plain state dict: {(str(e) or type(e).__name__).splitlines()[0][:120]}") from e
+    if not is_state(state):
+        inner = {name: value for name, value in state.items() if is_state(value)} if isinstance(state, dict) else {}
+        if len(inner) > 1:
+            raise ValueError(f"{file} holds several state dicts, {', '.join(map(str, inner))}: save the one you mean to a file of its own")
+        if not inner:
+            raise ValueError(f"{file} is not a state dict (tensors by name)")
+        (state,) = inner.values()
+    if not all(isinstance(name, str) for name in state) or any(
+        t.is_meta or t.dtype not in NUMBERS or t.layout not in LAYOUTS for t in state.values()
+    ):
+        raise ValueError(f"{file} does not hold plain tensors by name")
+    check_room(sum(t.numel() for t in state.values()), f"the tensors in {file}")  # sparse or repeated ones are small on the disk
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = dense_state(state)
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"{file}: {bad[0]} holds NaN or infinity")
+    return state
+
+
+def is_state(value):
+    """Whether it is a dict of tensors by name."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+
+
+def trained_weights(run, file="model.torch", device="cpu"):
+    """load_weights of a run's folder, whose net has been trained.
+
+    Says so on stderr if the run stopped before its last epoch.  Raises what load_weights does, and ValueError if it stopped before its
+    first evaluation: its weights are those it began with."""
+    run = Path(run)
+    weights = load_weights(run / file, device)
+    check_trained(run)
+    return weights
+
+
+def check_trained(run):
+    """Raise ValueError if a run stopped before its first evaluation; say so on stderr if it stopped before its last epoch.  A folder whose
+    params.yaml has no `meta` is not a run's, and passes."""
+    done, epochs = progress(run)
+    if done == 0:
+        raise ValueError(f"{run} stopped before its first evaluation: it is untrained (its logs.csv is missing or empty)")
+    if done and epochs and done < epochs:
+        print(f"note: {run} stopped after {done} of {epochs} epochs; --resume goes on", file=sys.stderr)
+
+
+def load_into(module, state, source):
+    """module.load_state_dict(state) with a one-line ValueError that names the source and the first keys that do not fit."""
+    own = module.state_dict()
+    wrong = sorted((own.keys() ^ state.keys()) | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape})
+    if wrong:
+        raise ValueError(f"{source} does not fit {type(module).__name__}: {', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}")
+    module.load_state_dict(state)
+
+
+def load_density(path, device=None, weights=None):
+    """The density of kernels in a prior folder: params.yaml, whose `density` is a name in models.priors.DENSITIES (by default vae), and
+    its weights: vae_params.safetensors or vae_params.torch, or the file that `weights` names.
+
+    Returns a models.densities.Density in evaluation mode.  Raises FileNotFoundError and ValueError."""
+    path = Path(path)
+    weights = weights or ("vae_params.safetensors" if (path / "vae_params.safetensors").exists() else "vae_params.torch")
+    if not (path / "params.yaml").exists():
+        raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
+    check_trained(path)
+    for name in ("params.yaml", weights):
+        if (path / name).exists():
+            check_sum(path / name)
+    try:
+        params = read_params(path / "params.yaml")
+        name = params.get("density", "vae")
+        if name not in DENSITIES:
+            raise ValueError(f"{path / 'params.yaml'}: unknown density {name!r}; choose from {', '.join(sorted(DENSITIES))}")
+        kind = DENSITIES[name]
+        options = {option: number(params[option]) for option, number in kind.options.items() if option in params}
+        density = build(lambda: kind(**options), f"the weights of the density in {path / 'params.yaml'}")
+    except TypeError as e:
+        raise ValueError(f"{path / 'params.yaml'} does not describe a density of kernels: {' '.join(str(e).split())}") from e
+    state = load_weights(path / weights)
+    density.resize(state)
+    own = density.state_dict()
+    for k in own.keys() & state.keys():  # a 1x1 head may be stored as Conv2d, ConvTranspose2d or Linear: same numbers, other shape
+        if own[k].squeeze().shape == state[k].squeeze().shape:
+            state[k] = state[k].reshape(own[k].shape)
+    load_into(density, state, path / weights)
+    return density.to(device or "cpu").eval()
+
+
+def load_vae(path, device=None, weights=None):
+    """The kernel VAE in a prior folder (see load_density), ours or one published by the paper's authors.
+
+    Returns a models.vae.VAE in evaluation mode.  Raises FileNotFoundError and ValueError."""
+    vae = load_density(path, device, weights)
+    if not isinstance(vae, VAE):
+        raise ValueError(f"{path} holds a {type(vae).__name__}, not a kernel VAE: utils.load_density loads it")
+    return vae

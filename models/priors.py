@@ -8,7 +8,8 @@ Letters, as in the paper:
     r    reverse model r(z|w; psi)                                       (starts as the VAE's encoder, learned with theta)
 
 Every kl() takes a Normal of the layer's weight shape and returns a differentiable 0-d tensor in nats, summed over the layer. `needs`
-names the arguments of a prior's constructor: train_bnn.py finds them among its options and what it has loaded for the layer.
+names the arguments of a prior's constructor, `variance` the options of the posterior's variance under it: train_bnn.py finds them among its
+options, whose names they have, and what it has loaded for the layer.
 """
 
 import copy
@@ -36,6 +37,7 @@ class Prior(nn.Module):
     """A prior over the weights of one layer."""
 
     needs = ()
+    variance = ("logvarinit", "logvarinit_std", "max_logsigma")  # a free one
 
     def kl(self, q):
         """The prior's term of the objective: KL(q || p), up to a constant, an unbiased estimate of it, or an upper bound, as the docstring
@@ -70,6 +72,7 @@ class VariationalDropout(Prior):
     """The log-uniform prior in the range alpha <= 1: variational dropout (Kingma, Salimans & Welling 2015), which the original release
     calls `loguniform`. Its layers learn alpha by a sigmoid (BayesLayer.learn_rate), so that noise never exceeds a weight."""
 
+    variance = ("logitinit",)
     c1, c2, c3 = 1.16145124, -1.50204118, 0.58629921
 
     def kl(self, q):
@@ -97,13 +100,13 @@ class GammaARD(Prior):
 
     a = 1, b = 0 is ARD; a towards 1/2 prunes less.  Raises ValueError unless a > 1/2 and b >= 0."""
 
-    needs = ("a", "b")
+    needs = ("gamma_a", "gamma_b")
 
-    def __init__(self, a=1.0, b=0.0):
+    def __init__(self, gamma_a=1.0, gamma_b=0.0):
         super().__init__()
-        if a <= 0.5 or b < 0:
-            raise ValueError(f"the Gamma hyperprior needs a > 0.5 and b >= 0, got a = {a:g}, b = {b:g}")
-        self.a, self.b = a, b
+        if gamma_a <= 0.5 or gamma_b < 0:
+            raise ValueError(f"the Gamma hyperprior needs a > 0.5 and b >= 0, got a = {gamma_a:g}, b = {gamma_b:g}")
+        self.a, self.b = gamma_a, gamma_b
 
     def kl(self, q):
         """KL(q || p(w|tau*)) - log p(tau*), exact, at tau* = (2a - 1) / (mu^2 + sigma^2 + 2b) (Kharitonov et al., appendix B): not a
@@ -120,13 +123,13 @@ class Student(Prior):
     """The marginal of the Gamma(a, b) hyperprior: Student's t with 2a degrees of freedom and scale sqrt(b / a) (Kharitonov et al.
     2018, appendix C); its limit a = b -> 0 is the log-uniform prior.  Raises ValueError unless a, b > 0."""
 
-    needs = ("a", "b")
+    needs = ("gamma_a", "gamma_b")
 
-    def __init__(self, a, b):
+    def __init__(self, gamma_a, gamma_b):
         super().__init__()
-        if a <= 0 or b <= 0:
-            raise ValueError(f"Student's t needs a > 0 and b > 0, got a = {a:g}, b = {b:g}")
-        self.df, self.scale = 2 * a, math.sqrt(b / a)
+        if gamma_a <= 0 or gamma_b <= 0:
+            raise ValueError(f"Student's t needs a > 0 and b > 0, got a = {gamma_a:g}, b = {gamma_b:g}")
+        self.df, self.scale = 2 * gamma_a, math.sqrt(gamma_b / gamma_a)
 
     def kl(self, q):
         """Unbiased: -H[q] in closed form, E_q log p(w) from one reparametrised sample."""
@@ -177,24 +180,24 @@ class KernelPrior(Prior):
 
     density: a models.densities.Density; it is copied and frozen, but for the parameters of its reverse model, which are learned with
     the posterior if train_reverse.
-    samples: draws of w per kernel, in mirrored pairs; with bound "iw" codes z of one w instead, in the importance-weighted bound of a VAE,
-    which for more of them is nearer to log p(w).
-    drawn: kernels of a layer that estimate the sum over all of them, drawn anew in every step without replacement; 0 takes all, as the
-    paper does. A kernel is then pushed rarely and n / drawn times as hard, of which Adam, dividing by the root mean square, makes
-    sqrt(n / drawn) times less than of an even push.
-    chunk: kernels that the density looks at at once; 0 is 512 on a CPU, whose cache they then fit, and 16384 elsewhere."""
+    dwp_samples: draws of w per kernel, in mirrored pairs; with bound "iw" codes z of one w instead, in the importance-weighted bound of a
+    VAE, which for more of them is nearer to log p(w).
+    kl_kernels: kernels of a layer that estimate the sum over all of them, drawn anew in every step without replacement; 0 takes all, as
+    the paper does. A kernel is then pushed rarely and n / kl_kernels times as hard, of which Adam, dividing by the root mean square, makes
+    sqrt(n / kl_kernels) times less than of an even push.
+    kl_chunk: kernels that the density looks at at once; 0 is 512 on a CPU, whose cache they then fit, and 16384 elsewhere."""
 
-    needs = ("density", "samples", "drawn", "chunk", "train_reverse", "bound")
+    needs = ("density", "dwp_samples", "kl_kernels", "kl_chunk", "train_reverse", "bound")
 
-    def __init__(self, density, samples=1, drawn=0, chunk=0, train_reverse=True, bound="elbo"):
+    def __init__(self, density, dwp_samples=1, kl_kernels=0, kl_chunk=0, train_reverse=True, bound="elbo"):
         super().__init__()
         if bound == "iw" and (not isinstance(density, VAE) or isinstance(density, Chain)):  # a Chain's codes are not drawn at once
             raise ValueError(f"the importance-weighted bound is of a VAE's codes; a {type(density).__name__} has no such codes")
         self.density = copy.deepcopy(density).requires_grad_(False)
         for p in self.density.reverse_model():
-            p.requires_grad_(train_reverse)
-        self.samples, self.codes = (1, samples) if bound == "iw" else (samples, None)
-        self.drawn, self.chunk = drawn, chunk
+            p.requires_grad_(bool(train_reverse))
+        self.samples, self.codes = (1, dwp_samples) if bound == "iw" else (dwp_samples, None)
+        self.drawn, self.chunk = kl_kernels, kl_chunk
 
     def kl(self, q):
         """Unbiased estimate of KL(q || p), or of an upper bound on it where log_prob estimates a lower bound:

@@ -79,19 +79,20 @@ class ExParser(Parser):
     The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
     that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then change, which `resume()`
-    writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args().
+    writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args(), nor if
+    check(args), which gets the parsed options, raises ValueError.
     paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
     that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
     machine the command line may say where files of the same names are."""
 
-    def __init__(self, *args, resume_with=None, paths=(), names_or_paths=(), **kwargs):
+    def __init__(self, *args, resume_with=None, check=None, paths=(), names_or_paths=(), **kwargs):
         super().__init__(*args, **kwargs)
         self.paths, self.names_or_paths = (*PLACES, *paths), names_or_paths
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=str(runs_root()), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
         group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
-        self.resume_with = resume_with
+        self.resume_with, self.check = resume_with, check
         if resume_with is not None:
             may = ", ".join(f"--{name}" for name in resume_with)
             what = f"go on with a stopped run, in its folder, from its last checkpoint; {may}, folders and device may be others"
@@ -115,6 +116,11 @@ class ExParser(Parser):
         values = self.read_config(config) if config else {}
         words = self.command_line({name: value for name, value in values.items() if name not in elsewhere})
         args = super().parse_args([*words, *typed], namespace)
+        if self.check:
+            try:
+                self.check(args)
+            except ValueError as e:
+                self.error(str(e))
         if vars(args).get("tensorboard") and not find_spec("tensorboard"):
             self.error("--tensorboard needs a package of that name: pip install tensorboard")
         if resume:

@@ -141,13 +141,9 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--alpha", "0"], "0 is not a number above 0"),
         (train_bnn.main, [*good, "--alpha", "1", "--prune", "snr"], "take mean"),
         (train_bnn.main, [*good, "--alpha", "1", "--logvarinit", "-3"], "--logvarinit is for a free variance; with --alpha"),
-        (
-            train_bnn.main,
-            [*good, "--prior_list", "vd", "--max_logsigma", "-4"],
-            "--max_logsigma is for a free variance; under the prior vd",
-        ),
-        (train_bnn.main, [*good, "--prior_list", "vd", "--logvarinit", "-3"], "under the prior vd give --logitinit"),
-        (train_bnn.main, [*good, "--logitinit", "-3"], "--logitinit is for the prior vd, which"),
+        (train_bnn.main, [*good, "--prior_list", "vd", "--max_logsigma", "-4"], "--max_logsigma is for the priors ard, "),
+        (train_bnn.main, [*good, "--prior_list", "vd", "--logvarinit", "-3"], "--logvarinit is for the priors ard, "),
+        (train_bnn.main, [*good, "--logitinit", "-3"], "--logitinit is for the priors vd, of which"),
         (train_bnn.main, [*good, "--alpha", "1", "--var_lr", "10"], "--var_lr is for a free variance; with --alpha"),
         (train_bnn.main, [*good, "--net_cfg", "vanilla", "--var_lr", "10"], "--var_lr needs Bayesian layers"),
         (train_bnn.main, [*good, "--prior_list", "vd", "--alpha", "1"], "leave one of them out"),
@@ -250,6 +246,12 @@ def test_a_run_under_variational_dropout_is_resumed_and_loaded(digits, priors):
     net, _, test = load_run(run)
     accuracy = (predict(net, test.x).argmax(1) == test.y).float().mean()
     assert read_rows(run / "logs.csv")[-1]["mean_acc"] == pytest.approx(float(accuracy))
+
+
+def test_options_that_do_not_go_together_leave_no_run(digits, capsys):
+    for words in (["--threshold", "1"], ["--net_cfg", "vanilla", "--prune", "snr"], ["--prior_list", "sn:"], ["--kl_kernels", "4"]):
+        refuse(capsys, train_bnn.main, ["--data", digits, "--hid_dim", "3", "4", *words])
+    assert not Path(os.environ["DWP_PATH"]).exists()
 
 
 @pytest.mark.parametrize("prior, part, start", [("sn", "var.weight", -10.0), ("vd", "rate", -2.0)])

@@ -226,7 +226,7 @@ def test_dwp_bound_is_exact_kl_plus_the_reverse_models_error(shift, widen):
     # KL(r || p(z|w)) for two Gaussians with a known shift and ratio of variances: the same for every w.
     gap = 0.5 * (widen - 1 - math.log(widen) + shift**2 * vae.precision).sum()
     q = Normal(loc.expand(n, 1, 3, 3), scale.expand(n, 1, 3, 3))  # n copies of one kernel: an average over n draws
-    bound = KernelPrior(vae, chunk=n).kl(q) / n
+    bound = KernelPrior(vae, kl_chunk=n).kl(q) / n
     terms = vae.log_prob(q.sample())
     tolerance = 4 * terms.std() / n**0.5
     assert abs(bound - (exact + gap)) < tolerance
@@ -241,7 +241,7 @@ def test_more_codes_lower_the_importance_weighted_bound_to_the_exact_kl():
     exact = kl_divergence(MultivariateNormal(loc.flatten(), torch.diag(scale.flatten() ** 2)), vae.marginal())
     q = Normal(loc.expand(n, 1, 3, 3), scale.expand(n, 1, 3, 3))
     elbo = KernelPrior(vae).kl(q) / n
-    bounds = [elbo, *(KernelPrior(vae, bound="iw", samples=codes).kl(q) / n for codes in (1, 4, 50))]
+    bounds = [elbo, *(KernelPrior(vae, bound="iw", dwp_samples=codes).kl(q) / n for codes in (1, 4, 50))]
     noise = 4 * vae.log_prob(q.sample()).std() / n**0.5
     assert abs(bounds[1] - elbo) < noise and elbo > bounds[2] + noise and bounds[2] > bounds[3] and abs(bounds[3] - exact) < noise
 
@@ -257,7 +257,7 @@ def test_a_mirrored_pair_of_draws_cancels_what_is_linear_in_the_noise():
     mean, scale = torch.randn(5, 1, 3, 3, requires_grad=True), torch.full((5, 1, 3, 3), 0.3)
 
     def gradients(density, samples, n):
-        prior = KernelPrior(density, samples=samples)
+        prior = KernelPrior(density, dwp_samples=samples)
         return torch.stack([torch.autograd.grad(prior.cross_entropy(mean, scale), mean)[0] for _ in range(n)])
 
     (found,), at_mean = gradients(gauss, 2, 1), torch.autograd.grad(-gauss.log_prob(mean).sum(), mean)[0]
@@ -290,7 +290,7 @@ def test_kernels_are_drawn_without_replacement_and_entropy_is_over_all():
 
     mean = torch.arange(24.0).view(6, 4, 1, 1).expand(6, 4, 5, 5)
     q = Normal(mean, torch.rand(6, 4, 5, 5) * 1e-3 + 1e-3)  # kernel i is i everywhere; the entropies differ
-    prior = KernelPrior(Constant(5, 2, 4), drawn=23)
+    prior = KernelPrior(Constant(5, 2, 4), kl_kernels=23)
     for _ in range(5):
         with torch.no_grad():
             kl = prior.kl(q)
@@ -316,7 +316,7 @@ def test_chunked_kl_has_the_exact_gradient(chunk):
     vae = Deterministic(5, 2, 4)
     grads = []
     for c in (chunk, 1000):
-        prior = KernelPrior(vae, chunk=c)
+        prior = KernelPrior(vae, kl_chunk=c)
         torch.manual_seed(0)
         parameters = [layer.mean.weight, layer.var.weight, *prior.density.encoder.parameters()]
         grads.append(torch.autograd.grad(prior.kl(layer.posterior()), parameters))
@@ -346,17 +346,8 @@ def test_gaussian_kernels_against_scipy(full):
     assert density.sample(7).shape == (7, 1, 3, 3)
 
 
-NEEDED = dict(
-    a=0.51,
-    b=1e-8,
-    mean=torch.zeros(6, 4, 5, 5),
-    log_var=torch.zeros(6, 4, 5, 5),
-    samples=1,
-    drawn=0,
-    chunk=0,
-    train_reverse=True,
-    bound="elbo",
-)
+NEEDED = dict(gamma_a=0.51, gamma_b=1e-8, mean=torch.zeros(6, 4, 5, 5), log_var=torch.zeros(6, 4, 5, 5))
+NEEDED |= dict(dwp_samples=1, kl_kernels=0, kl_chunk=0, train_reverse=1, bound="elbo")
 
 
 SMALL = dict(kernel_dim=5, z_dim=2, hidden_dim=4, layers=2, components=3, transitions=2)

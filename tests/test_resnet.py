@@ -11,8 +11,9 @@ import train_source
 import train_vae_prior
 from models import build_net
 from models.bayes import BayesConv2d, bayes_layers, conv_layers
+from models.sources import layer_sources, one_per_layer
 from myexman.logger import read_rows
-from utils import layer_sources, load_kernels, load_run, one_per_layer
+from utils import load_kernels, load_run
 
 from .conftest import write_prior
 

@@ -11,9 +11,10 @@ from torch import nn
 import train_bnn
 from models import build_net
 from models.bayes import bayes_layers, conv_layers, set_mode
+from models.sources import layer_sources
 from models.sparsity import compression, dense_state, drop_dead, prune, sparse_state
 from myexman.checkpoint import save_state
-from utils import evaluate, layer_sources, load_run, load_weights, predict
+from utils import evaluate, load_run, load_weights, predict
 
 X, Y = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
 
