@@ -12,7 +12,9 @@ from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import DRAWN, Driver, Job, command_line, interval, markdown, mean_std, method_options, paired_differences, select, shipped
+from .grid import Driver
+from .methods import DRAWN, method_job, method_options, shipped
+from .rows import interval, markdown, mean_std, paired_differences, select
 
 WHOLE_SUM, DRAWN_SUM = "as in Fig. 2", "256 kernels a step"
 # What is varied: label, options of train_bnn that replace those of Fig. 2.  First how the KL term, a sum over kernels, is estimated, ...
@@ -61,7 +63,7 @@ def jobs(args):
     for split in range(args.splits):
         for variant in args.variants or variants:
             options = shared | dict(data_split_seed=split) | ALL[variant]
-            yield Job(args.panel, variant, str(n), split, command_line(**options))
+            yield method_job(args.panel, variant, str(n), split, options)
 
 
 def table(rows):

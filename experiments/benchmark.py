@@ -38,7 +38,8 @@ from utils import default_data_root, ensemble_average, mc_ensemble, predict, run
 
 from . import textbook
 from .densities import FITS
-from .grid import FIGURES, RESULTS, device_name, folders, markdown, write_rows
+from .grid import device_name, folders
+from .rows import FIGURES, RESULTS, markdown, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from myexman.logger import read_rows
 
 from . import fig2, fig3, fig4, sparsification
-from .grid import HERE, interval, interval_ends, markdown, paired_differences, paper_name, select
+from .methods import paper_name
+from .rows import HERE, interval, interval_ends, markdown, paired_differences, select
 
 
 class Claim(NamedTuple):

@@ -11,7 +11,8 @@ from myexman import ExParser, Logger, at_least, script
 from myexman.logger import read_rows
 from utils import add_run_flags, default_data_root, evaluate, load_run, run_cli
 
-from .grid import Driver, Job, command_line, markdown, mean_std, select
+from .grid import Driver, Job, command_line
+from .rows import markdown, mean_std, select
 
 LABELS = {"posterior": "former posterior as prior", "sn": "fine-tuned, standard normal prior", "det": "fine-tuned, deterministic"}
 WAYS = tuple(LABELS)

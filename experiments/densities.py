@@ -18,7 +18,9 @@ from myexman.logger import read_rows
 from utils import load_density, run_cli
 
 from .fig2 import net_options, rows_beside
-from .grid import RESULTS, ROOT, Driver, Job, command_line, markdown, mean_std, select, work_folder
+from .grid import Driver, Job, command_line, work_folder
+from .methods import method_job
+from .rows import RESULTS, ROOT, markdown, mean_std, select
 
 # What each is fitted with, beyond train_vae_prior's defaults: to the 7x7 kernels, to the 5x5 ones. Those not named are fitted at once.
 FITS = {
@@ -92,10 +94,10 @@ def jobs(args):
         for n in args.num_examples:
             for split in range(args.splits):
                 data = dict(num_examples=n, data_split_seed=split)
-                yield Job(args.panel, name, str(n), split, command_line(**shared, **data, net_cfg="bayes", prior_list=name))
+                yield method_job(args.panel, name, str(n), split, shared | data | dict(net_cfg="bayes", prior_list=name))
                 if n == min(args.num_examples):
                     for method, own in STARTS.items():
-                        yield Job(args.panel, f"{method} from {name}", str(n), split, command_line(**shared, **data, **own))
+                        yield method_job(args.panel, f"{method} from {name}", str(n), split, shared | data | own)
 
 
 def with_the_vae(rows):

@@ -12,7 +12,9 @@ from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import KL_SUMS, METHODS, Driver, curve, every_row, markdown, method_job, method_options, select, shipped
+from .grid import Driver
+from .methods import KL_SUMS, curve, every_row, method_job, method_options, name_of, shipped
+from .rows import markdown, select
 
 CHOICES = (*KL_SUMS, "sn", "vd", "det")
 
@@ -51,7 +53,7 @@ def table(rows):
     for step in sorted({r["x"] for r in rows}):
         values = [select(rows, method=method, x=step, metric=metric) for method in present for metric in ("acc", "nll")]
         lines.append([step, *(f"{v.mean():.3f}" if len(v) else "–" for v in values)])
-    heads = [f"{METHODS[method][0]}: {word}" for method in present for word in ("accuracy", "NLL")]
+    heads = [f"{name_of(method)}: {word}" for method in present for word in ("accuracy", "NLL")]
     return markdown(" | ".join(["step", *heads]), lines)
 
 

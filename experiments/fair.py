@@ -12,7 +12,9 @@ from utils import run_cli
 
 from . import tune
 from .fig2 import PANELS, net_options
-from .grid import METHODS, RESULTS, Driver, folders, markdown, mean_std, method_job, select
+from .grid import Driver, folders
+from .methods import method_job, name_of
+from .rows import RESULTS, markdown, mean_std, select
 
 CHOICES = (*tune.TUNED, "de")
 
@@ -66,7 +68,7 @@ def table(rows):
             method, _, recipe = word.partition(", ")
             others = [mean_std(select(rows, x=n, method=word, metric=metric)) for metric in ("nll", "ece", "brier")]
             by = why_chosen(tuned, method, recipe, n)
-            lines.append([n, METHODS[method][0], recipe, by, mean_std(found[word]), *others, len(found[word])])
+            lines.append([n, name_of(method), recipe, by, mean_std(found[word]), *others, len(found[word])])
     return markdown("n | method | how | chosen by | accuracy | NLL, nats | ECE | Brier | splits", lines)
 
 

@@ -19,30 +19,22 @@ from myexman import at_least
 from myexman.logger import read_rows
 from utils import run_cli
 
-from .grid import (
+from .grid import Driver
+from .methods import (
     CIFARNET,
     CORE,
     FCONV,
-    HERE,
-    METHODS,
-    RESULTS,
-    Driver,
     curve,
     every_row,
-    holm,
-    interval,
     last_row,
-    markdown,
-    mean_std,
     method_job,
     method_options,
-    p_value,
-    paired_differences,
+    name_of,
     paper_curve,
     paper_method,
-    select,
     shipped,
 )
+from .rows import HERE, RESULTS, holm, interval, markdown, mean_std, p_value, paired_differences, select
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
@@ -154,7 +146,7 @@ def table(rows, others=(), paper=None):
             cells = {m: select(rows, method=method, x=n, metric=m) for m in ("acc", "nll", "ece")}
             xavier = {m: select(others, method=method, x=n, metric=m) for m in ("acc", "nll")}
             if len(cells["acc"]) or len(xavier["acc"]) or (theirs and method != "dwp-256"):
-                line = [n, METHODS[method][0], mean_std(cells["acc"]), mean_std(xavier["acc"])]
+                line = [n, name_of(method), mean_std(cells["acc"]), mean_std(xavier["acc"])]
                 line += [theirs or "–"] if paper else []
                 line += [mean_std(cells["nll"]), mean_std(xavier["nll"]), mean_std(cells["ece"])]
                 lines.append([*line, f"{len(cells['acc'])} + {len(xavier['acc'])}"])
@@ -172,7 +164,7 @@ def differences(rows, base, others=()):
                 mine = [r for r in rows if r["method"] == base]
                 gaps = {m: paired_differences([*mine, *theirs], base, method, x=n, metric=m) for m in ps}
                 if method != base and len(gaps["acc"]) > 1:
-                    lines.append([n, METHODS[method][0] + words, interval(gaps["acc"]), interval(gaps["nll"]), len(gaps["acc"])])
+                    lines.append([n, name_of(method) + words, interval(gaps["acc"]), interval(gaps["nll"]), len(gaps["acc"])])
                     for metric, values in gaps.items():
                         ps[metric].append(p_value(values))
     adjusted = zip(*(holm(values) for values in ps.values()))
@@ -190,7 +182,7 @@ def report():
             lines += ["", f"**{panel}, {name}** ({setting(panel, epochs)}; splits from samples of the priors + from Xavier's kernels):"]
             lines += ["", table(rows, others, paper)]
         if rows:
-            lines += ["", f"{METHODS[base][0]} less the other, p by Holm's correction over the table:", "", differences(rows, base, others)]
+            lines += ["", f"{name_of(base)} less the other, p by Holm's correction over the table:", "", differences(rows, base, others)]
         again = rows_of(panel, epochs, seed=1)
         if again:
             lines += ["", f"{name}, with other first kernels and other noise (`--seed 1`):", "", differences(again, base)]
@@ -204,7 +196,7 @@ def draw_metric(axis, rows, metric, base):
         curve(axis, rows, method, metric)
         if metric == "acc":
             source = "release's notebook" if method == "det" else "paper"
-            paper_curve(axis, "fig2", rows[0]["panel"], method, label=f"{source}, {METHODS[method][0]}")
+            paper_curve(axis, "fig2", rows[0]["panel"], method, label=f"{source}, {name_of(method)}")
     sizes = sorted({r["x"] for r in rows})
     ylabel = dict(acc="test accuracy", nll="test NLL, nats per image")[metric]
     axis.set(xscale="log", xlabel="training examples", ylabel=ylabel, xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))

@@ -11,21 +11,9 @@ from myexman import at_least
 from utils import run_cli
 
 from . import features
-from .grid import (
-    CIFARNET,
-    FCONV,
-    METHODS,
-    Driver,
-    Job,
-    command_line,
-    curve,
-    init_options,
-    markdown,
-    mean_std,
-    paper_curve,
-    paper_value,
-    select,
-)
+from .grid import Driver, Job, command_line
+from .methods import CIFARNET, FCONV, curve, init_options, last_row, name_of, paper_curve, paper_value
+from .rows import markdown, mean_std, select
 
 # panel: model, its layers, shares k of the filters (the paper's)
 PANELS = {
@@ -63,7 +51,7 @@ def jobs(args):
             for init in INITS:
                 argv = command_line(data=args.panel, data_root=args.data_root, model=model, scale=scale, seed=seed)
                 argv += command_line(**shared, **init_options(init, layers))
-                yield Job(args.panel, init, scale, seed, argv, features.main)
+                yield Job(args.panel, init, scale, seed, argv, features.main, last_row)
 
 
 def table(rows):
@@ -75,7 +63,7 @@ def table(rows):
             if len(values):
                 nll = select(rows, method=init, x=k, metric="nll")
                 paper = paper_value("fig3", panel, init, k) or "–"
-                lines.append([k, METHODS[init][0], mean_std(values), paper, mean_std(nll), len(values)])
+                lines.append([k, name_of(init), mean_std(values), paper, mean_std(nll), len(values)])
     return markdown("k | init | accuracy | paper | NLL, nats | runs", lines)
 
 
@@ -84,7 +72,7 @@ def plot(rows, file):
     figure, axis = new_figure(6, 4)
     for init in INITS:
         curve(axis, rows, init, "acc", k_value)
-        paper_curve(axis, "fig3", panel, init, k_value, f"paper, {METHODS[init][0]}")
+        paper_curve(axis, "fig3", panel, init, k_value, f"paper, {name_of(init)}")
     ticks = sorted({str(r["x"]) for r in rows}, key=k_value)
     axis.set(xscale="log", xlabel="share k of the filters", ylabel="test accuracy")
     axis.set_title(f"Fig. 3, {panel}: {rows[0]['setting']}\nmean and range over seeds; grey: paper (10 runs)", fontsize=9)

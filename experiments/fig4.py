@@ -10,22 +10,9 @@ from myexman import at_least
 from utils import run_cli
 
 from . import convergence
-from .grid import (
-    CIFARNET,
-    FCONV,
-    METHODS,
-    Driver,
-    Job,
-    command_line,
-    curve,
-    every_row,
-    init_options,
-    markdown,
-    mean_std,
-    paper_curve,
-    paper_value,
-    select,
-)
+from .grid import Driver, Job, command_line
+from .methods import CIFARNET, FCONV, curve, every_row, init_options, name_of, paper_curve, paper_value
+from .rows import markdown, mean_std, select
 
 INITS = ("dwp", "filters", "xavier")
 EVAL_STEPS = (20, 50, 100, 150, 200, 300, 400, 600, 800, 1000)  # and the last
@@ -108,7 +95,7 @@ def table(rows):
                 if len(values):
                     paper = paper_value("fig4", panel.paper, init, step) or "–"
                     digits = 3 if panel.metric == "acc" else 1
-                    lines.append([name, step, METHODS[init][0], mean_std(values, digits), paper, len(values)])
+                    lines.append([name, step, name_of(init), mean_std(values, digits), paper, len(values)])
     return markdown("panel | steps | init | value | paper | runs", lines)
 
 
@@ -119,7 +106,7 @@ def plot(rows, file):
         panel, own = PANELS[name], [r for r in rows if r["panel"] == name]
         for init in INITS:
             curve(axis, own, init, panel.metric)
-            paper_curve(axis, "fig4", panel.paper, init, label=f"paper, {METHODS[init][0]}")
+            paper_curve(axis, "fig4", panel.paper, init, label=f"paper, {name_of(init)}")
         title = f"{name}\n{own[0]['setting']}"
         axis.set(xlabel="steps", ylabel=panel.ylabel, ylim=panel.ylim, xscale="log")
         axis.set_title(title, fontsize=9)

@@ -18,7 +18,7 @@ from myexman import Parser, read_params, runs_root
 from prune_kernels import read_kernels
 from utils import load_vae, run_cli
 
-from .grid import FIGURES, RESULTS, write_rows
+from .rows import FIGURES, RESULTS, write_rows
 
 
 def parse_args(argv=None):

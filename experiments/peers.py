@@ -38,7 +38,9 @@ from utils import (
 )
 
 from .fig2 import PANELS, net_options, rows_beside
-from .grid import METHODS, Driver, Job, command_line, markdown, mean_std, select, shipped
+from .grid import Driver, Job, command_line
+from .methods import last_row, name_of, shipped
+from .rows import markdown, mean_std, select
 
 MEMBERS = 10  # networks in an ensemble, as in ours
 OURS = ("dwp", "sn", "det")  # methods of Fig. 2 to compare with
@@ -148,7 +150,7 @@ def jobs(args):
         options = net_options(args) | dict(peer=peer, num_examples=n, data_split_seed=split)
         del options["eval_freq"]
         options |= dict(vae_list=shipped("vae", PANELS[args.panel].layers), init_list="vae")
-        yield Job(args.panel, peer, str(n), split, command_line(**options), main)
+        yield Job(args.panel, peer, str(n), split, command_line(**options), main, last_row)
 
 
 def table(rows):
@@ -160,7 +162,7 @@ def table(rows):
         if found:
             values = [select(found, metric=metric) for metric in ("acc", "nll", "ece")]
             ms = [1000 * r["seconds"] / r["steps"] for r in found if r["metric"] == "acc"]
-            name = f"ours: {METHODS[method][0]}" if method in OURS else method
+            name = f"ours: {name_of(method)}" if method in OURS else method
             lines.append([n, name, *map(mean_std, values), f"{sum(ms) / len(ms):.0f}", len(ms)])
     return markdown("n | method | accuracy | NLL, nats | ECE | ms per step, evaluation included | splits", lines)
 

@@ -16,7 +16,9 @@ from utils import default_data_root, load_kernels, load_vae, run_cli, seed_every
 
 from . import convergence, fig2
 from .fig4 import INITS, PANELS
-from .grid import FIGURES, METHODS, command_line, init_options, interval_ends, paired_differences, paper_value, shipped
+from .grid import command_line
+from .methods import colour_of, init_options, name_of, paper_value, shipped
+from .rows import FIGURES, interval_ends, paired_differences
 
 
 def parse_args(argv=None):
@@ -46,7 +48,7 @@ def overview(args, file):
     baselines, sizes = ("sn", "vd", "det"), [50, 100, 200, 500, 1000]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
         for i, method in enumerate(baselines):
-            name, colour = METHODS[method]
+            name = name_of(method)
             for j, (epochs, (schedule, base)) in enumerate(fig2.SCHEDULES.items()):
                 rows = fig2.rows_of("mnist", epochs)
                 gaps = {n: paired_differences(rows, base, method, x=n, metric=metric) for n in sizes}
@@ -55,7 +57,9 @@ def overview(args, file):
                     at = [sizes.index(n) + 0.13 * (i - 1) + 0.4 * (j - 0.5) for n in shown]
                     mean = np.array([gap.mean() for gap in shown.values()])
                     ends = np.array([interval_ends(gap) for gap in shown.values()]).T
-                    style = dict(color=colour, capsize=3, linestyle="", marker="o", markerfacecolor="w" if j else colour)
+                    style = dict(
+                        color=colour_of(method), capsize=3, linestyle="", marker="o", markerfacecolor="w" if j else colour_of(method)
+                    )
                     axis.errorbar(at, mean, np.abs(ends - mean), label=f"less {name}, {schedule}", **style)
             theirs = [(paper_value("fig2", "mnist", "dwp", n), paper_value("fig2", "mnist", method, n)) for n in sizes]
             if metric == "acc" and method != "det":  # which is not in the paper
@@ -91,7 +95,7 @@ def fig6(args, file):
                 axis.set(xticks=[], yticks=[])
                 if init == INITS[0]:
                     axis.set_title(f"{step} steps", fontsize=9)
-        row[0].set_ylabel(METHODS[init][0], fontsize=8)
+        row[0].set_ylabel(name_of(init), fontsize=8)
     save_figure(figure, file)
 
 

@@ -16,7 +16,9 @@ from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import KL_SUMS, METHODS, Driver, every_row, interval, markdown, mean_std, method_job, method_options, select, shipped
+from .grid import Driver
+from .methods import KL_SUMS, every_row, method_job, method_options, name_of, shipped
+from .rows import interval, markdown, mean_std, select
 
 FACTORS = (1, 10, 50)
 CHOICES = ("sn", *KL_SUMS)
@@ -95,7 +97,7 @@ def table(rows):
                 variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
                 terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
                 found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
-                lines.append([METHODS[method][0], factor, last, *terms, *found, len(values["acc"])])
+                lines.append([name_of(method), factor, last, *terms, *found, len(values["acc"])])
     heads = "prior | factor | steps | data term | KL term | log σ², 5 % to 95 % | accuracy | NLL, nats | ECE | splits"
     lowest = floor(rows)
     least = f"The deep weight prior's KL term alone, minimised: {lowest:.0f} nats; that of N(0, 1): 0." if lowest else ""
@@ -132,7 +134,7 @@ def plot(rows, file):
         lowest = floor(rows) if method in KL_SUMS else None
         if lowest:
             line[0].axhline(lowest, color="0.4", linestyle="--", linewidth=0.8, label="KL alone, minimised")
-        line[0].set(yscale="symlog", ylabel=f"{METHODS[method][0]}\nnats", title="terms of the objective")
+        line[0].set(yscale="symlog", ylabel=f"{name_of(method)}\nnats", title="terms of the objective")
         line[1].set(title="log σ²: 5 to 95 % of the weights; dashed: the sum of the rates", ylim=(-10.5, 1))
         line[1].title.set_fontsize(9)
         for axis, title in zip(line[2:], ("test accuracy", "test NLL, nats", "ECE")):

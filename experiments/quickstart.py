@@ -18,8 +18,10 @@ from models.pictures import draw_kernels, new_figure, save_figure
 from myexman import Parser, at_least, runs_root
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import DRAWN, METHODS, command_line, mean_std, method_job, method_options, report_failures, run_grid, select, shipped
+from .grid import command_line, report_failures, run_grid
 from .launchers import side_by_side
+from .methods import DRAWN, colour_of, method_job, method_options, name_of, shipped
+from .rows import mean_std, select
 
 SHOWN = ("dwp", "sn", "det")
 METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
@@ -73,7 +75,7 @@ def report(rows, out):
     print(f"\n{'50 embedded digits':22}" + "".join(f"{name:>18}" for name in METRICS.values()))
     for method in SHOWN:
         values = (mean_std(select(rows, method=method, metric=metric)) for metric in METRICS)
-        print(f"{METHODS[method][0]:22}" + "".join(f"{v:>18}" for v in values))
+        print(f"{name_of(method):22}" + "".join(f"{v:>18}" for v in values))
     seed_everything(0)
     figure, axes = new_figure(12, 3.6, columns=3, width_ratios=[1, 1, 1.1])
     draw_kernels(
@@ -85,10 +87,10 @@ def report(rows, out):
     )
     for i, method in enumerate(SHOWN):
         values = select(rows, method=method, metric="acc")
-        axes[2].barh(i, values.mean(), color=METHODS[method][1])
+        axes[2].barh(i, values.mean(), color=colour_of(method))
         axes[2].plot(values, [i] * len(values), "k.")
     axes[2].set(xlabel="test accuracy, 50 training digits (dots: splits)", xlim=(0, 1))
-    axes[2].set_yticks(range(len(SHOWN)), [METHODS[method][0] for method in SHOWN])
+    axes[2].set_yticks(range(len(SHOWN)), [name_of(method) for method in SHOWN])
     axes[2].invert_yaxis()
     save_figure(figure, out / "quickstart.png")
     print(f"\ndrew {out / 'quickstart.png'}; python -m myexman lists the runs")

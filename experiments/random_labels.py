@@ -7,11 +7,14 @@ LeNet-300-100 on 5000 MNIST images whose labels are shuffled; `--panel cifar10` 
 
 import itertools
 
+import train_bnn
 from myexman import at_least
 from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
-from .grid import HERE, METHODS, Driver, Job, command_line, last_row, markdown, mean_std, paper_name, select
+from .grid import Driver, Job, command_line
+from .methods import last_row, name_of, paper_name
+from .rows import HERE, markdown, mean_std, select
 
 MODELS = {"mnist": "lenet300", "cifar10": "vgg", "glyph-digits": "lenet300"}  # the last for --quick
 OPTIONS = {  # of train_bnn; not annealed: nothing is to be learnt
@@ -38,7 +41,7 @@ def jobs(args):
     for split in range(args.splits):
         for method, options in OPTIONS.items():
             argv = command_line(**shared, **options, data_split_seed=split, seed=split)
-            yield Job(args.panel, method, str(args.num_examples), split, argv, measure=memorised)
+            yield Job(args.panel, method, str(args.num_examples), split, argv, train_bnn.main, memorised)
 
 
 def memorised(run_dir):
@@ -58,7 +61,7 @@ def table(rows):
             slides = [select(paper, panel=f"{panel} {part} accuracy", method=paper_name(method)) for part in ("train", "test")]
             known = [value[0] if len(value) else "–" for value in slides]
             zeros = f"{100 * (1 - 1 / times).mean():.2f}" if len(times) else "–"
-            lines.append([panel, METHODS[method][0], mean_std(train), known[0], mean_std(test), known[1], zeros, len(train)])
+            lines.append([panel, name_of(method), mean_std(train), known[0], mean_std(test), known[1], zeros, len(train)])
     return markdown("data | method | train accuracy | slides | test accuracy | slides | weights pruned, % | seeds", lines)
 
 

@@ -21,7 +21,9 @@ from myexman.logger import read_rows
 from utils import run_cli
 
 from . import claims, fig4
-from .grid import FIGURES, HERE, METHODS, RESULTS, ROOT, Driver, markdown, mean_std, paper_method
+from .grid import Driver
+from .methods import name_of, paper_method
+from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std
 
 SPEED = (  # the cases of results/benchmark.csv that experiments/README.md shows
     "step, fconv, sn",
@@ -104,7 +106,7 @@ def side_by_side(published, rows):
             digits = 4 if row["panel"].endswith("error") else 1 if abs(row["value"]) > 1 else 3
             runs = f"{own[0]['setting']}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
             cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
-        lines.append([row["panel"], METHODS.get(method, (method,))[0], row["x"], f"{'' if row['exact'] else '≈ '}{row['value']}", *cells])
+        lines.append([row["panel"], name_of(method), row["x"], f"{'' if row['exact'] else '≈ '}{row['value']}", *cells])
     return markdown("panel | method | x | paper | ours | difference | setting", lines)
 
 

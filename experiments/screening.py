@@ -17,7 +17,7 @@ from myexman import Parser, commit_name
 from myexman.logger import read_rows
 from utils import load_kernels, load_vae, run_cli, seed_everything
 
-from .grid import FIGURES, RESULTS, ROOT, write_rows
+from .rows import FIGURES, RESULTS, ROOT, write_rows
 
 SETS = {  # prior: its kernels
     "fconv/vae7x7": "fconv/conv7x7",

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+import train_bnn
 from models import LeNet5
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
@@ -26,7 +27,9 @@ from myexman import at_least
 from myexman.logger import read_rows
 from utils import evaluate, load_run, load_weights, run_cli, seed_everything
 
-from .grid import HERE, METHODS, Driver, Job, command_line, folders, last_row, markdown, mean_std, paper_name, select
+from .grid import Driver, Job, command_line, folders
+from .methods import colour_of, last_row, name_of, paper_name
+from .rows import HERE, markdown, mean_std, select
 
 
 class Net(NamedTuple):
@@ -76,7 +79,7 @@ def jobs(args):
                     argv = command_line(**shared, prior_list=prior, seed=seed)
                     # appendix A: the Gamma hyperprior's regulariser is not scaled, its variances are clipped
                     argv += command_line(gamma_a=a, max_logsigma=-4) if a else command_line(kl_scale=NETS[net].kl_scale)
-                    yield Job(net, prior, str(a or ""), seed, argv, measure=by_both_rules)
+                    yield Job(net, prior, str(a or ""), seed, argv, train_bnn.main, by_both_rules)
 
 
 def by_both_rules(run_dir):
@@ -111,7 +114,7 @@ def table(rows):
                 zeros = " – ".join(f"{100 - 100 * select(own, metric=layer, **of).mean():.1f}" for layer in layers)
                 pairs = zip(published(net, method, "error", x), published(net, method, "compression", x))
                 paper = "; ".join(f"{100 * e:.2f}, {c:g}x ({source})" for (source, e), (_, c) in pairs) or "–"
-                label = METHODS[method][0] + (f", a = {x}" if x else "")
+                label = name_of(method) + (f", a = {x}" if x else "")
                 before = mean_std(100 * select(own, metric="error_before", **of), 2)
                 seeds = len(select(own, metric="error", **of))
                 lines.append([NETS[net].title, own[0]["setting"], label, before, *results, paper, zeros, seeds])
@@ -128,8 +131,8 @@ def plot(rows, file):
         for method, (rule, style, words) in itertools.product(PRIORS, RULES):
             points = [select(own, method=method, metric=metric + rule) for metric in ("compression", "error")]
             if len(points[0]):
-                label = f"{METHODS[method][0]}, {words}"
-                axis.plot(points[0], 100 * points[1], "o", color=METHODS[method][1], fillstyle=style, label=label)
+                label = f"{name_of(method)}, {words}"
+                axis.plot(points[0], 100 * points[1], "o", color=colour_of(method), fillstyle=style, label=label)
         for row in (r for r in own if r["metric"] == "compression" and r["x"] != ""):
             (error,) = select(own, metric="error", **{c: row[c] for c in ("method", "x", "seed")})
             axis.annotate(f"  a = {row['x']}", (row["value"], 100 * error), fontsize=7, rotation=-40, rotation_mode="anchor", va="center")

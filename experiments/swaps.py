@@ -12,7 +12,9 @@ from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import CORE, DRAWN, EXACT, METHODS, Driver, markdown, mean_std, method_job, method_options, select
+from .grid import Driver
+from .methods import CORE, DRAWN, EXACT, method_job, method_options, name_of
+from .rows import markdown, mean_std, select
 
 SIZES = {"mnist": 50, "cifar10": 200}  # of the training sets
 
@@ -60,7 +62,7 @@ def table(rows):
     for word in sorted(found, key=lambda word: (word.partition(", ")[0], -found[word].mean())):
         method, _, priors = word.partition(", ")
         others = (mean_std(select(rows, method=word, metric=metric)) for metric in ("nll", "ece"))
-        lines.append([METHODS[method][0], *priors.split(" + ", 1), mean_std(found[word]), *others, len(found[word])])
+        lines.append([name_of(method), *priors.split(" + ", 1), mean_std(found[word]), *others, len(found[word])])
     return markdown("method | 7x7 prior | 5x5 priors | validation accuracy | NLL, nats | ECE | splits", lines)
 
 

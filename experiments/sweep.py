@@ -19,8 +19,9 @@ from myexman import Parser, runs_root
 from myexman.logger import read_rows
 from utils import run_cli
 
-from .grid import Job, grid_folder, markdown, report_failures, run_grid, select
+from .grid import Job, grid_folder, report_failures, run_grid
 from .launchers import add_launcher_flags, make_launcher
+from .rows import markdown, select
 
 SCRIPTS = ("train_source.py", "train_vae_prior.py", "train_bnn.py")
 SEEDS = ("seed", "data_split_seed")  # what the table takes means over

@@ -26,7 +26,9 @@ from myexman.logger import read_rows
 from utils import linear_lr, run_cli, train_epoch
 
 from .fig2 import PANELS, net_options
-from .grid import Driver, Job, command_line, markdown, method_options, select, shipped
+from .grid import Driver, Job, command_line
+from .methods import method_options, shipped
+from .rows import markdown, select
 
 CODES = (10, 100, 1000)
 REVERSE = {"learned": 1, "frozen": 0}

@@ -10,7 +10,9 @@ from myexman import at_least
 from utils import run_cli
 
 from .fig2 import PANELS, net_options
-from .grid import METHODS, Driver, markdown, mean_std, method_job, method_options, select, shipped
+from .grid import Driver
+from .methods import method_job, method_options, name_of, shipped
+from .rows import markdown, mean_std, select
 
 SCHEDULES = ((600, 1e-3), (600, 3e-3), (1500, 1e-3))  # epochs and Adam's rate
 L2 = (1e-4, 1e-3, 1e-2)  # for det-l2, in place of the schedules
@@ -103,7 +105,7 @@ def table(rows):
             accuracy, nll = ({word: select(rows, x=n, method=word, metric=metric) for word in words} for metric in ("acc", "nll"))
             for word in words:
                 cells = bold(accuracy[word], accuracy.values(), max), bold(nll[word], nll.values(), min)
-                lines.append([n, METHODS[method][0], word.partition(", ")[2], *cells, len(accuracy[word])])
+                lines.append([n, name_of(method), word.partition(", ")[2], *cells, len(accuracy[word])])
     return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
 
 

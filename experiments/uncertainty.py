@@ -23,20 +23,9 @@ from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run
 
 from .deep_ensemble import ensemble_file
 from .fig2 import net_options
-from .grid import (
-    METHODS,
-    Driver,
-    curve,
-    interval,
-    last_row,
-    markdown,
-    mean_std,
-    method_job,
-    method_options,
-    paired_differences,
-    select,
-    shipped,
-)
+from .grid import Driver
+from .methods import colour_of, curve, last_row, method_job, method_options, name_of, shipped
+from .rows import interval, markdown, mean_std, paired_differences, select
 
 CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "de", "det")
 MEMBERS = (1, 2, 5, 10, 20)  # of a deep ensemble up to its five, of a deterministic net one
@@ -142,7 +131,7 @@ def table(rows):
             brier, separation = select(own, metric="members_brier", x=k), select(own, metric="auroc")
             cells = map(mean_std, (*nll, *ece, brier, separation))
             gaps = [paired_differences(rows, "dwp", method, metric=m, x=x) for m, x in (("members_nll", k), ("auroc", ""))]
-            lines.append([METHODS[method][0], k, *cells, *(interval(gap) if method != "dwp" else "–" for gap in gaps), len(separation)])
+            lines.append([name_of(method), k, *cells, *(interval(gap) if method != "dwp" else "–" for gap in gaps), len(separation)])
     heads = "method | members | NLL: one net (the mean, if Bayesian) | average | ECE: one net | average | Brier of the average | its AUROC"
     return markdown(f"{heads} | deep weight prior less it: NLL | AUROC | splits", lines)
 
@@ -162,7 +151,7 @@ def plot(rows, file):
         curve(acc, rows, method, "members_acc")
         confidence, accuracy, share = (np.array(points(rows, method, f"bin_{metric}")[1]) for metric in ("confidence", "accuracy", "share"))
         full = share >= SHOWN
-        calibration.plot(confidence[full], accuracy[full], "o-", color=METHODS[method][1])
+        calibration.plot(confidence[full], accuracy[full], "o-", color=colour_of(method))
     nll.set(xlabel="ensemble members", ylabel="test NLL, nats per image", xscale="log")
     acc.set(xlabel="ensemble members", ylabel="test accuracy", xscale="log")
     for axis in (nll, acc):
@@ -174,8 +163,8 @@ def plot(rows, file):
     pair = [m for m in ("dwp", "det") if m in shown]
     for method in pair:
         for metric, style, where in (("entropy_in", "-", "digits"), ("entropy_out", "--", "letters")):
-            label = f"{METHODS[method][0]}, {where}"
-            strange.plot(*points(rows, method, metric), style, color=METHODS[method][1], label=label, drawstyle="steps-mid")
+            label = f"{name_of(method)}, {where}"
+            strange.plot(*points(rows, method, metric), style, color=colour_of(method), label=label, drawstyle="steps-mid")
     strange.set(xlabel="predictive entropy, nats", ylabel="share of images", title="digits and letters")
     strange.legend(frameon=False, fontsize=8)
     for axis, method in zip(turned, pair):
@@ -186,7 +175,7 @@ def plot(rows, file):
         axis.set(
             xlabel="rotation, degrees",
             ylabel="probability of the class",
-            title=f"a turned {DIGIT}: {METHODS[method][0]}",
+            title=f"a turned {DIGIT}: {name_of(method)}",
             ylim=(-0.02, 1.35),  # the legend is above the lines
             yticks=(0, 0.5, 1),
         )

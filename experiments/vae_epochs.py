@@ -17,22 +17,9 @@ from utils import load_vae, run_cli, seed_everything
 
 from .densities import fit
 from .fig2 import net_options, rows_beside
-from .grid import (
-    EXACT,
-    Driver,
-    Job,
-    command_line,
-    interval,
-    last_row,
-    markdown,
-    mean_std,
-    method_job,
-    method_options,
-    paired_differences,
-    select,
-    shipped,
-    work_folder,
-)
+from .grid import Driver, Job, command_line, work_folder
+from .methods import EXACT, last_row, method_job, method_options, shipped
+from .rows import interval, markdown, mean_std, paired_differences, select
 from .screening import load_split
 
 KERNELS, VAES = shipped("conv")[1], shipped("vae")

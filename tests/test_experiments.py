@@ -34,6 +34,7 @@ from experiments import (
     fig4,
     grid,
     kernels,
+    methods,
     pictures,
     posterior,
     quickstart,
@@ -48,8 +49,10 @@ from experiments import (
     uncertainty,
     vae_epochs,
 )
-from experiments.grid import CORE, METHODS, Job, add_rows, command_line, last_row, report_failures, run_grid
+from experiments.grid import Job, command_line, report_failures, run_grid
 from experiments.launchers import Here, Workers
+from experiments.methods import CORE, last_row, name_of
+from experiments.rows import add_rows, holm, interval_ends, p_value
 from models.screen import QUANTITIES
 from models.sparsity import compression, prune
 from myexman import status
@@ -73,7 +76,7 @@ def test_the_quickstart_in_miniature(tmp_path, capsys):
     tiny = "--nets 1 --source_epochs 1 --source_dim 6 6 --vae_epochs 1 1 --bnn_epochs 2 --bnn_dim 2 3 --splits 1 --workers 1"
     quickstart.main([*tiny.split(), "--data_root", str(tmp_path)])
     out = capsys.readouterr().out
-    assert all(METHODS[method][0] in out for method in quickstart.SHOWN)
+    assert all(name_of(method) in out for method in quickstart.SHOWN)
     assert (tmp_path / "logs/quickstart/quickstart.png").exists()
 
 
@@ -244,13 +247,13 @@ def test_a_long_run_leaves_its_curve_beside(glyphs):
 
 
 def test_holms_correction_and_the_verdict_of_a_claim():
-    assert grid.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert grid.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     rng = np.random.default_rng(0)
     x = rng.normal(size=6)
-    assert grid.p_value(x) == pytest.approx(stats.ttest_1samp(x, 0).pvalue) and grid.p_value(np.zeros(3)) == 1
-    low, high = grid.interval_ends(x)
-    assert (grid.p_value(x - low), grid.p_value(x - high)) == pytest.approx((0.05, 0.05))
+    assert p_value(x) == pytest.approx(stats.ttest_1samp(x, 0).pvalue) and p_value(np.zeros(3)) == 1
+    low, high = interval_ends(x)
+    assert (p_value(x - low), p_value(x - high)) == pytest.approx((0.05, 0.05))
     around = np.array([-0.01, 0.0, 0.01])  # an interval of .025 to both sides
     for mean, paper, said in ((0.05, 0.06, "yes"), (0.05, 0.08, "smaller"), (0.01, 0.03, "open"), (0.01, 0.06, "no"), (-0.05, 0.01, "no")):
         assert claims.verdict(mean + around, paper) == f"**{said}**"
@@ -293,7 +296,7 @@ def test_two_drivers_lose_no_rows(tmp_path):
 def some_jobs(digits, *words):
     """Jobs of a second, with further words for each."""
     options = command_line(data=digits, hid_dim=(2, 2), epochs=1, eval_freq=1, ens=0)
-    return [Job("p", "m", "x", seed, [*options, *more.split()]) for seed, more in enumerate(words)]
+    return [Job("p", "m", "x", seed, [*options, *more.split()], train_bnn.main, last_row) for seed, more in enumerate(words)]
 
 
 def test_a_failed_job_stops_no_other_and_is_run_again_when_asked(digits, tmp_path, capsys):
@@ -394,7 +397,7 @@ def test_the_best_recipe_is_that_of_the_highest_accuracy_or_the_lowest_nll():
 
 def test_the_papers_names_and_ours_go_both_ways():
     """Every published number of Fig. 2 is of one method of ours, log-uniform of variational dropout."""
-    assert all(grid.paper_method(grid.paper_name(method)) == method for method in grid.PAPER_NAMES)
+    assert all(methods.paper_method(methods.paper_name(method)) == method for method in methods.PAPER_NAMES)
     assert fig2.published("mnist")[50, "vd"] == "0.766" and fig2.published("mnist")[50, "det"] == "0.751 (notebook)"
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import train_source
-from experiments.grid import add_rows
+from experiments.rows import add_rows
 from models.prior_folder import publish
 from myexman import Checkpoints, Logger, Stopped, load_checkpoint, save_state, status, write_yaml
 from myexman.life import alive

@@ -1,0 +1,169 @@
+"""What a method is: its name and colour in tables and figures, its options of train_bnn.py, and the numbers that its runs leave."""
+
+from typing import NamedTuple
+
+import yaml
+
+import train_bnn
+from models.priors import DENSITIES
+from myexman.logger import read_rows
+
+from . import deep_ensemble
+from .grid import Job, command_line
+from .rows import HERE, ROOT, select
+
+# One name and one colour (Okabe and Ito's and Tol's colour-blind-safe sets) per method, in every table and figure.
+METHODS = {
+    "dwp": ("deep weight prior", "#0072B2"),
+    "dwp-256": ("deep weight prior, 256 kernels a step", "#88CCEE"),
+    "loguniform": ("log-uniform", "#E69F00"),
+    "vd": ("variational dropout", "#661100"),
+    "sn": ("standard normal", "#009E73"),
+    "det": ("deterministic", "#CC79A7"),
+    "det-l2": ("deterministic, L2", "#AA4499"),
+    "do": ("MC dropout", "#56B4E9"),
+    "de": ("deep ensemble of 5", "#44AA99"),
+    "ard": ("ARD", "#332288"),
+    "gamma": ("ARD, Gamma hyperprior", "#DDCC77"),
+    "student": ("Student t", "#117733"),
+    "gauss": ("Gaussian kernels", "#D55E00"),
+    "gauss-indep": ("independent Gaussian", "#999933"),
+    "filters": ("learned filters", "#882255"),
+    "xavier": ("Xavier", "#000000"),
+}
+
+
+def name_of(method):
+    """Its name in tables and figures; a method that METHODS does not have is called what it is."""
+    return METHODS.get(method, (method,))[0]
+
+
+def colour_of(method):
+    return METHODS[method][1] if method in METHODS else f"C{sum(map(ord, method)) % 10}"
+
+
+# What paper_results.csv calls a method of ours otherwise. The paper's log-uniform is variational dropout in its release.
+PAPER_NAMES = {"vd": "loguniform", "loguniform": "sparse_vd", "do": "binary dropout"}
+
+
+def paper_name(method):
+    return PAPER_NAMES.get(method, method)
+
+
+def paper_method(name):
+    """The method of ours that paper_results.csv calls so."""
+    return {theirs: own for own, theirs in PAPER_NAMES.items()}.get(name, name)
+
+
+def paper_value(figure, panel, method, x):
+    """The number the paper gives for a method of ours, or None."""
+    values = select(read_rows(HERE / "paper_results.csv"), figure=figure, panel=panel, method=paper_name(method), x=x)
+    return float(values[0]) if len(values) else None
+
+
+CORE = ("dwp", "loguniform", "vd", "sn", "det")  # those of the paper's Fig. 2, in which `vd` is called log-uniform
+DETERMINISTIC = ("det", "det-l2", "do", "de")
+
+
+class KLSum(NamedTuple):
+    """train_bnn's options for the KL sum of the deep weight prior, and what rows say of it."""
+
+    options: dict
+    words: str
+
+
+EXACT = KLSum({}, "full KL sum")  # every kernel in every step, as in the paper
+DRAWN = KLSum(dict(kl_kernels=256), "deep weight prior by 256 kernels a step")  # as good under a good prior (experiments.ablations)
+KL_SUMS = {"dwp": EXACT, "dwp-256": DRAWN}  # of the method of that name
+
+# The shipped kernels ("conv") and priors ("vae") for each convolution of a net, from input to output.
+FCONV = ("fconv/{}7x7", "fconv/{}5x5")
+CIFARNET = ("cifar/{}7x7", "cifar/{}5x5_1", "cifar/{}5x5_2")
+
+
+def shipped(kind, layers=FCONV):
+    """Folders of the shipped kernels ("conv") or priors ("vae") for these layers."""
+    return [ROOT / "data" / layer.format(kind) for layer in layers]
+
+
+def method_options(method, vaes, kernels=None, start="vae", kl_sum=None):
+    """train_bnn's options of a method: its net and priors, and the kernels it starts from.
+
+    start: one of models.initialization.INITS for all convolutions.
+    kl_sum: over which kernels the deep weight prior's KL term is a sum; by default what the method's name says."""
+    learned = method in KL_SUMS
+    options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if learned or start.startswith("vae") else {})
+    if method in DETERMINISTIC:
+        return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
+    if hasattr(DENSITIES.get(method), "fit"):
+        options |= dict(filters_list=kernels)
+    if learned:
+        options |= (kl_sum or KL_SUMS[method]).options
+    return options | dict(net_cfg="bayes", prior_list=["vae" if learned else method] * len(vaes))
+
+
+def init_options(init, layers):
+    """Options that fill these convolutions from the shipped priors ("dwp") or kernels ("filters"), or by Xavier."""
+    options = dict(init_list=["vae" if init == "dwp" else init] * len(layers))
+    if init == "dwp":
+        options["vae_list"] = shipped("vae", layers)
+    elif init == "filters":
+        options["filters_list"] = shipped("conv", layers)
+    return options
+
+
+# Taken over beside the ensemble's metrics
+LOGGED = ("train_nll", "kl", "logvar_05", "logvar_50", "logvar_95", "mean_acc", "mean_nll", "mean_ece", "one_acc", "one_nll")
+
+
+def logged(row):
+    """The numbers of a log's row by metric; those of the ensemble, if there is one, under the metric's bare name."""
+    who = "ens" if "ens_acc" in row else "mean"  # a deterministic net is its own ensemble
+    values = {name: row[f"{who}_{name}"] for name in ("acc", "nll", "ece", "brier", "elbo") if f"{who}_{name}" in row}
+    return values | {k: row[k] for k in LOGGED if k in row}
+
+
+def last_row(run_dir):
+    """The numbers of a run when it ended, of its pruning, and of the ensemble that it ends: tidy rows, less what they share with the
+    job's other rows."""
+    row = read_rows(run_dir / "logs.csv")[-1]
+    values = logged(row)
+    if (run_dir / "pruning.yaml").exists():
+        report = yaml.safe_load((run_dir / "pruning.yaml").read_text())
+        values |= {name: report[name] for name in ("error", "error_before", "compression")}
+        values |= {f"kept {layer}": kept / total for layer, (kept, total) in report["kept"].items()}
+    values |= deep_ensemble.ensemble_file(run_dir)["metrics"]
+    return [dict(metric=k, value=v, steps=row["step"]) for k, v in values.items()]
+
+
+def every_row(run_dir):
+    """The numbers of all evaluations of a run, with the step as x."""
+    return [
+        dict(metric=k, value=v, steps=row["step"], x=row["step"]) for row in read_rows(run_dir / "logs.csv") for k, v in logged(row).items()
+    ]
+
+
+def method_job(panel, method, x, seed, options):
+    """The Job of a method with train_bnn's options, measured when it ends; a deep ensemble takes several runs."""
+    run = deep_ensemble.main if method == "de" else train_bnn.main
+    return Job(panel, method, x, seed, command_line(**options), run, last_row)
+
+
+def curve(axis, rows, method, metric, position=float):
+    """Mean of a method's metric against x with the range over seeds, in the method's colour; x is drawn at position(x)."""
+    xs = sorted({r["x"] for r in rows if r["method"] == method and r["metric"] == metric}, key=position)
+    values = [select(rows, method=method, metric=metric, x=x) for x in xs]
+    if values:
+        mean = [v.mean() for v in values]
+        spread = [[m - v.min() for m, v in zip(mean, values)], [v.max() - m for m, v in zip(mean, values)]]
+        axis.errorbar([position(x) for x in xs], mean, spread, color=colour_of(method), label=name_of(method), marker="o", capsize=3)
+
+
+def paper_curve(axis, figure, panel, method, position=float, label=None):
+    """The paper's numbers for a method of ours in grey, behind ours, each method with its marker."""
+    where = figure, panel, paper_name(method)
+    rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"], r["method"]) == where]
+    points = sorted((position(r["x"]), r["value"]) for r in rows)
+    if points:
+        marker = dict(dwp="s", vd="^", sn="v", det="D", filters="^", xavier="v").get(method, "x")
+        axis.plot(*zip(*points), color="0.75", marker=marker, markersize=4, linestyle="--", zorder=0, label=label)

@@ -1,0 +1,92 @@
+"""Tidy rows: a number each, in results/*.csv, and what tables make of them.
+
+A row has the columns figure, panel, method, x, seed, metric, value, steps, device, commit, seconds, setting.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from scipy import stats
+
+from myexman import replacing
+from myexman.logger import append_rows, read_rows
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS, FIGURES = HERE / "results", HERE / "figures"
+KEY = ("figure", "panel", "method", "x", "seed", "setting")  # what tells one job's rows from another's
+COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps", "device", "commit", "seconds", "setting")
+
+
+def finished_keys(file):
+    return {tuple(str(row[c]) for c in KEY) for row in (read_rows(file) if file.exists() else [])}
+
+
+def add_rows(rows, file, columns=COLUMNS):
+    """Append rows to a CSV file to which another driver may append."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        append_rows(rows, file, columns)
+
+
+def write_rows(rows, file):
+    """Write a CSV file anew, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as (part,):
+        append_rows(rows, part, list(rows[0]))
+
+
+def select(rows, **where):
+    """Values of the rows that agree with `where`, as an array."""
+    return np.array([row["value"] for row in rows if all(str(row[k]) == str(v) for k, v in where.items())], dtype=float)
+
+
+def mean_std(values, digits=3):
+    """'0.827 ± 0.024' (standard deviation over runs, n - 1); a dash if there is no value."""
+    if not len(values):
+        return "–"
+    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
+
+
+def paired_differences(rows, first, second, **where):
+    """A method's values less another's, among the rows that agree with `where`, on the seeds that both have, as an array."""
+
+    def by_seed(method):
+        return {r["seed"]: r["value"] for r in rows if all(r[k] == v for k, v in (where | dict(method=method)).items())}
+
+    one, other = by_seed(first), by_seed(second)
+    return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+
+
+def interval_ends(values):
+    """The 95 % t interval of a mean, of two values or more."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return values.mean() - half, values.mean() + half
+
+
+def interval(values, digits=3, sign="+"):
+    """'+0.037 (+0.021 to +0.053)': the mean and its 95 % t interval; of a single value no interval.  sign: '+' for differences, or ''."""
+    if len(values) < 2:
+        return f"{values[0]:{sign}.{digits}f}" if len(values) else "–"
+    return "{:{s}.{d}f} ({:{s}.{d}f} to {:{s}.{d}f})".format(values.mean(), *interval_ends(values), d=digits, s=sign)
+
+
+def p_value(values):
+    """Of the hypothesis that the mean of paired differences is 0, by Student's t; 1 if they are all 0."""
+    return float(stats.ttest_1samp(values, 0).pvalue) if np.any(values) else 1.0
+
+
+def holm(ps):
+    """p-values adjusted by Holm's step-down method: below a level where that hypothesis is rejected with the chance of any false rejection
+    at most that level."""
+    order = np.argsort(ps)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(ps)[order] * np.arange(len(ps), 0, -1)), 1)
+    return adjusted
+
+
+def markdown(columns, rows):
+    """A Markdown table: the columns' names, "n | accuracy", and rows, each a list of cells."""
+    names = columns.split(" | ")
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in [names, ["---"] * len(names), *rows])
