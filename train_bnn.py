@@ -6,7 +6,6 @@
 With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic counterpart; there are no priors then, and --l2 regularises.
 """
 
-import math
 import sys
 import time
 from argparse import ArgumentTypeError
@@ -27,6 +26,7 @@ from models.sources import DEFAULT_PRIOR, layer_sources, prior_names
 from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script, write_yaml
 from utils import (
+    BATCH,
     add_common_flags,
     add_init_flags,
     check_batches,
@@ -37,6 +37,7 @@ from utils import (
     load_data,
     run_cli,
     seed_everything,
+    steps_per_epoch,
     sum_of_squares,
     train_epoch,
 )
@@ -85,7 +86,7 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--kl_scale", type=at_least(0, float), help="factor of the KL term")
     rise = "epochs in which that factor rises from 0 (Kharitonov et al.: 20)"
     add("--kl_anneal_epochs", type=at_least(0), help=rise)
-    add = add_common_flags(parser, epochs=10000, bs=256)
+    add = add_common_flags(parser, epochs=10000, bs=BATCH)
     l2 = "weight of the sum of squares of `features`, the layers before the classifier, for nets without priors"
     add("--l2", type=at_least(0, float), default=0.0, help=l2)
     add("--decrease_from", type=at_least(0), default=0, help="epoch from which the learning rate falls (Kharitonov et al.: 100)")
@@ -148,7 +149,7 @@ def main(args):
             stats = train_epoch(train, args.bs, opt, partial(objective, kl_factor), epoch)
             evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
             if evaluated:
-                step = (epoch + 1) * math.ceil(N / args.bs)
+                step = (epoch + 1) * steps_per_epoch(N, args.bs)
                 results = dict(train_nll=stats["nll"], kl=stats["kl"], **log_variances(layers), **evaluate(net, test, args.ens))
                 save_state(net.state_dict(), args.run_dir / "model.torch")
                 log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - log.began)

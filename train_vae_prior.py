@@ -15,7 +15,7 @@ import torch
 from tqdm import trange
 
 from models.memory import build, check_room
-from models.prior_folder import LAST, check_out, draw, publish, seal, write_card
+from models.prior_folder import MADE_AT_THE_END, check_out, draw, publish, seal, write_card
 from models.priors import DENSITIES
 from models.vae import CODERS, VAE
 from myexman import Checkpoints, ExParser, Logger, at_least, resume, save_state, script
@@ -148,7 +148,7 @@ def main(args):
     train, test = load_split(args.data_dir, args.kernel_dim, args.device)
     if args.out:
         check_out(Path(args.out), args.run_dir)
-    for name in LAST:
+    for name in MADE_AT_THE_END:
         (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
     density = make_density(args, train)
     if hasattr(density, "fit"):

@@ -1,5 +1,6 @@
 """What the scripts share: flags, seeds, the epoch function, prediction, metrics, and loading (load_vae and its like, from models/)."""
 
+import math
 import os
 import sys
 from argparse import ArgumentTypeError
@@ -44,6 +45,9 @@ def run_cli(main):
 
 
 DATA_OPTIONS = ("data", "data_root", "num_examples", "data_split_seed", "validate", "random_labels", "permute", "device")
+
+
+BATCH = 256  # images per step (paper)
 
 
 def add_common_flags(parser, epochs, bs, lr=1e-3):
@@ -144,6 +148,11 @@ def linear_lr(opt, epoch, epochs, lr, decrease_from=0):
     That of a parameter group with a `factor` is so many times as large."""
     for group in opt.param_groups:
         group["lr"] = group.get("factor", 1.0) * lr * min(1.0, (epochs - epoch) / max(epochs - decrease_from, 1))
+
+
+def steps_per_epoch(n, bs):
+    """How many minibatches of bs there are in n items, the last perhaps smaller."""
+    return math.ceil(n / bs)
 
 
 def minibatches(data, bs):

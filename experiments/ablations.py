@@ -14,7 +14,7 @@ from utils import run_cli
 from .fig2 import PANELS, net_options
 from .grid import Driver
 from .methods import DRAWN, method_job, method_options, shipped
-from .rows import interval, markdown, mean_std, paired_differences, select
+from .rows import interval, markdown, mean_std, paired_differences, rows_of_common_splits, select
 
 WHOLE_SUM, DRAWN_SUM = "as in Fig. 2", "256 kernels a step"
 # What is varied: label, options of train_bnn that replace those of Fig. 2.  First how the KL term, a sum over kernels, is estimated, ...
@@ -67,17 +67,17 @@ def jobs(args):
 
 
 def table(rows):
-    """Accuracy, NLL and ECE by variant; the first two also less those of its base on the same splits, with 95 % intervals; as Markdown."""
-    lines = []
+    """Accuracy, NLL and ECE by variant, on the splits that all have; the first two also less those of its base, on all splits that the two
+    have, with 95 % intervals; as Markdown."""
+    lines, common = [], rows_of_common_splits(rows)
     for variant in ALL:
         base, cells = WHOLE_SUM if variant in KL_SUMS else DRAWN_SUM, []
         for metric in ("acc", "nll", "ece"):
-            values = select(rows, method=variant, metric=metric)
-            cells.append(mean_std(values))
+            cells.append(mean_std(select(common, method=variant, metric=metric)))
             if metric != "ece":
                 cells.append(interval(paired_differences(rows, variant, base, metric=metric)) if variant != base else "–")
-        if len(values):
-            lines.append([variant, *cells, len(values)])
+        if n := len(select(rows, method=variant, metric="acc")):
+            lines.append([variant, *cells, n])
     return markdown("variant | accuracy | difference | NLL, nats | difference | ECE | splits", lines)
 
 

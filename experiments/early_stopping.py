@@ -5,16 +5,14 @@
 The rate falls linearly to 0 at the last step, so a point of the curve is not what a shorter schedule would end at (experiments.fig2).
 """
 
-import math
-
 from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import PANELS, net_options
+from .fig2 import PANELS, last_step, net_options
 from .grid import Driver
 from .methods import KL_SUMS, curve, every_row, method_job, method_options, name_of, shipped
-from .rows import markdown, select
+from .rows import markdown, rows_of_common_splits, select
 
 CHOICES = (*KL_SUMS, "sn", "vd", "det")
 
@@ -35,19 +33,13 @@ def jobs(args):
     for method in args.methods:
         options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers))
         options |= dict(num_examples=args.num_examples, data_split_seed=args.split, eval_freq=args.eval_freq)
-        last = args.epochs * math.ceil(args.num_examples / 256)  # the step of the last row
+        last = last_step(args.num_examples, args.epochs)
         yield method_job(args.panel, method, str(last), args.split, options)._replace(measure=every_row)
-
-
-def on_common_splits(rows):
-    """The rows of the splits that every method has run on."""
-    splits = [{r["seed"] for r in rows if r["method"] == method} for method in {r["method"] for r in rows}]
-    return [r for r in rows if r["seed"] in set.intersection(*splits)]
 
 
 def table(rows):
     """Accuracy and NLL at each step that was evaluated, means over the splits of all methods, as Markdown."""
-    rows = on_common_splits(rows)
+    rows = rows_of_common_splits(rows)
     present = [method for method in CHOICES if any(r["method"] == method for r in rows)]
     lines = []
     for step in sorted({r["x"] for r in rows}):
@@ -58,7 +50,7 @@ def table(rows):
 
 
 def plot(rows, file):
-    rows = on_common_splits(rows)
+    rows = rows_of_common_splits(rows)
     figure, (left, right) = new_figure(10, 3.8, columns=2)
     for method in CHOICES:
         curve(left, rows, method, "acc")

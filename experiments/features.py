@@ -27,6 +27,7 @@ from utils import (
     load_data,
     run_cli,
     seed_everything,
+    steps_per_epoch,
     train_epoch,
 )
 
@@ -90,7 +91,7 @@ def main(args):
     for epoch in trange(args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr)
         stats = train_epoch(train, args.bs, opt, objective, epoch)
-    step = args.epochs * -(-len(train.y) // args.bs)
+    step = args.epochs * steps_per_epoch(len(train.y), args.bs)
     log.row(epoch=args.epochs, step=step, train_nll=stats["nll"], **evaluate(net.classifier, test, ens=0))
     return args.run_dir
 

@@ -17,7 +17,7 @@ from models import NETWORKS
 from models.pictures import new_figure, save_figure
 from myexman import at_least
 from myexman.logger import read_rows
-from utils import run_cli
+from utils import BATCH, run_cli, steps_per_epoch
 
 from .grid import Driver
 from .methods import (
@@ -88,6 +88,11 @@ def settings(args):
 def with_curve(words, run_dir):
     """last_row(), and what experiments.early_stopping shows of the same run."""
     return last_row(run_dir) + [row | dict(figure="early_stopping", setting=words) for row in every_row(run_dir)]
+
+
+def last_step(n, epochs):
+    """The step of the last row of a run on n images, with train_bnn's batches."""
+    return epochs * steps_per_epoch(n, BATCH)
 
 
 def net_options(args):

@@ -84,6 +84,9 @@ def folders(quick):
     return [runs_root() / "quick"] * 2 if quick else [RESULTS, FIGURES]
 
 
+USUAL = {}  # of Driver.usual(), which the report asks for hundreds of times
+
+
 class Driver(NamedTuple):
     """An experiment of many runs: results/<name>.csv, figures/<name>.png, and a table.
 
@@ -125,7 +128,9 @@ class Driver(NamedTuple):
 
     def usual(self):
         """{panel: the setting} of the driver's own arguments; rows in others are trials."""
-        return self.settings(self.parse_args([]))
+        if self.settings not in USUAL:
+            USUAL[self.settings] = self.settings(self.parse_args([]))
+        return USUAL[self.settings]
 
     def results(self):
         """Its rows in the usual setting."""

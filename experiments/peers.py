@@ -12,7 +12,6 @@ the help of another net, on validation images.
 import copy
 import importlib
 import itertools
-import math
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +33,7 @@ from utils import (
     predict,
     run_cli,
     seed_everything,
+    steps_per_epoch,
     train_epoch,
 )
 
@@ -130,7 +130,7 @@ def main(args):
     log = Logger(args.run_dir, echo=("epoch", "ens_acc", "ens_nll", "ens_ece"))
     found = metrics(make(net, train, test, args, **options).detach(), test.y)
     epochs = trainings * args.epochs
-    log.row(epoch=epochs, step=epochs * math.ceil(len(train.y) / args.bs), **{f"ens_{name}": v for name, v in found.items()})
+    log.row(epoch=epochs, step=epochs * steps_per_epoch(len(train.y), args.bs), **{f"ens_{name}": v for name, v in found.items()})
     return args.run_dir
 
 

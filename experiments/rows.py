@@ -49,6 +49,12 @@ def mean_std(values, digits=3):
     return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
+def rows_of_common_splits(rows):
+    """The rows of the seeds that every method among them has, so that means can be compared."""
+    seeds = [{r["seed"] for r in rows if r["method"] == method} for method in {r["method"] for r in rows}]
+    return [r for r in rows if r["seed"] in set.intersection(*seeds)]
+
+
 def paired_differences(rows, first, second, **where):
     """A method's values less another's, among the rows that agree with `where`, on the seeds that both have, as an array."""
 

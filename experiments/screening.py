@@ -38,7 +38,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def load_split(folder):
+def kernels_of(folder):
     """Training and held-out kernels of a folder.  The published 5x5 set has no training kernels, and its held-out ones stand for them."""
     test = load_kernels(folder / "test.npy")
     train = load_kernels(folder / "train.npy") if (folder / "train.npy").exists() else test
@@ -49,7 +49,7 @@ def draw(rows, data_dir, file):
     """For each of fconv's priors: kernels, samples, norms, and the drift test beside the published prior's."""
     figure, axes = new_figure(13, 6.4, columns=4, rows=2, width_ratios=[1, 1, 1.1, 1.1])
     for (prior, name), axis in zip(list(SETS.items())[:2], axes):
-        (kernels, _), vae = load_split(data_dir / name), load_vae(data_dir / prior)
+        (kernels, _), vae = kernels_of(data_dir / name), load_vae(data_dir / prior)
         shown = kernels[torch.randperm(len(kernels))[:100]]
         draw_kernels(axis[:2], {f"kernels, {len(kernels)}": shown, "samples of the prior": vae.sample(100)})
         with torch.no_grad():
@@ -82,7 +82,7 @@ def main(argv=None):
         todo |= {prior: (args.published / Path(prior).name, args.published / data) for prior, data in PUBLISHED.items()}
     rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] in SETS | PUBLISHED and r["prior"] not in todo]
     for prior, (folder, data) in todo.items():
-        train, test = load_split(data)
+        train, test = kernels_of(data)
         numbers = screen(load_vae(folder), train, test)
         numbers |= {"train_kernels": len(train), "test_kernels": len(test)}
         if (data / "pruning.yaml").exists():

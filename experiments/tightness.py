@@ -12,7 +12,6 @@ under one reverse model, which is how old a memory of gradients would be. Each i
 median over kernels is shown, for a few kernels have nearly all of the noise.
 """
 
-import math
 from collections import deque
 from functools import partial
 
@@ -23,9 +22,9 @@ from models.pictures import new_figure, save_figure
 from models.screen import importance_bound
 from myexman import Logger, at_least, save_state, script
 from myexman.logger import read_rows
-from utils import linear_lr, run_cli, train_epoch
+from utils import linear_lr, run_cli, steps_per_epoch, train_epoch
 
-from .fig2 import PANELS, net_options
+from .fig2 import PANELS, last_step, net_options
 from .grid import Driver, Job, command_line
 from .methods import method_options, shipped
 from .rows import markdown, select
@@ -112,7 +111,7 @@ def main(args):
                     history.appendleft(history[0])
                 row = {f"first_{fact}": value for fact, value in gaps(priors[0], layers[0]).items()}
                 row |= {f"last_{fact}": value for fact, value in gaps(priors[-1], layers[-1]).items()}
-                log.row(epoch=epoch, step=epoch * -(-len(train.y) // args.bs), **row, **gradient_facts(priors[-1], history))
+                log.row(epoch=epoch, step=epoch * steps_per_epoch(len(train.y), args.bs), **row, **gradient_facts(priors[-1], history))
                 history.pop()
         if epoch < args.epochs:
             linear_lr(opt, epoch, args.epochs, args.lr)
@@ -149,7 +148,7 @@ def jobs(args):
     for split in range(args.splits):
         for name, learned in REVERSE.items():
             argv = command_line(**shared, data_split_seed=split, train_reverse=learned)
-            last = args.epochs * math.ceil(args.num_examples / 256)  # the step of the last row
+            last = last_step(args.num_examples, args.epochs)
             yield Job(args.panel, name, str(last), split, argv, main, measured)
 
 

@@ -20,7 +20,7 @@ from .fig2 import net_options, rows_beside
 from .grid import Driver, Job, command_line, work_folder
 from .methods import EXACT, last_row, method_job, method_options, shipped
 from .rows import interval, markdown, mean_std, paired_differences, select
-from .screening import load_split
+from .screening import kernels_of
 
 KERNELS, VAES = shipped("conv")[1], shipped("vae")
 FIT = read_params(VAES[1] / "params.yaml")  # how the shipped one was fitted
@@ -50,7 +50,7 @@ def settings(args):
 def facts(folder):
     """Rows of what FACTS names."""
     seed_everything(0)
-    numbers = screen(load_vae(folder), *load_split(KERNELS), held_out=0, schedules=(DRIFT_STEPS,))
+    numbers = screen(load_vae(folder), *kernels_of(KERNELS), held_out=0, schedules=(DRIFT_STEPS,))
     return [dict(metric=name, value=numbers[name], steps="") for name in FACTS]
 
 

@@ -19,13 +19,13 @@ from .sparsity import dense_state
 from .vae import VAE
 
 SUMS = "SHA256SUMS"  # `sha256sum -c` reads it, too
-LAST = ("kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS)  # made when the fit is done
-ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", *LAST)
+MADE_AT_THE_END = ("kernels.png", "latent.png", "README.md", "vae_params.safetensors", SUMS)  # made when the fit is done
+ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", *MADE_AT_THE_END)
 
 
 def is_finished(folder):
     """Whether a prior folder (a Path) has all that the end of a fit leaves in it."""
-    return (folder / LAST[-1]).exists()
+    return (folder / MADE_AT_THE_END[-1]).exists()
 
 
 CARD = """# {title}, {k}x{k}

@@ -99,7 +99,7 @@ def test_the_cards_say_what_the_priors_do():
     for prior, kernels_of in list(screening.SETS.items())[:2]:
         card = (ROOT / f"data/{prior}/README.md").read_text().splitlines()
         written = {q: float(line.split("|")[2]) for q, words in QUANTITIES.items() for line in card if line.startswith(f"| {words} |")}
-        _, test = screening.load_split(ROOT / "data" / kernels_of)
+        _, test = screening.kernels_of(ROOT / "data" / kernels_of)
         vae = load_vae(ROOT / "data" / prior)
         assert abs(written["elbo"] - np.mean([held_out(vae, test)["elbo"] for _ in range(20)])) < 0.3
         assert {q.split("_")[0] for q in QUANTITIES.keys() - written.keys()} <= {"flatness"}  # not yet measured when they were made
