@@ -11,6 +11,7 @@ The paper does not say from which kernels its baselines start.
 
 import itertools
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from models import NETWORKS
@@ -40,7 +41,7 @@ CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
 # few splits.
 SCHEDULES = {10000: ("the paper's schedule", "dwp-256"), 600: ("stopped early", "dwp")}
-STARTS = {"vae": "", "xavier": ", Xavier's start"}  # what rows say of the first kernels
+STARTS = {"vae": "", "vae-mean": ", decoder means", "xavier": ", Xavier's start"}  # what rows say of the first kernels
 
 
 class Panel(NamedTuple):
@@ -67,22 +68,30 @@ def add_arguments(parser):
     what = "epochs between evaluations, whose curves go to early_stopping.csv (default: one, at the end)"
     parser.add_argument("--eval_freq", type=at_least(1), help=what)
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
-    what = "first kernels of every method: samples of the priors, or Xavier's"
+    parser.add_argument(
+        "--vae_list", nargs="+", metavar="DIR", help="priors in place of the shipped ones, as those that the authors published"
+    )
+    what = "first kernels of every method: samples of the priors, their decoders' means, or Xavier's"
     parser.add_argument("--start", choices=list(STARTS), default="vae", help=what)
     parser.add_argument("--seed", type=int, default=0, help="of all randomness but the splits', the first kernels' among it")
 
 
-def setting(panel, epochs, start="vae", seed=0):
-    """What rows of a panel say of how they were made."""
+def setting(panel, epochs, start="vae", seed=0, priors=()):
+    """What rows of a panel say of how they were made.  priors: folders, of others than the shipped."""
     net = PANELS[panel]
     narrow = net.hid_dim != NETWORKS[net.model].default_hid_dim
     widths = f", filters {' '.join(map(str, net.hid_dim))}" if narrow else ""
     reduced = "reduced: " if narrow or epochs < 10000 else ""
-    return f"{reduced}{epochs} epochs{widths}{STARTS[start]}" + (f", seed {seed}" if seed else "")
+    return f"{reduced}{epochs} epochs{widths}{start_words(start, seed, priors)}"
+
+
+def start_words(start, seed, priors):
+    named = ", priors " + " + ".join("/".join(Path(folder).resolve().parts[-2:]) for folder in priors) if priors else ""
+    return STARTS[start] + named + (f", seed {seed}" if seed else "")
 
 
 def settings(args):
-    return {panel: setting(panel, args.epochs, args.start, args.seed) for panel in PANELS}
+    return {panel: setting(panel, args.epochs, args.start, args.seed, args.vae_list or ()) for panel in PANELS}
 
 
 def with_curve(words, run_dir):
@@ -104,11 +113,13 @@ def net_options(args):
 
 def jobs(args):
     panel = PANELS[args.panel]
-    vaes, kernels = shipped("vae", panel.layers), shipped("conv", panel.layers)
+    vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
+    if len(vaes) != len(panel.layers):
+        raise ValueError(f"--vae_list: {panel.model} has {len(panel.layers)} convolutions, and needs as many priors, not {len(vaes)}")
     if args.seed and "de" in args.methods:
         raise ValueError("--seed: a deep ensemble is of nets with seeds of its own, 0 to 4")
     for n in args.num_examples or panel.num_examples:
-        words = f"n = {n}, {args.epochs} epochs{STARTS[args.start]}" + (f", seed {args.seed}" if args.seed else "")
+        words = f"n = {n}, {args.epochs} epochs{start_words(args.start, args.seed, args.vae_list or ())}"
         for split in range(args.splits):
             for method in args.methods:
                 options = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)

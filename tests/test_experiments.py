@@ -246,6 +246,14 @@ def test_a_long_run_leaves_its_curve_beside(glyphs):
     assert {(r["metric"], r["value"]) for r in last} == {(r["metric"], r["value"]) for r in curve if r["x"] == 3}
 
 
+def test_fig2_under_other_priors(glyphs, priors):
+    with pytest.raises(ValueError, match="needs as many priors, not 1"):
+        list(fig2.jobs(fig2.DRIVER.parse_args(["--quick", "--vae_list", priors[0]])))
+    fig2.DRIVER.main(["--quick", "--data_root", str(glyphs), "--methods", "dwp", "--start", "vae-mean", "--vae_list", *priors])
+    (words,) = {r["setting"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "quick/fig2.csv")}
+    assert ", decoder means, priors " in words and words.endswith("/vae5x5")
+
+
 def test_holms_correction_and_the_verdict_of_a_claim():
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
