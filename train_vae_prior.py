@@ -59,10 +59,10 @@ def parse_args(argv=None):
 
 
 def check_options(args):
-    """Raise ValueError if options are given that the density does not heed."""
+    """Raise ValueError if options are given that the density does not use."""
     kind = DENSITIES[args.density]
-    heeded = {*kind.options} | ({"var"} if issubclass(kind, VAE) else set()) | (set() if hasattr(kind, "fit") else {*TRAINING})
-    idle = [name for name, default in (SHAPE | TRAINING).items() if name not in heeded and getattr(args, name) != default]
+    used = {*kind.options} | ({"var"} if issubclass(kind, VAE) else set()) | (set() if hasattr(kind, "fit") else {*TRAINING})
+    idle = [name for name, default in (SHAPE | TRAINING).items() if name not in used and getattr(args, name) != default]
     if idle:
         raise ValueError(f"--{idle[0]} is not for --density {args.density}{', which is fitted at once' * (idle[0] in TRAINING)}")
 

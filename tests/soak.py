@@ -2,7 +2,7 @@
 
     python -m tests.soak --kills 50 --terms 10 --usr1 10
 
-Weights must be equal bit by bit, logs equal but for seconds. tests/test_life.py does a few such rounds.
+Weights must be equal bit for bit, logs equal but for seconds. tests/test_life.py does a few such rounds.
 """
 
 import importlib

@@ -49,6 +49,7 @@ from experiments import (
     uncertainty,
     vae_epochs,
 )
+from experiments.comparison import Variant, comparison
 from experiments.grid import Job, command_line, report_failures, run_grid
 from experiments.launchers import Here, Workers
 from experiments.methods import CORE, last_row, name_of
@@ -125,7 +126,7 @@ DRIVERS = {  # and the methods of its smoke run
     fair: {"det, vae start, 1 epochs, rate 0.001", "de, vae start, 1 epochs, rate 0.001"},
     early_stopping: {"dwp-256", "det"},
     posterior: {"sn", "dwp"},
-    ablations: {"as in Fig. 2", "Xavier start"},
+    ablations: {"as in Fig. 2", "256 kernels a step"},
     tightness: {"learned", "frozen"},
     sparsification: {"loguniform", "ard", "gamma"},
     random_labels: {"do", "loguniform", "ard"},
@@ -252,6 +253,24 @@ def test_fig2_under_other_priors(glyphs, priors):
     fig2.DRIVER.main(["--quick", "--data_root", str(glyphs), "--methods", "dwp", "--start", "vae-mean", "--vae_list", *priors])
     (words,) = {r["setting"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "quick/fig2.csv")}
     assert ", decoder means, priors " in words and words.endswith("/vae5x5")
+
+
+def test_a_new_comparison_is_a_list_of_variants(glyphs, monkeypatch):
+    """It runs, compares on the splits that both have, and its table and figure are in the report."""
+    two = {"mnist": {"N(0, 1)": Variant("sn"), "one Gaussian": Variant("gauss", base="N(0, 1)")}}
+    driver = comparison("two_priors", "Two priors.", two, {"mnist": 50})
+    driver.main(["--quick", "--data_root", str(glyphs), "--splits", "1"])
+    folder = Path(os.environ["DWP_PATH"]) / "quick"
+    assert {r["method"] for r in read_rows(folder / "two_priors.csv")} == {"N(0, 1)", "one Gaussian"}
+    assert (folder / "two_priors.png").exists()
+    monkeypatch.setattr(grid, "RESULTS", folder)
+    row = dict(figure="two_priors", panel="mnist", x=50, steps=600, device="", commit="", seconds=1, setting="reduced: n = 50, 600 epochs")
+    for label, splits, value in (("N(0, 1)", 5, 0.5), ("one Gaussian", 3, 0.75)):
+        rows = [row | dict(method=label, seed=s, metric=m, value=value + s) for s in range(splits) for m in ("acc", "nll", "ece")]
+        add_rows(rows, folder / "two_priors.csv")
+    text = "\n".join(report.section("two_priors", driver, "Two priors", "", "", []))
+    assert "| one Gaussian | N(0, 1) | 1.750 ± 1.000 | +0.250 (+0.250 to +0.250) |" in text
+    assert "| N(0, 1) | – | 1.500 ± 1.000 | – |" in text and "over the 3 splits of all" in text
 
 
 def test_holms_correction_and_the_verdict_of_a_claim():
