@@ -105,15 +105,20 @@ def threshold(norms, k, min_norm, keep):
     return PUBLISHED_CUT[k]
 
 
+def above(norms, cut):
+    """Which norms are at least the cut, but for the rounding of a sum of squares in float32."""
+    return norms >= cut * (1 - 1e-6)
+
+
 def narrow_cut(norms, cut, spread):
     """The lowest cut, from `cut` up, above which the norms' 90 % quantile is at most `spread` times the 10 % quantile."""
-    above = np.sort(norms[norms >= cut])
-    if not len(above):
+    kept = np.sort(norms[above(norms, cut)])
+    if not len(kept):
         return cut
-    first, rank = np.arange(len(above)), np.arange(len(above))
-    low, high = (np.interp(first + q * (len(above) - 1 - first), rank, above) for q in (0.1, 0.9))  # np.quantile of above[first:]
+    first, rank = np.arange(len(kept)), np.arange(len(kept))
+    low, high = (np.interp(first + q * (len(kept) - 1 - first), rank, kept) for q in (0.1, 0.9))  # np.quantile of kept[first:]
     lowest = int(np.argmax(high <= spread * low))
-    return float(above[lowest]) if lowest else cut
+    return float(kept[lowest]) if lowest else cut
 
 
 def main(argv=None):
@@ -136,11 +141,11 @@ def main(argv=None):
     if args.pool:
         Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
         pool = zip(names, layers, norms_of, first_cuts)
-        save_state({f"{name}.weight": torch.from_numpy(w[norms >= cut]).half() for name, w, norms, cut in pool}, args.pool)
+        save_state({f"{name}.weight": torch.from_numpy(w[above(norms, cut)]).half() for name, w, norms, cut in pool}, args.pool)
         write_yaml(Path(f"{args.pool}.yaml"), origin)
     for name, w, norms, first_cut, spread, mean_norm in zip(names, layers, norms_of, first_cuts, spreads, mean_norms):
         cut = narrow_cut(norms, first_cut, spread)
-        alive = rng.permutation(np.flatnonzero(norms >= cut))
+        alive = rng.permutation(np.flatnonzero(above(norms, cut)))
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
         if not 0 < n_test < len(chosen):

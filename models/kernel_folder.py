@@ -2,6 +2,8 @@
 
 prune_kernels.py chooses the kernels; models/prior_folder.py is the like for priors."""
 
+import re
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -13,7 +15,7 @@ from myexman import read_params, replacing, write_yaml
 
 from .bayes import NOISE
 from .pictures import new_figure, save_figure
-from .prior_folder import load_weights, trained_weights
+from .prior_folder import in_order, load_weights, trained_weights
 
 # what pruning.yaml says of the source runs
 SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead", "augment")
@@ -89,7 +91,7 @@ def save_split(folder, train, test, facts):
 
 def plot_norms(file, norms, cut, kept, total, low, high):
     figure, axes = new_figure(5, 3)
-    bins = np.geomspace(max(norms.min(), 1e-6), norms.max(), 80)
+    bins = np.geomspace(0.99 * max(norms.min(), 1e-6), 1.01 * norms.max(), 80)  # also of norms that are all the same
     axes.hist(norms, bins=bins, color="0.6")
     axes.axvline(cut, color="C3", label="cut")
     axes.axvspan(low, high, color="C0", alpha=0.2, label=f"10 % to 90 % of the kept: {low:.3g} to {high:.3g}")
@@ -106,6 +108,10 @@ def read_kernels(run):
     convs = {name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(NOISE)}
     if not convs:
         raise ValueError(f"{file} holds no convolution")
+    if len({re.sub(r"\d+", "", name) for name in convs}) == 1:  # they differ by numbers, which tell the order in every format
+        convs = in_order(convs)
+    elif not file.is_dir() and file.suffix == ".safetensors":
+        print(f"note: {file} has no order of layers, and their names do not tell it; taken: {', '.join(convs)}", file=sys.stderr)
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
 
 

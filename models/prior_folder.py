@@ -14,6 +14,7 @@ from myexman import check_archive, commit_name, progress, read_params, replacing
 from .memory import build, check_room
 from .pictures import plot_kernels, plot_latent
 from .priors import DENSITIES
+from .reparametrised import effective_weights
 from .screen import QUANTITIES, screen
 from .sparsity import dense_state
 from .vae import VAE
@@ -175,7 +176,9 @@ LAYOUTS = (torch.strided, torch.sparse_coo)
 
 def load_weights(file, device="cpu"):
     """A saved state dict, dense, without running anything that the file may hold.  It may be one entry of the file's dict, as in a
-    checkpoint, and its names may begin with `module.`, as those of a net in parallel.
+    checkpoint, and its names may begin with `module.`, as those of a net in parallel, or with `_orig_mod.`, as those of a compiled one.
+    Reparametrised weights are as the net computes with them. The names of a .safetensors file, which has no order, are in that of the
+    numbers in them.
 
     Raises FileNotFoundError, or ValueError if the file is damaged, holds no tensors by name or several lots of them, or NaN or infinity."""
     file = Path(file)
@@ -183,7 +186,7 @@ def load_weights(file, device="cpu"):
         raise FileNotFoundError(f"no weight file {file}")
     try:
         if file.suffix == ".safetensors":
-            state = safetensors.torch.load_file(file, device=str(device))
+            state = in_order(safetensors.torch.load_file(file, device=str(device)))
         else:
             check_archive(file)
             state = torch.load(file, map_location=device, weights_only=True)
@@ -201,13 +204,26 @@ def load_weights(file, device="cpu"):
     ):
         raise ValueError(f"{file} does not hold plain tensors by name")
     check_room(sum(t.numel() for t in state.values()), f"the tensors in {file}")  # sparse or repeated ones are small on the disk
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    state = dense_state(state)
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    try:
+        state = effective_weights(dense_state(state))
+    except ValueError as e:
+        raise ValueError(f"{file}: {e}") from e
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise ValueError(f"{file}: {bad[0]} holds NaN or infinity")
     return state
+
+
+def in_order(state):
+    """A dict by the text between the numbers of its names, and by these as numbers: conv2 comes before conv10."""
+
+    def words(name):
+        return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", name)]
+
+    return dict(sorted(state.items(), key=lambda item: words(item[0])))
 
 
 def is_state(value):

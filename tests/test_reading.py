@@ -1,0 +1,110 @@
+"""What is read from other people's weight files: the layers in their order, and the weights that their nets compute with."""
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
+
+import prune_kernels
+from models.kernel_folder import load_kernels, read_kernels
+from utils import load_weights
+
+
+def five_convolutions():
+    """A Sequential whose layers are 0, 3, 6, 9, 12, and whose kernels all have the number of their layer."""
+    layers = [layer for i in range(5) for layer in (nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.ReLU())]
+    for i in range(5):
+        nn.init.constant_(layers[3 * i].weight, i + 1.0)
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("end", ["pt", "safetensors"])
+def test_layers_come_in_the_order_of_the_numbers_in_their_names(end, tmp_path):
+    state, file = five_convolutions().state_dict(), tmp_path / f"net.{end}"
+    if end == "pt":
+        torch.save(dict(reversed(state.items())), file)
+    else:
+        safetensors.torch.save_file(state, file)
+    assert [float(w.mean()) for w in read_kernels(file).values()] == [1, 2, 3, 4, 5]
+    assert list(read_kernels(file)) == [f"{3 * i}.weight" for i in range(5)]
+    prune_kernels.main([str(file), "--out", str(tmp_path / "apart"), "--keep", "1"])
+    assert [float(load_kernels(tmp_path / f"apart/conv3x3_{i + 1}/train.npy").mean()) for i in range(5)] == [1, 2, 3, 4, 5]
+    prune_kernels.main([str(file), "--out", str(tmp_path / "two"), "--keep", "1", "--together", "2", "3"])
+    assert load_kernels(tmp_path / "two/conv3x3_1/train.npy").max() == 2 and load_kernels(tmp_path / "two/conv3x3_2/train.npy").min() == 3
+
+
+def test_both_formats_of_a_net_are_pruned_together(tmp_path):
+    state = five_convolutions().state_dict()
+    torch.save(state, tmp_path / "net.pt")
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
+    prune_kernels.main([*(str(tmp_path / f"net.{end}") for end in ("pt", "safetensors")), "--out", str(tmp_path / "k"), "--keep", "1"])
+    assert set(load_kernels(tmp_path / "k/conv3x3_5/train.npy").flatten().tolist()) == {5.0}
+
+
+def test_an_order_that_names_do_not_tell_is_said(tmp_path, capsys):
+    state = {"stem.weight": torch.ones(2, 2, 3, 3), "block.weight": torch.ones(2, 2, 3, 3)}
+    torch.save(state, tmp_path / "net.pt")
+    assert list(read_kernels(tmp_path / "net.pt")) == ["stem.weight", "block.weight"] and capsys.readouterr().err == ""
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
+    read_kernels(tmp_path / "net.safetensors")
+    assert "taken: block.weight, stem.weight" in capsys.readouterr().err
+
+
+def masked(layer):
+    prune.l1_unstructured(layer, "weight", 0.5)
+    prune.random_unstructured(layer, "bias", 0.5)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(4, 6, 3), lambda: nn.Conv2d(4, 4, 3), lambda: nn.ConvTranspose2d(4, 4, 3)])
+@pytest.mark.parametrize(
+    "reparametrise",
+    [
+        masked,
+        weight_norm,
+        lambda conv: weight_norm(conv, dim=1),
+        spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_reparametrised_weights_are_those_that_the_net_computes_with(make, reparametrise, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(make(), nn.ReLU(), nn.Conv2d(make().out_channels, 2, 5))
+    reparametrise(net[0])
+    for _ in range(30):
+        net(torch.randn(3, 4, 12, 12))  # a spectral norm is found step by step
+    net.eval()(torch.randn(1, 4, 12, 12))
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    state = load_weights(tmp_path / "net.pt")
+    assert set(state) == {"0.bias", "0.weight", "2.weight", "2.bias"}
+    torch.testing.assert_close(state["0.weight"], net[0].weight.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state["0.bias"], net[0].bias.detach())
+    assert list(read_kernels(tmp_path / "net.pt")) == ["0.weight", "2.weight"]
+
+
+def test_what_does_not_follow_from_the_file_is_refused_with_the_call_that_helps(tmp_path):
+    conv = parametrizations.orthogonal(nn.Conv2d(4, 4, 3))
+    torch.save(conv.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net.pt: weight is reparametrised .*remove_parametrizations on its layer before"):
+        load_weights(tmp_path / "net.pt")
+    parametrize.remove_parametrizations(conv, "weight")
+    torch.save(conv.state_dict(), tmp_path / "net.pt")
+    assert set(load_weights(tmp_path / "net.pt")) == {"weight", "bias"}
+    torch.save({"conv.weight_orig": torch.ones(2, 2, 3, 3)}, tmp_path / "half.pt")
+    with pytest.raises(ValueError, match=r"prune\.remove"):
+        load_weights(tmp_path / "half.pt")
+
+
+def test_names_that_merely_look_so_are_left_alone(tmp_path):
+    state = {"gate_v": torch.ones(3), "attention_u": torch.ones(2), "conv.weight": torch.ones(2, 2, 3, 3)}
+    torch.save({f"_orig_mod.{name}": value for name, value in state.items()}, tmp_path / "net.pt")
+    assert list(load_weights(tmp_path / "net.pt")) == list(state)
+
+
+def test_kernels_all_of_one_norm_are_all_kept_by_a_cut_at_that_norm(tmp_path):
+    w = torch.randn(200, 1, 5, 5)
+    torch.save({"conv.weight": w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)}, tmp_path / "net.pt")
+    prune_kernels.main([str(tmp_path / "net.pt"), "--out", str(tmp_path), "--min_norm", "1"])
+    assert sum(len(load_kernels(tmp_path / f"conv5x5/{split}.npy")) for split in ("train", "test")) == 200
