@@ -7,14 +7,13 @@ Beside the paper's methods stand MC dropout, a deep ensemble, and a Gaussian ove
 """
 
 from myexman import at_least
-from myexman.logger import read_rows
 from utils import run_cli
 
 from . import tune
 from .fig2 import PANELS, net_options
 from .grid import Driver, folders
 from .methods import method_job, name_of
-from .rows import RESULTS, markdown, mean_std, select
+from .rows import RESULTS, markdown, mean_std, select, tidy_rows
 
 CHOICES = (*tune.TUNED, "de")
 
@@ -34,7 +33,7 @@ def settings(args):
 def tuned_rows(panel, file):
     """The rows of experiments.tune in its usual setting, of a panel."""
     words = tune.DRIVER.usual()[panel]
-    return [r for r in (read_rows(file) if file.exists() else []) if (r["panel"], r["setting"]) == (panel, words)]
+    return [r for r in tidy_rows(file) if (r["panel"], r["setting"]) == (panel, words)]
 
 
 def why_chosen(tuned, method, recipe, n):

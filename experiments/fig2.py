@@ -35,7 +35,7 @@ from .methods import (
     paper_method,
     shipped,
 )
-from .rows import HERE, RESULTS, holm, interval, markdown, mean_std, p_value, paired_differences, select
+from .rows import HERE, RESULTS, holm, interval, markdown, mean_std, p_value, paired_differences, select, tidy_rows
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
@@ -131,7 +131,7 @@ def jobs(args):
 def rows_of(panel, epochs, start="vae", seed=0):
     """The rows of results/fig2.csv in that setting."""
     words = setting(panel, epochs, start, seed)
-    return [r for r in read_rows(RESULTS / "fig2.csv") if (r["panel"], r["setting"]) == (panel, words)]
+    return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["setting"]) == (panel, words)]
 
 
 def on_its_splits(rows, base="dwp"):
@@ -260,7 +260,7 @@ def rows_beside(rows, methods):
         return row["panel"], row["x"], row["seed"], row["steps"]
 
     usual, there = DRIVER.usual(), set(map(which, rows))
-    own = [r for r in read_rows(RESULTS / "fig2.csv") if r["method"] in methods and r["setting"] == usual.get(r["panel"])]
+    own = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["method"] in methods and r["setting"] == usual.get(r["panel"])]
     return [r for r in own if which(r) in there]
 
 

@@ -2,6 +2,7 @@
 not run again, so a driver that was stopped or killed goes on where it was.
 """
 
+import hashlib
 import os
 import platform
 import time
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from myexman import Parser, commit_name, go_on, runs_root
@@ -19,7 +21,7 @@ from myexman.logger import read_rows
 from utils import default_data_root
 
 from .launchers import Here, add_launcher_flags, make_launcher
-from .rows import FIGURES, KEY, RESULTS, add_rows, finished_keys
+from .rows import FIGURES, KEY, RESULTS, add_rows, finished_keys, tidy_rows
 
 
 class Job(NamedTuple):
@@ -135,7 +137,7 @@ class Driver(NamedTuple):
     def results(self):
         """Its rows in the usual setting."""
         file = RESULTS / f"{self.name}.csv"
-        return in_settings(read_rows(file), self.usual()) if file.exists() else []
+        return in_settings(tidy_rows(file), self.usual())
 
     def main(self, argv=None):
         """Run what is missing, print the table, draw the figure: the shipped one, or under the runs if the settings are a trial's."""
@@ -194,7 +196,8 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
     file: its name is the rows' figure; those of another figure, which a job's `measure` may add, go to that one's file beside it.
     setting: {panel: what the rows say of how they were made}.
     launcher: one of experiments.launchers; by default Here.  time_limit: seconds after which no further job is started.
-    A job that fails does not stop the others, and is not run again before `retry` asks for it.
+    A job that fails does not stop the others, and is not run again before `retry` asks for it. What another process runs of the same file
+    is left to it, and waited for.
     Returns all rows of the file, and {a job's title: why it failed}."""
     file, launcher = Path(file), launcher or Here()
     jobs = [job._replace(figure=file.stem, setting=job.setting or setting[job.panel]) for job in jobs]
@@ -211,15 +214,35 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
         eta = f", {tqdm.format_interval((time.monotonic() - began) / (at_first - left) * left)} left" if 0 < left < at_first else ""
         return f"{len(jobs) - left - len(failed)} done, {len(running)} running, {len(failed)} failed, {len(to_go)} to go{eta}"
 
-    with launcher, tqdm(total=len(jobs), desc=file.stem, bar_format="{desc}: |{bar}| {postfix}", disable=None) as bar:
+    def claimed():
+        """As many of the calls to go as there is room for, which no other process runs, and has not run meanwhile."""
+        found, done = {}, finished_keys(file)
+        for name in [name for name in to_go if name not in running]:
+            if len(found) >= launcher.room():
+                break
+            if claims.take(name) and by_name[name].key in done:
+                claims.release(name)
+                del to_go[name]
+            elif claims.has(name):
+                found[name] = to_go[name]
+        return found
+
+    with (
+        Claims(grid_folder(file) / "claims") as claims,
+        launcher,
+        tqdm(total=len(jobs), desc=file.stem, bar_format="{desc}: |{bar}| {postfix}", disable=None) as bar,
+    ):
         while True:
             if time.monotonic() < deadline:
-                running |= launcher.start(to_go)
+                running |= launcher.start(claimed())
                 to_go = {name: call for name, call in to_go.items() if name not in running}
             bar.n = len(jobs) - len(running) - len(to_go)
             bar.set_postfix_str(state())
-            if not running:
+            if not running and (not to_go or time.monotonic() >= deadline):
                 break
+            if not running:  # all that is left is another process's
+                time.sleep(1)
+                continue
             for name in launcher.ended(running):
                 rows, why = running.pop(name).outcome()
                 if why:
@@ -229,10 +252,44 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
                     for figure in dict.fromkeys(row["figure"] for row in rows):
                         add_rows([row for row in rows if row["figure"] == figure], file.with_name(f"{figure}.csv"))
                 launcher.collected(name)
+                claims.release(name)
                 tqdm.write(f"{by_name[name].title}: {f'failed, {why}' if why else 'done'} ({state()})")
     if to_go:
         print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; the same command goes on from here")
-    return read_rows(file) if file.exists() else [], {by_name[name].title: why for name, why in failed.items()}
+    return tidy_rows(file), {by_name[name].title: why for name, why in failed.items()}
+
+
+class Claims:
+    """Which jobs of a grid this process runs, so that another with the same ones takes others. A claim ends with its process.
+
+    folder: has a lock for each."""
+
+    def __init__(self, folder):
+        self.folder, self.locks = folder, {}
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_):
+        for name in list(self.locks):
+            self.release(name)
+
+    def take(self, name):
+        """Whether it is this process's now."""
+        lock = FileLock(self.folder / f"{hashlib.sha1(name.encode()).hexdigest()[:16]}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self.locks[name] = lock
+        return True
+
+    def has(self, name):
+        return name in self.locks
+
+    def release(self, name):
+        self.locks.pop(name).release()
 
 
 def grid_folder(file):

@@ -1,6 +1,7 @@
 """Where the calls of a grid run: in this process, in processes beside it, or as jobs of a Slurm cluster."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -32,7 +33,7 @@ def attempt(call):
 class Launcher:
     """A context in which calls, {name: function without arguments}, are run.
 
-    start(calls): begins the first of them, as many as there is room for, and returns their handles by name.
+    room(): how many more calls it can begin now.  start(calls): begins them, and returns their handles by name.
     ended(handles): waits a little and returns the names of those that have ended; handle.outcome() is then what attempt() says.
     collected(name): what it said is safe."""
 
@@ -41,6 +42,9 @@ class Launcher:
 
     def __exit__(self, *_):
         pass
+
+    def room(self):
+        return math.inf
 
     def collected(self, name):
         pass
@@ -56,8 +60,11 @@ class Here(Launcher):
         def outcome(self):
             return attempt(self.call)
 
+    def room(self):
+        return 1
+
     def start(self, calls):
-        return {name: self.Handle(call) for name, call in list(calls.items())[:1]}
+        return {name: self.Handle(call) for name, call in calls.items()}
 
     def ended(self, handles):
         return list(handles)
@@ -90,9 +97,11 @@ class Workers(Launcher):
         for handle in self.handles.values():
             handle.process.join()
 
+    def room(self):
+        return self.n - len(self.handles)
+
     def start(self, calls):
-        room = self.n - len(self.handles)
-        begun = {name: self.Handle(self.context, call) for name, call in list(calls.items())[:room]}
+        begun = {name: self.Handle(self.context, call) for name, call in calls.items()}
         self.handles |= begun
         return begun
 

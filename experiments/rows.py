@@ -20,13 +20,29 @@ COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps",
 
 
 def finished_keys(file):
-    return {tuple(str(row[c]) for c in KEY) for row in (read_rows(file) if file.exists() else [])}
+    return {identity(row)[:-1] for row in tidy_rows(file)}
+
+
+def identity(row):
+    """What a tidy row is the number of: two rows of one identity are one too many."""
+    return tuple(str(row.get(c)) for c in (*KEY, "metric"))
+
+
+def tidy_rows(file):
+    """The rows of a CSV file of results, of each identity the first; none if there is no file."""
+    found = {}
+    for row in read_rows(file) if file.exists() else []:
+        found.setdefault(identity(row), row)
+    return list(found.values())
 
 
 def add_rows(rows, file, columns=COLUMNS):
-    """Append rows to a CSV file to which another driver may append."""
+    """Append rows to a CSV file to which another process may append; of tidy rows only those whose number it does not have yet."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
+        if columns == COLUMNS:
+            present = set(map(identity, tidy_rows(file)))
+            rows = [row for row in rows if identity(row) not in present]
         append_rows(rows, file, columns)
 
 

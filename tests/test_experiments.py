@@ -53,7 +53,7 @@ from experiments.comparison import Variant, comparison
 from experiments.grid import Job, command_line, report_failures, run_grid
 from experiments.launchers import Here, Workers
 from experiments.methods import CORE, last_row, name_of
-from experiments.rows import add_rows, holm, interval_ends, p_value
+from experiments.rows import COLUMNS, add_rows, holm, interval_ends, p_value, tidy_rows
 from models.screen import QUANTITIES
 from models.sparsity import compression, prune
 from myexman import status
@@ -508,3 +508,52 @@ def test_a_driver_killed_in_the_middle_goes_on_where_it_was(glyphs):
     rows = read_rows(results)
     assert rows[: len(before)] == before and sum(r["metric"] == "acc" for r in rows) == len(CORE)  # once each
     assert (results.parent / "fig2.png").exists()
+
+
+COUNTED = """
+import sys, time
+from pathlib import Path
+from experiments.grid import Job, run_grid
+
+def run(argv):
+    folder = Path(argv[0])
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text("device: cpu")
+    with open(folder / "begun", "a") as begun:
+        begun.write("x")
+    time.sleep(0.3)
+    return folder
+
+def measure(run_dir):
+    return [dict(metric=m, value=1, steps=1) for m in ("acc", "nll")]
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    jobs = [Job("p", "m", "x", seed, [str(file.parent / str(seed))], run, measure) for seed in range(8)]
+    rows, failed = run_grid(jobs, file, {"p": ""})
+    assert len(rows) == 16 and not failed, (len(rows), failed)
+"""
+
+
+def test_two_processes_on_one_grid_share_its_runs(tmp_path):
+    """Each run is begun once, each row written once, and both processes end with all of them."""
+    script, file = tmp_path / "counted.py", tmp_path / "rows.csv"
+    script.write_text(COUNTED)
+    environment = dict(os.environ, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    command = [sys.executable, str(script), str(file)]
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.communicate(timeout=120)[1].count("Error") == 0 and process.returncode == 0
+    rows = read_rows(file)
+    assert len(rows) == 16 and len({(r["seed"], r["metric"]) for r in rows}) == 16
+    assert [(tmp_path / str(seed) / "begun").read_text() for seed in range(8)] == ["x"] * 8
+
+
+def test_a_row_is_written_once_and_read_once(tmp_path):
+    file = tmp_path / "rows.csv"
+    row = dict.fromkeys(COLUMNS, "") | dict(figure="f", panel="p", method="m", x="50", seed=0, metric="acc", value=0.5)
+    add_rows([row], file)
+    add_rows([row | dict(value=0.7), row | dict(metric="nll")], file)
+    assert [(r["metric"], r["value"]) for r in read_rows(file)] == [("acc", 0.5), ("nll", 0.5)]
+    file.write_text(file.read_text() + "\n".join(file.read_text().splitlines()[1:]) + "\n")  # as former versions did
+    assert len(read_rows(file)) == 4 and tidy_rows(file) == read_rows(file)[:2]
