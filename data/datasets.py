@@ -6,6 +6,7 @@ A set that cannot be found is an error: nothing else is ever loaded in its place
 
 import importlib
 import math
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
         raise FileNotFoundError(not_found(name, file))
     for images, labels in (arrays[:2], arrays[2:]):
         check_arrays(images, labels, file)
+    warn_of_odd_training_images(*arrays[:2], file)
     if ALIASES.get(file.stem.lower(), file.stem.lower()) == "not-mnist":
         arrays = clean_notmnist(arrays)
     train, test = as_dataset(*arrays[:2]), as_dataset(*arrays[2:])
@@ -164,10 +166,24 @@ def check_arrays(x, y, source):
         raise ValueError(
             f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, 3) with N labels, not {x.dtype} {x.shape} with {y.size} labels"
         )
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+    if x.ndim == 4 and x.shape[3] not in (1, 3) and x.shape[1] in (1, 3):
+        raise ValueError(f"{source}: images of shape {x.shape} have their channels first; they come last: x.transpose(0, 2, 3, 1)")
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"{source}: labels must be integers 0, 1, … of shape (N,), not {y.dtype} {y.shape}")
+    if y.min() < 0:
+        raise ValueError(f"{source}: labels must be integers 0, 1, …, and {y.min()} is negative")
     if y.max() >= MAX_CLASSES:
         raise ValueError(f"{source}: label {y.max()} is not below {MAX_CLASSES}; number the classes 0, 1, …")
+
+
+def warn_of_odd_training_images(x, y, source):
+    """One line on stderr for what is possible, but more often a mistake: pixels that are 0 or 1 of 255, and labels that no image has."""
+    if x.max() == 1:
+        print(f"warning: {source}: the brightest pixel is 1 of 255; multiply images of 0 and 1 by 255", file=sys.stderr)
+    absent = np.setdiff1d(np.arange(y.max()), y)
+    if len(absent):
+        some = ", ".join(map(str, absent[:5])) + (", …" if len(absent) > 5 else "")
+        print(f"warning: {source}: no training image has the label {some}; a net has an output for it all the same", file=sys.stderr)
 
 
 def as_dataset(x, y):

@@ -101,6 +101,9 @@ def plot_norms(file, norms, cut, kept, total, low, high):
     save_figure(figure, file)
 
 
+LARGEST = 1e15  # whose square, summed over a kernel, still fits float32
+
+
 def read_kernels(run):
     """{name of the convolution: its kernels (n, 1, k, k)} of a run folder or a file with a state dict, from input to output."""
     file = Path(run)
@@ -124,9 +127,14 @@ def load_kernels(file):
         kernels = np.load(file, mmap_mode="r", allow_pickle=False)  # which refuses a header that says more than the file holds
     except Exception as e:  # NumPy raises a dozen kinds
         raise ValueError(f"{file} is not a readable .npy array: {str(e) or type(e).__name__}") from e
-    shape = getattr(kernels, "shape", ())  # an archive of arrays has none
+    if not isinstance(kernels, np.ndarray):
+        raise ValueError(f"{file} is an archive of arrays (.npz): save the kernels alone, with np.save")
+    shape = kernels.shape
     if len(shape) != 4 or shape[1] != 1 or shape[2] != shape[3] or shape[0] == 0:
         raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {shape}")
-    if not np.issubdtype(kernels.dtype, np.number) or not np.isfinite(kernels).all():
-        raise ValueError(f"{file}: kernels must be numbers, neither NaN nor infinite")
+    real = np.issubdtype(kernels.dtype, np.integer) or np.issubdtype(kernels.dtype, np.floating)
+    if not real or not np.isfinite(kernels).all():
+        raise ValueError(f"{file}: kernels must be real numbers, neither NaN nor infinite, not {kernels.dtype}")
+    if np.abs(kernels).max() > LARGEST:
+        raise ValueError(f"{file}: a weight of {np.abs(kernels).max():.1e} is too large to compute with in float32")
     return torch.from_numpy(kernels.astype(np.float32))

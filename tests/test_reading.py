@@ -1,5 +1,6 @@
 """What is read from other people's weight files: the layers in their order, and the weights that their nets compute with."""
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 import prune_kernels
+from data import load_dataset
 from models.kernel_folder import load_kernels, read_kernels
 from utils import load_weights
 
@@ -108,3 +110,50 @@ def test_kernels_all_of_one_norm_are_all_kept_by_a_cut_at_that_norm(tmp_path):
     torch.save({"conv.weight": w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)}, tmp_path / "net.pt")
     prune_kernels.main([str(tmp_path / "net.pt"), "--out", str(tmp_path), "--min_norm", "1"])
     assert sum(len(load_kernels(tmp_path / f"conv5x5/{split}.npy")) for split in ("train", "test")) == 200
+
+
+@pytest.mark.parametrize(
+    "kernels, message",
+    [
+        (np.ones((3, 1, 5, 5), complex), "real numbers, neither NaN nor infinite, not complex128"),
+        (np.full((3, 1, 5, 5), 1e300), r"a weight of 1.0e\+300 is too large"),
+        (np.full((3, 1, 5, 5), 1e20, np.float32), r"a weight of 1.0e\+20 is too large"),
+        (np.full((3, 1, 5, 5), "a"), "must be real numbers"),
+    ],
+)
+def test_kernels_that_are_no_numbers_of_float32_are_refused(kernels, message, tmp_path):
+    np.save(tmp_path / "train.npy", kernels)
+    with pytest.raises(ValueError, match=message):
+        load_kernels(tmp_path / "train.npy")
+
+
+def test_an_archive_is_no_array_of_kernels(tmp_path):
+    np.savez(tmp_path / "train.npz", a=np.ones((3, 1, 5, 5)))
+    (tmp_path / "train.npz").rename(tmp_path / "train.npy")
+    with pytest.raises(ValueError, match="is an archive of arrays"):
+        load_kernels(tmp_path / "train.npy")
+
+
+def write_set(folder, x=None, y=None):
+    x = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4) if x is None else x
+    y = np.arange(20) % 4 if y is None else y
+    np.savez(folder / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return load_dataset(str(folder / "set.npz"), folder)
+
+
+def test_odd_images_and_labels_are_warned_of_once(tmp_path, capsys):
+    write_set(tmp_path)
+    assert capsys.readouterr().err == ""
+    write_set(tmp_path, x=np.ones((20, 4, 4), np.uint8))
+    assert capsys.readouterr().err.endswith("the brightest pixel is 1 of 255; multiply images of 0 and 1 by 255\n")
+    write_set(tmp_path, y=1 + np.arange(20) % 4)
+    assert capsys.readouterr().err.endswith("no training image has the label 0; a net has an output for it all the same\n")
+    write_set(tmp_path, y=10 * (np.arange(20) % 2))
+    assert "the label 1, 2, 3, 4, 5, …; a net" in capsys.readouterr().err
+
+
+def test_images_with_channels_first_and_negative_labels_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="have their channels first; they come last"):
+        write_set(tmp_path, x=np.ones((20, 1, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="labels must be integers 0, 1, …, and -1 is negative"):
+        write_set(tmp_path, y=np.arange(20) % 4 - 1)
