@@ -30,6 +30,7 @@ from utils import (
     add_common_flags,
     add_init_flags,
     check_batches,
+    check_same_data,
     check_sources,
     data_options,
     evaluate,
@@ -165,6 +166,7 @@ def prepare(args):
     """What the options ask for: training and test data, net, its Bayesian layers, their priors, and the optimiser of all that learns."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
+    check_same_data(args, train)
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train)  # on the CPU, where a seed gives every machine the same first kernels
     layers = bayes_layers(net)
     check_net(args, net, layers, train, test)

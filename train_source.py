@@ -20,6 +20,7 @@ from myexman import Checkpoints, ExParser, Logger, at_least, positive, resume, s
 from utils import (
     add_common_flags,
     check_batches,
+    check_same_data,
     data_options,
     evaluate,
     linear_lr,
@@ -56,6 +57,7 @@ def parse_args(argv=None):
 def main(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
+    check_same_data(args, train)
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
     check_batches(net, len(train.y), args.bs)

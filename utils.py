@@ -1,5 +1,6 @@
 """What the scripts share: flags, seeds, the epoch function, prediction, metrics, and loading (load_vae and its like, from models/)."""
 
+import hashlib
 import math
 import os
 import sys
@@ -18,17 +19,15 @@ from models.kernel_folder import load_kernels  # noqa: F401  for those who use t
 from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
 from models.priors import DENSITIES
 from models.sources import DEFAULT_INIT, prior_names
-from myexman import Stopped, at_least, read_params, resolve_paths
+from myexman import Stopped, at_least, read_params, resolve_paths, write_yaml
 
 # ---------------------------------------------------------------- running a script
 
 
 def run_cli(main):
     """Run main() from the shell. A mistake in the input, a NaN, or too little memory is one line on stderr and exit status 2
-    ($DWP_TRACEBACK shows where it came from). A terminal that lacks a character shows another."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    ($DWP_TRACEBACK shows where it came from). A terminal that lacks a character shows another, and one that is lost ends nothing."""
+    survive_a_lost_terminal()
     try:
         main()
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as e:
@@ -42,6 +41,48 @@ def run_cli(main):
         sys.exit(128 + e.args[0])
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def survive_a_lost_terminal():
+    """From now on what is printed to a closed pipe, a full disk or nowhere is dropped: printing is no part of a training."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before we began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif not isinstance(stream, Forgiving) and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+            setattr(sys, name, Forgiving(stream))
+
+
+class Forgiving:
+    """A stream whose file is replaced by the null device when it can no longer be written to."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        try:
+            written = self.stream.write(text)
+            if self.stream.line_buffering or not self.stream.isatty():
+                self.stream.flush()  # so that an error comes here, and not at the end
+            return written
+        except OSError:
+            self.give_up()
+            return len(text)
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except OSError:
+            self.give_up()
+
+    def give_up(self):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self.stream.fileno())
+        os.close(nothing)
 
 
 DATA_OPTIONS = ("data", "data_root", "num_examples", "data_split_seed", "validate", "random_labels", "permute", "device")
@@ -111,6 +152,20 @@ def load_data(data, data_root, num_examples=0, data_split_seed=0, validate=False
     if permute is not None:
         train, test = permute_pixels(train, permute), permute_pixels(test, permute)
     return train.to(device), test.to(device)
+
+
+def check_same_data(args, data):
+    """Note in the run's folder, in data.yaml, what it trains on: shapes, and a hash of all labels and some images of `data`, tensors.
+
+    Raises ValueError if a run that is resumed began with other data."""
+    digest, file = hashlib.sha256(), args.run_dir / "data.yaml"
+    for t in data:
+        some = t if t.ndim == 1 else t[:: max(len(t) // 256, 1)]
+        digest.update(some.cpu().contiguous().numpy().tobytes())
+    facts = dict(shapes=" ".join("x".join(map(str, t.shape)) for t in data), sha256=digest.hexdigest())
+    if args.resume and file.exists() and read_params(file) != facts:
+        raise ValueError(f"{args.run_dir} began with other training data than there are now, so it cannot go on: start a new run")
+    write_yaml(file, facts)
 
 
 def default_data_root():

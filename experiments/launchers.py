@@ -16,6 +16,7 @@ import torch
 
 from myexman import Stopped, at_least, positive
 from myexman.logger import append_rows, read_rows
+from utils import survive_a_lost_terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,6 +117,7 @@ class Workers(Launcher):
 def work(pipe, call, environment):
     """What a worker does.  environment: the variables of its driver, for the server that forks it may be older than they are."""
     os.environ.update(environment)
+    survive_a_lost_terminal()
     torch.set_num_threads(1)
     threading.Thread(target=end_with_the_driver, daemon=True).start()
     with contextlib.suppress(Stopped, BrokenPipeError):  # told to end; nobody listens

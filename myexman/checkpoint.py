@@ -73,11 +73,11 @@ class Checkpoints:
                 …
                 checkpoints.finished(epoch + 1, save=evaluated)
 
-    On SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 (a scheduler's warnings) the epoch is brought to its end, unless epochs take longer than
-    PATIENCE: then the state after the last one, of which a copy is kept, is written at once. In the first epoch there is nothing to
-    write. In each case Stopped is raised."""
+    On SIGTERM, SIGINT, SIGHUP (the terminal was closed; not under nohup), SIGUSR1 or SIGUSR2 (a scheduler's warnings) the epoch is
+    brought to its end, unless epochs take longer than PATIENCE: then the state after the last one, of which a copy is kept, is written at
+    once. In the first epoch there is nothing to write. In each case Stopped is raised."""
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self, run_dir, every, **objects):
         self.run_dir, self.every, self.objects = Path(run_dir), every, objects
@@ -87,7 +87,7 @@ class Checkpoints:
     def __enter__(self):
         clear_parts(self.run_dir)
         if threading.current_thread() is threading.main_thread():
-            self.former = {s: signal.signal(s, self.told_to_end) for s in self.SIGNALS}
+            self.former = {s: signal.signal(s, self.told_to_end) for s in self.SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *_):

@@ -2,19 +2,24 @@
 
 import resource
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+import train_bnn
 import train_source
 from experiments.rows import add_rows
 from models.prior_folder import publish
 from myexman import Checkpoints, Logger, Stopped, load_checkpoint, save_state, status, write_yaml
 from myexman.life import alive
+from myexman.logger import read_log
 from utils import run_cli
 
 from .soak import commands, interrupted, soak
@@ -45,7 +50,7 @@ def test_checkpoints_come_with_evaluations_and_with_time(tmp_path, every, expect
     assert sorted(set(seen)) == expected and [p.name for p in tmp_path.iterdir()] == ["checkpoint.torch"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("patience", [0.0, 1e9])
 def test_a_signal_leaves_the_last_finished_epoch(tmp_path, monkeypatch, signum, patience):
     """In a slow epoch at once, with the state before it; in a quick one when it ends."""
@@ -191,3 +196,40 @@ def test_a_run_on_a_full_disk_says_so_in_one_line(tmp_path, digits, capsys):
             run_cli(lambda: train_source.main(words))
         said = capsys.readouterr().err
         assert e.value.code == 2 and said.count("\n") == 1 and "cannot write" in said, said
+
+
+def test_under_nohup_a_closed_terminal_is_ignored(tmp_path):
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        _, checkpoints = make(tmp_path)
+        with checkpoints:
+            checkpoints.finished(1)
+            signal.raise_signal(signal.SIGHUP)
+            checkpoints.finished(2)
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize("where", ["| head -1 > /dev/null", "> /dev/full", "> /dev/full 2> /dev/full", ">&- 2>&-", "2>&1 | true"])
+def test_a_lost_terminal_ends_no_run(where, digits, tmp_path):
+    command = f"{sys.executable} train_source.py --data {digits} --hid_dim 2 3 --epochs 30 --eval_freq 1 --root {tmp_path}/logs {where}"
+    subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, timeout=120, check=where[0] != "|")
+    (run,) = (tmp_path / "logs/runs").iterdir()
+    assert status(run)["state"] == "finished" and read_log(run / "logs.csv")[-1]["epoch"] == 30
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with_alone(digits, tmp_path, capsys):
+    words = ["--data", str(digits), "--hid_dim", "2", "3", "--eval_freq", "1", "--ens", "0"]
+    run = train_bnn.main([*words, "--epochs", "1"])
+    train_bnn.main(["--resume", str(run), "--epochs", "2"])
+    arrays = dict(np.load(digits))
+    for name in ("x_train", "y_train"):  # one image, or one label, is another
+        other = {k: v.copy() for k, v in arrays.items()}
+        other[name][0] = (other[name][0] + 1) % 3
+        np.savez(digits, **other)
+        with pytest.raises(ValueError, match="began with other training data"):
+            train_bnn.main(["--resume", str(run), "--epochs", "3"])
+    np.savez(digits, **arrays)
+    (run / "data.yaml").unlink()  # of a run of a former version
+    train_bnn.main(["--resume", str(run), "--epochs", "3"])
+    assert read_log(run / "logs.csv")[-1]["epoch"] == 3 and (run / "data.yaml").exists()
