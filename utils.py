@@ -19,7 +19,7 @@ from models.kernel_folder import load_kernels  # noqa: F401  for those who use t
 from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
 from models.priors import DENSITIES
 from models.sources import DEFAULT_INIT, prior_names
-from myexman import Stopped, at_least, read_params, resolve_paths, write_yaml
+from myexman import Index, Stopped, at_least, read_params, resolve_paths, runs_root, write_yaml
 
 # ---------------------------------------------------------------- running a script
 
@@ -311,9 +311,11 @@ def evaluate(net, data, ens=10):
 def load_run(run_dir, pruned=False, device=None, data_root=None):
     """The net of a train_bnn.py run as it was trained, or the plain net that --prune left, with the data it was trained and tested on.
 
+    run_dir: its folder, or its number under $DWP_PATH, as `python -m myexman` shows it.
     device: by default the GPU if there is one.  data_root: of the data sets, if not where the run found them.  Returns (net, train,
     test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
-    run_dir, device = Path(run_dir), device or default_device()
+    run_dir = Index(runs_root()).find(str(run_dir)) if str(run_dir).isdigit() and not Path(run_dir).exists() else Path(run_dir)
+    device = device or default_device()
     params = read_params(run_dir / "params.yaml")
     if (params.get("meta") or {}).get("script") != "train_bnn.py":
         raise ValueError(f"{run_dir / 'params.yaml'} is not of a run of train_bnn.py")

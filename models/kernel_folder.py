@@ -110,7 +110,10 @@ def read_kernels(run):
     state = trained_weights(file) if file.is_dir() else load_weights(file)
     convs = {name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(NOISE)}
     if not convs:
-        raise ValueError(f"{file} holds no convolution")
+        raise ValueError(f"{file} holds no convolution of square kernels")
+    others = [name for name, w in state.items() if w.ndim == 5 or (w.ndim == 4 and w.shape[2] != w.shape[3])]
+    if others:
+        print(f"note: {file}: left out {', '.join(others)}, whose kernels are not square", file=sys.stderr)
     if len({re.sub(r"\d+", "", name) for name in convs}) == 1:  # they differ by numbers, which tell the order in every format
         convs = in_order(convs)
     elif not file.is_dir() and file.suffix == ".safetensors":

@@ -176,9 +176,9 @@ LAYOUTS = (torch.strided, torch.sparse_coo)
 
 def load_weights(file, device="cpu"):
     """A saved state dict, dense, without running anything that the file may hold.  It may be one entry of the file's dict, as in a
-    checkpoint, and its names may begin with `module.`, as those of a net in parallel, or with `_orig_mod.`, as those of a compiled one.
-    Reparametrised weights are as the net computes with them. The names of a .safetensors file, which has no order, are in that of the
-    numbers in them.
+    checkpoint, and all its names may begin with `module.`, as those of a net in parallel, `_orig_mod.`, of a compiled one, or `model.`, of
+    one in a Lightning module. Reparametrised weights are as the net computes with them. The names of a .safetensors file, which has no
+    order, are in that of the numbers in them.
 
     Raises FileNotFoundError, or ValueError if the file is damaged, holds no tensors by name or several lots of them, or NaN or infinity."""
     file = Path(file)
@@ -191,7 +191,8 @@ def load_weights(file, device="cpu"):
             check_archive(file)
             state = torch.load(file, map_location=device, weights_only=True)
     except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
-        raise ValueError(f"{file} is damaged or not a plain state dict: {(str(e) or type(e).__name__).splitlines()[0][:120]}") from e
+        why = re.sub(r"\x1b\[[0-9;]*m", "", str(e) or type(e).__name__).splitlines()[0][:120]  # torch prints in bold
+        raise ValueError(f"{file} is damaged or not a plain state dict, as torch.save(net.state_dict(), …) writes it: {why}") from e
     if not is_state(state):
         inner = {name: value for name, value in state.items() if is_state(value)} if isinstance(state, dict) else {}
         if len(inner) > 1:
@@ -204,11 +205,11 @@ def load_weights(file, device="cpu"):
     ):
         raise ValueError(f"{file} does not hold plain tensors by name")
     check_room(sum(t.numel() for t in state.values()), f"the tensors in {file}")  # sparse or repeated ones are small on the disk
-    for prefix in ("module.", "_orig_mod."):
+    for prefix in ("model.", "module.", "_orig_mod."):
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     try:
-        state = effective_weights(dense_state(state))
+        state = effective_weights(dense_state({name: value.detach() for name, value in state.items()}))
     except ValueError as e:
         raise ValueError(f"{file}: {e}") from e
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]

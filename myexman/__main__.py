@@ -1,11 +1,11 @@
-"""The runs under a root folder: list them, look at one, compare two, go on with one or repeat it, and remove those that failed.
+"""The runs under a root folder: list them, look at one, compare two, go on with one or repeat it, and remove some.
 
 python -m myexman --filter num_examples=50 --sort ens_acc --descending
 python -m myexman show 12
 python -m myexman compare 12 13
 python -m myexman resume 12                 (its own options; others may follow)
 python -m myexman rerun 12 --seed 1
-python -m myexman rm --failed
+python -m myexman rm 12                     (or rm --failed, rm --killed)
 """
 
 import csv
@@ -61,6 +61,8 @@ def list_runs(argv):
         if name not in known:
             parser.error(f"no run has {name!r}; known: {', '.join(sorted(known))}")
     rows = [row for row in rows if all(equal(row.get(k), v) for k, v in wanted.items())]
+    if not rows:
+        parser.error(f"no run under {args.root} has {' and '.join(args.filter)}")
     present = [row for row in rows if row.get(key) is not None]
     absent = [row for row in rows if row.get(key) is None]
     number = all(isinstance(row[key], (int, float)) for row in present)
@@ -89,6 +91,8 @@ def compare(argv):
     parser.add_argument("runs", nargs="+", metavar="run", help="numbers or folders")
     args = parser.parse_args(argv)
     rows = [Index.read(Index(args.root).find(run)) for run in args.runs]
+    if len({row["path"] for row in rows}) < 2:
+        parser.error("two runs or more are needed")
     names = [name for name in dict.fromkeys(k for row in rows for k in row) if name not in ("run", "path")]
     lines = [{"": name} | {row["path"]: row.get(name) for row in rows} for name in names if len({text(row.get(name)) for row in rows}) > 1]
     header = {"": "run"} | {row["path"]: row["run"] for row in rows}
@@ -119,15 +123,23 @@ def again(option):
 
 
 def remove(argv):
-    parser = make_parser("rm", "Remove the folders of runs that failed.")
-    parser.add_argument("--failed", action="store_true", required=True, help="those in the state `failed`")
+    parser = make_parser("rm", "Remove the folders of runs.")
+    parser.add_argument("runs", nargs="*", metavar="run", help="numbers or folders")
+    parser.add_argument("--failed", action="store_true", help="those in the state `failed`")
+    parser.add_argument("--killed", action="store_true", help="those in the state `killed`, which could go on")
     parser.add_argument("--yes", action="store_true", help="without asking")
     args = parser.parse_args(argv)
-    runs = [link for link in Index(args.root).links() if link.exists() and status(link)["state"] == "failed"]
+    states = [state for state in ("failed", "killed") if getattr(args, state)]
+    if not args.runs and not states:
+        parser.error("say which: numbers or folders, --failed, or --killed")
+    named = {Index(args.root).find(run) for run in args.runs}
+    runs = [link for link in Index(args.root).links() if link.exists() and (link.resolve() in named or status(link)["state"] in states)]
+    if busy := [link.name for link in runs if status(link)["state"] == "running"]:
+        parser.error(f"run {int(busy[0])} is running")
     for link in runs:
         print(link.resolve())
     if not runs:
-        print("no run has failed")
+        print(f"no run is {' or '.join(states)}")
     elif args.yes or input(f"remove these {len(runs)}? [y/N] ").strip().lower() == "y":
         for link in runs:
             shutil.rmtree(link.resolve())

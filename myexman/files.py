@@ -19,8 +19,9 @@ def replacing(*files):
         with replacing("a.csv", "b.csv") as (a, b):
             …
 
-    Raises OSError in one line, as on a full disk; the former files are then as they were."""
-    files = [Path(file) for file in files]
+    A link stays one: what it leads to is replaced.  Raises OSError in one line, as on a full disk; the former files are then as they
+    were."""
+    files = [Path(os.path.realpath(file)) for file in files]
     parts = [file.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{file.name}") for file in files]
     try:
         yield parts

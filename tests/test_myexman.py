@@ -1,6 +1,7 @@
 """The experiment manager: unique run folders, reruns from params.yaml, logs and checkpoints that survive."""
 
 import multiprocessing
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from myexman import ExParser, Index, Logger, go_on, load_checkpoint, resume, save_checkpoint, save_state, write_yaml
 from myexman.__main__ import main as command
+from myexman.files import replacing
 from myexman.life import alive
 from myexman.logger import read_rows
 from myexman.parser import make_run
@@ -245,6 +247,45 @@ def test_commands_on_runs(tmp_path, capsys, monkeypatch):
     assert runs[1].exists()
     command(["rm", "--failed", "--yes", *root])
     assert not runs[1].exists() and runs[0].exists() and len(Index(tmp_path).info()) == 2
+
+
+def refused(capsys, argv):
+    """The last line of what a command says of a mistake."""
+    with pytest.raises(SystemExit) as stop:
+        command(argv)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_runs_are_removed_by_number_and_by_state_but_not_while_they_run(tmp_path, capsys):
+    runs, root = some_runs(tmp_path), ["--root", str(tmp_path)]
+    command(["rm", "0", "--yes", *root])
+    assert not runs[0].exists() and runs[1].exists() and runs[2].exists()
+    write_yaml(runs[2] / "status.yaml", dict(state="running", host=platform.node()))  # but nobody holds its lock
+    with alive(runs[1]):
+        assert "run 1 is running" in refused(capsys, ["rm", "1", "2", "--yes", *root])
+    assert runs[2].exists()
+    command(["rm", "--killed", "--yes", *root])
+    assert runs[1].exists() and not runs[2].exists()
+    assert "say which: numbers or folders" in refused(capsys, ["rm", *root])
+
+
+def test_a_comparison_of_one_run_and_a_filter_without_match_are_said(tmp_path, capsys):
+    some_runs(tmp_path)
+    root = ["--root", str(tmp_path)]
+    for words in (["compare", "0"], ["compare", "0", "0"]):
+        assert "two runs or more are needed" in refused(capsys, [*words, *root])
+    assert f"no run under {tmp_path} has lr=7" in refused(capsys, [*root, "--filter", "lr=7"])
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/pool.torch").write_text("old")
+    (tmp_path / "pool.torch").symlink_to(tmp_path / "far/pool.torch")
+    with replacing(tmp_path / "pool.torch") as (part,):
+        part.write_text("new")
+    assert (tmp_path / "pool.torch").is_symlink() and (tmp_path / "far/pool.torch").read_text() == "new"
+    assert [p.name for p in (tmp_path / "far").iterdir()] == ["pool.torch"]
 
 
 LATIN, BINARY = "lr: é".encode("latin-1"), bytes(range(256))

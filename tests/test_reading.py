@@ -157,3 +157,26 @@ def test_images_with_channels_first_and_negative_labels_are_refused(tmp_path):
         write_set(tmp_path, x=np.ones((20, 1, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="labels must be integers 0, 1, …, and -1 is negative"):
         write_set(tmp_path, y=np.arange(20) % 4 - 1)
+
+
+def test_what_else_people_save(tmp_path, capsys):
+    """Parameters, nets within others, whole nets; kernels that are not square are left out with a word."""
+    w = torch.randn(3, 2, 5, 5)
+    state = {
+        "model.conv.weight": nn.Parameter(w),
+        "model.wide.weight": torch.ones(2, 2, 1, 7),
+        "model.volume.weight": torch.ones(1, 1, 3, 3, 3),
+    }
+    torch.save(state, tmp_path / "net.pt")
+    kernels = read_kernels(tmp_path / "net.pt")
+    assert (
+        list(kernels) == ["conv.weight"]
+        and torch.equal(kernels["conv.weight"], w.view(6, 1, 5, 5))
+        and not kernels["conv.weight"].requires_grad
+    )
+    assert capsys.readouterr().err.endswith("left out wide.weight, volume.weight, whose kernels are not square\n")
+    prune_kernels.main([str(tmp_path / "net.pt"), "--out", str(tmp_path), "--keep", "1"])
+    torch.save(nn.Conv2d(1, 1, 3), tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match=r"not a plain state dict, as torch\.save\(net\.state_dict\(\), …\) writes it: Weights") as e:
+        load_weights(tmp_path / "whole.pt")
+    assert "\x1b" not in str(e.value)
