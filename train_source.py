@@ -15,7 +15,7 @@ from data import crop_and_mirror
 from models import NETWORKS, build_net
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
-from models.sparsity import drop_dead, narrow, readers
+from models.sparsity import check_chain, drop_dead, narrow
 from myexman import Checkpoints, ExParser, Logger, at_least, positive, resume, save_state, script
 from utils import (
     add_common_flags,
@@ -69,7 +69,7 @@ def main(args):
         fill(conv.weight, Xavier(conv.weight.shape))
     opt = torch.optim.Adam(net.parameters(), fused=True)
     if args.drop_dead:
-        readers(net)  # refuses a net that cannot lose filters
+        check_chain(net, train.x[:2])
         net.register_load_state_dict_pre_hook(narrow)  # a resumed net loads what had been left of it
 
     def objective(x, y):

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from .bayes import NOISE, BayesLayer, bayes_layers
+from .bayes import NOISE, BayesLayer, bayes_layers, mode
 
 # --prune: what is compared with the threshold, and the threshold of the paper that uses it (log alpha = 3; 0.01)
 CRITERIA = {"snr": (lambda q: (q.loc / q.scale).square(), 0.05), "mean": (lambda q: q.loc.abs(), 1e-2)}
@@ -63,6 +63,42 @@ def readers(net):
     if not found:
         raise ValueError("a net without convolutions has no filters that could leave it")
     return found
+
+
+@torch.no_grad()
+def check_chain(net, x):
+    """Raise ValueError unless filters of zeros can leave a net without a trace: each convolution's channels must reach the next layer
+    alone, channel by channel, and a channel of zeros as zeros. Images x (B, C, H, W) show it."""
+    for conv, reader in readers(net):
+        name = next(name for name, module in net.named_modules() if module is conv)
+        plain = conv.groups == 1 == getattr(reader, "groups", 1)
+        if not plain or not read_by_one(net, conv, reader, x):
+            raise ValueError(f"filters can leave a plain chain of layers alone; what {name} makes takes another way, too, or changes on it")
+
+
+def read_by_one(net, conv, reader, x):
+    """Whether the convolution's first channel changes what its reader sees of it alone, and nothing else if the reader says nothing."""
+
+    def run(value):
+        seen = []
+        hooks = [
+            conv.register_forward_hook(lambda module, inputs, output: output.index_fill(1, torch.tensor(0, device=x.device), value)),
+            reader.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]) or torch.zeros_like(output)),
+        ]
+        try:
+            with mode(net, "det"):
+                output = net(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen, output
+
+    (zeros, output), (ones, other) = run(0.0), run(1.0)
+    if len(zeros) != 1 or zeros[0].shape[1] % conv.out_channels:
+        return False
+    own = zeros[0].shape[1] // conv.out_channels  # a linear reader sees every pixel of a channel
+    rest = torch.equal(zeros[0][:, own:], ones[0][:, own:])
+    return rest and not zeros[0][:, :own].any() and torch.equal(output, other)
 
 
 def keep_filters(conv, reader, alive, opt=None):

@@ -12,7 +12,7 @@ import train_bnn
 from models import build_net
 from models.bayes import bayes_layers, conv_layers, set_mode
 from models.sources import layer_sources
-from models.sparsity import compression, dense_state, drop_dead, prune, sparse_state
+from models.sparsity import check_chain, compression, dense_state, drop_dead, prune, sparse_state
 from myexman.checkpoint import save_state
 from utils import evaluate, load_run, load_weights, predict
 
@@ -184,3 +184,39 @@ def test_a_net_without_a_living_filter_and_one_with_batch_normalisation_are_refu
         drop_dead(net, None, 1e6)
     with pytest.raises(ValueError, match="batch normalisation"):
         drop_dead(build_net("vgg", "vanilla", (2, 2, 2, 2, 2), torch.zeros(1, 3, 32, 32), torch.tensor([9])), None, 0.1)
+
+
+class Ways(nn.Module):
+    """Two convolutions, the second of which sees more, or other, than the first's channels."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.first = nn.Conv2d(2, 4, 3, padding=1, groups=2 if way == "groups" else 1)
+        self.second = nn.Conv2d(8 if way == "concatenated" else 4, 3, 3, groups=1)
+        self.last = nn.Linear(3 * 36 + (4 if way == "past the next" else 0), 5)
+
+    def forward(self, x):
+        h = self.first(x)
+        seen = {
+            "skip": lambda: torch.relu(h) + x.repeat(1, 2, 1, 1),
+            "concatenated": lambda: torch.cat([torch.relu(h), x, x], 1),
+            "sigmoid": lambda: h.sigmoid(),
+            "shuffled": lambda: torch.relu(h).roll(1, 1),
+        }.get(self.way, lambda: torch.relu(h))()
+        out = torch.relu(self.second(seen)).flatten(1)
+        return self.last(torch.cat([out, h.mean((2, 3))], 1) if self.way == "past the next" else out)
+
+
+@pytest.mark.parametrize("way", ["skip", "concatenated", "sigmoid", "shuffled", "groups", "past the next"])
+def test_filters_leave_a_plain_chain_alone(way):
+    x = torch.rand(2, 2, 8, 8)
+    check_chain(Ways("plain"), x)
+    with pytest.raises(ValueError, match="what first makes takes another way, too, or changes on it"):
+        check_chain(Ways(way), x)
+
+
+@pytest.mark.parametrize("model, shape", [("fconv", (1, 28, 28)), ("cifarnet", (3, 32, 32)), ("lenet5", (1, 28, 28))])
+def test_the_nets_here_are_plain_chains(model, shape):
+    x = torch.rand(2, *shape)
+    check_chain(build_net(model, "vanilla-do", None, x, torch.tensor([9])), x)
