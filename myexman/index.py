@@ -8,7 +8,7 @@ from pathlib import Path
 from .files import runs_root
 from .life import status
 from .logger import read_rows
-from .parser import git_state, read_params
+from .parser import code_hash, read_params
 
 
 class Index:
@@ -58,15 +58,15 @@ class Index:
 
 
 def go_on(main, argv):
-    """main(argv) of a script, or that with --resume of the last run under $DWP_PATH that this script, command line and commit began, that
-    was stopped or killed, and that left a checkpoint.  Returns what main does."""
+    """main(argv) of a script, or that with --resume of the last run under $DWP_PATH that this script, command line and code began, that was
+    stopped or killed, and that left a checkpoint.  Returns what main does."""
     run = unfinished(f"{main.__module__.split('.')[-1]}.py", argv)
     return main(["--resume", str(run)] if run else argv)
 
 
 def unfinished(script, argv):
     """The folder of that run, or None."""
-    origin = dict(git_state(), script=script, argv=list(argv))
+    origin = dict(code=code_hash(script), script=script, argv=list(argv))
     for link in reversed(Index(runs_root()).links()):
         facts = status(link)
         # A Slurm job that is queued again keeps its number, and may begin on another node before the first counts as dead.

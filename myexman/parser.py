@@ -6,6 +6,7 @@
 """
 
 import argparse
+import hashlib
 import math
 import os
 import platform
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from datetime import datetime
 from fractions import Fraction
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -246,12 +248,24 @@ def provenance(prog, argv):
         time=datetime.now().isoformat(timespec="seconds"),
         script=prog,
         **git_state(),
+        code=code_hash(prog),
         python=platform.python_version(),
         versions={p: installed(p) for p in VERSIONS},
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         cwd=str(Path.cwd()),
         argv=list(argv),
     )
+
+
+@cache
+def code_hash(script):
+    """Of the code that a run of a script depends on: this project's modules, and the script itself if it is an experiment's."""
+    home, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    files = [file for folder in ("", "data", "models", "myexman") for file in sorted((home / folder).glob("*.py"))]
+    for file in [*files, home / "experiments" / script]:
+        if file.is_file():
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def git_state():

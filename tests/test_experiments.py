@@ -386,6 +386,11 @@ def test_a_sweep_in_miniature(digits, capsys):
     assert said.count("| hid_dim=2 3, lr=0.02 | 2 |") == 1 and (Path(os.environ["DWP_PATH"]) / "sweeps/widths.png").exists()
 
 
+def test_a_sweep_whose_runs_would_not_be_found_again_is_refused():
+    with pytest.raises(ValueError, match=r"set \$DWP_PATH instead"):
+        sweep.main(["train_bnn.py", "--grid", "lr=1", "--fixed", "--root elsewhere"])
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

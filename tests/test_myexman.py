@@ -17,7 +17,7 @@ from myexman.__main__ import main as command
 from myexman.files import replacing
 from myexman.life import alive
 from myexman.logger import read_rows
-from myexman.parser import make_run
+from myexman.parser import code_hash, make_run
 
 
 def parser(*devices):
@@ -328,8 +328,13 @@ def test_tensorboard_is_named_where_it_is_missing(tmp_path, monkeypatch, capsys)
     assert e.value.code == 2 and "pip install tensorboard" in capsys.readouterr().err and not (tmp_path / "logs").exists()
 
 
+def test_a_runs_code_is_that_of_its_modules_and_its_own_script():
+    """A line in the README, or another experiment, does not make other code of it."""
+    assert code_hash("train_bnn.py") == code_hash("train_source.py") != code_hash("features.py") != code_hash("convergence.py")
+
+
 def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch):
-    """The last one of the same words and commit that was stopped, killed, or, by the same Slurm job, left as running."""
+    """The last one of the same words and code that was stopped, killed, or, by the same Slurm job, left as running."""
 
     def begin(*argv, state, job=None):
         args = parser().parse_args(argv)
@@ -350,7 +355,7 @@ def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert go_on(main, words) == ["--resume", str(queued)]
     assert go_on(main, ["--lr", "5"]) == ["--lr", "5"]
-    monkeypatch.setattr("myexman.index.git_state", lambda: dict(commit="another", dirty=False))
+    monkeypatch.setattr("myexman.index.code_hash", lambda script: "another")
     assert go_on(main, words) == words
     monkeypatch.undo()
     main.__module__ = "other"
