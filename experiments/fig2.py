@@ -205,15 +205,15 @@ def report():
     return lines
 
 
-def draw_metric(axis, rows, metric, base):
-    """A metric, acc or nll, of all methods against n, on the splits of the method `base`, the paper's accuracy in grey."""
+def draw_metric(axis, rows, metric, base, paper):
+    """A metric, acc or nll, of all methods against n, on the splits of the method `base`; with `paper` the paper's accuracy in grey."""
     rows = on_its_splits(rows, base)
     for method in CHOICES:
         curve(axis, rows, method, metric)
-        if metric == "acc":
+        if metric == "acc" and paper:
             source = "release's notebook" if method == "det" else "paper"
             paper_curve(axis, "fig2", rows[0]["panel"], method, label=f"{source}, {name_of(method)}")
-    sizes = sorted({r["x"] for r in rows})
+    sizes = sorted({r["x"] for r in rows} | ({n for n, _ in published(rows[0]["panel"])} if paper else set()))
     ylabel = dict(acc="test accuracy", nll="test NLL, nats per image")[metric]
     axis.set(xscale="log", xlabel="training examples", ylabel=ylabel, xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
     axis.set_xticks(sizes, map(str, sizes))
@@ -229,9 +229,10 @@ def plot(rows, file):
     schedules = {name: found for name, found in schedules.items() if found[0]}
     figure, axes = new_figure(11, 4 * len(schedules), columns=2, rows=len(schedules), squeeze=False)
     for (left, right), (name, (own, base)) in zip(axes, schedules.items()):
-        draw_metric(left, own, "acc", base)
-        draw_metric(right, own, "nll", base)
-        left.set_title(f"{panel}, {name}; grey: paper, 10 000 epochs", fontsize=10)
+        paper = name == SCHEDULES[max(SCHEDULES)][0]
+        draw_metric(left, own, "acc", base, paper)
+        draw_metric(right, own, "nll", base, paper)
+        left.set_title(f"{panel}, {name}{'; grey: paper' * paper}", fontsize=10)
         right.set_title("mean and range over splits", fontsize=10)
         left.legend(frameon=False, fontsize=6, ncols=2)
         right.legend(frameon=False, fontsize=7)
