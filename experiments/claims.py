@@ -83,7 +83,7 @@ CLAIMS = [
         lambda: of_fig2("mnist", LONG, 50, "dwp-256", "sn"),
     ),
     Claim(
-        "Fig. 2a: … than its log-uniform prior, in its release variational dropout",
+        "Fig. 2a: … than under the paper's log-uniform prior (variational dropout, in the authors' release)",
         *("fig2", "mnist", "50", "dwp", "vd"),
         lambda: of_fig2("mnist", LONG, 50, "dwp-256", "vd"),
     ),
@@ -93,7 +93,7 @@ CLAIMS = [
         lambda: of_fig2("cifar10", SHORT, 200, "dwp", "sn"),
     ),
     Claim(
-        "Fig. 3a: untrained kernels from the prior beat Xavier's (a quarter of the filters)",
+        "Fig. 3a: as filters that are never trained, kernels from the prior beat Xavier's (nets of a quarter of the width)",
         *("fig3", "mnist", "1/4", "dwp", "xavier"),
         lambda: untrained("mnist", "1/4"),
     ),
@@ -114,7 +114,7 @@ CLAIMS = [
         lambda: after_steps("convnet-cifar10", 100),
     ),
     Claim(
-        "Slides: Sparse variational dropout compresses LeNet-300-100 (times)",
+        "A companion lecture: Sparse variational dropout compresses LeNet-300-100 (times)",
         *("slides_sparse_vd", "lenet300 compression", "", "sparse_vd", ""),
         compressed,
         0,

@@ -44,7 +44,7 @@ def kernels_and_samples():
 
 def overview(args, file):
     """The deep weight prior less each baseline on the same splits, with 95 % intervals, against the number of images; the paper's grey."""
-    figure, axes = new_figure(11, 4, columns=2)
+    figure, axes = new_figure(11, 4.4, columns=2)
     baselines, sizes = ("sn", "vd", "det"), [50, 100, 200, 500, 1000]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
         for i, method in enumerate(baselines):
@@ -60,17 +60,17 @@ def overview(args, file):
                     style = dict(
                         color=colour_of(method), capsize=3, linestyle="", marker="o", markerfacecolor="w" if j else colour_of(method)
                     )
-                    axis.errorbar(at, mean, np.abs(ends - mean), label=f"less {name}, {schedule}", **style)
+                    axis.errorbar(at, mean, np.abs(ends - mean), label=f"minus {name}, {schedule}", **style)
             theirs = [(paper_value("fig2", "mnist", "dwp", n), paper_value("fig2", "mnist", method, n)) for n in sizes]
             if metric == "acc" and method != "det":  # which is not in the paper
                 at, style = np.arange(5) + 0.13 * (i - 1) - 0.2, dict(color="0.55", marker="sx"[i], markersize=5, linestyle="")
-                axis.plot(at, [dwp - other for dwp, other in theirs], label=f"paper: less {name}", **style)
+                axis.plot(at, [dwp - other for dwp, other in theirs], label=f"paper: minus {name}", **style)
         axis.axhline(0, color="0.3", linewidth=0.8)
         axis.set_xticks(range(5), sizes)
         better = "above" if metric == "acc" else "below"
-        axis.set(xlabel="training images", title=f"deep weight prior less the other, {what} ({better} 0: it is better)")
+        axis.set(xlabel="training images", title=f"deep weight prior minus the other: {what} ({better} 0: it is better)")
         axis.title.set_fontsize(9)
-    axes[0].legend(frameon=False, fontsize=7, ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8, ncols=4)
     save_figure(figure, file)
 
 
