@@ -45,6 +45,7 @@ from utils import (
 
 PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), names_or_paths=("data", "prior_list"))
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
+RETIRED = dict(kl_memory=False)  # options that were, with their defaults, so that former runs go on
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 # Options for Bayesian layers only, and their defaults; which prior takes which it says itself (`needs`, `variance`)
 BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None)
@@ -54,7 +55,7 @@ BAYESIAN |= dict(kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
 
 def parse_args(argv=None, prog="train_bnn.py"):
     resume_with = ("epochs", "eval_freq", "prune", "threshold")
-    parser = ExParser(description=__doc__, prog=prog, resume_with=resume_with, check=check_options, **PATHS)
+    parser = ExParser(description=__doc__, prog=prog, resume_with=resume_with, check=check_options, retired=RETIRED, **PATHS)
     parser.set_defaults(**BAYESIAN)
     add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
@@ -158,7 +159,9 @@ def main(args):
     print(f"saved {args.run_dir / 'model.torch'}")
     if args.prune:
         threshold = CRITERIA[args.prune][1] if args.threshold is None else args.threshold
-        prune_net(net, test, args.run_dir, args.prune, threshold, log.rows[-1]["mean_acc"])
+        known = log.rows and log.rows[-1]["epoch"] == args.epochs  # else the run stopped between evaluations
+        accuracy = log.rows[-1]["mean_acc"] if known else evaluate(net, test, ens=0)["mean_acc"]
+        prune_net(net, test, args.run_dir, args.prune, threshold, accuracy)
     return args.run_dir
 
 

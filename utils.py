@@ -314,7 +314,8 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     run_dir: its folder, or its number under $DWP_PATH, as `python -m myexman` shows it.
     device: by default the GPU if there is one.  data_root: of the data sets, if not where the run found them.  Returns (net, train,
     test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
-    run_dir = Index(runs_root()).find(str(run_dir)) if str(run_dir).isdigit() and not Path(run_dir).exists() else Path(run_dir)
+    name = str(run_dir)
+    run_dir = Index(runs_root()).find(name) if name.isdigit() and not Path(name).exists() else Path(name)
     device = device or default_device()
     params = read_params(run_dir / "params.yaml")
     if (params.get("meta") or {}).get("script") != "train_bnn.py":

@@ -9,7 +9,7 @@ from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import PANELS, last_step, net_options
+from .fig2 import PANELS, curve_setting, last_step, net_options
 from .grid import Driver
 from .methods import KL_SUMS, curve, every_row, method_job, method_options, name_of, shipped
 from .rows import markdown, rows_of_common_splits, select
@@ -26,7 +26,7 @@ def add_arguments(parser):
 
 
 def settings(args):
-    return {args.panel: f"n = {args.num_examples}, {args.epochs} epochs"}
+    return {args.panel: curve_setting(args.num_examples, args.epochs, args.eval_freq)}
 
 
 def jobs(args):

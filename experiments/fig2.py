@@ -99,6 +99,11 @@ def with_curve(words, run_dir):
     return last_row(run_dir) + [row | dict(figure="early_stopping", setting=words) for row in every_row(run_dir)]
 
 
+def curve_setting(n, epochs, eval_freq):
+    """What experiments.early_stopping's rows say of a run: as a rule it is evaluated every 500 epochs."""
+    return f"n = {n}, {epochs} epochs" + ("" if eval_freq == 500 else f", every {eval_freq}")
+
+
 def last_step(n, epochs):
     """The step of the last row of a run on n images, with train_bnn's batches."""
     return epochs * steps_per_epoch(n, BATCH)
@@ -119,7 +124,7 @@ def jobs(args):
     if args.seed and "de" in args.methods:
         raise ValueError("--seed: a deep ensemble is of nets with seeds of its own, 0 to 4")
     for n in args.num_examples or panel.num_examples:
-        words = f"n = {n}, {args.epochs} epochs{start_words(args.start, args.seed, args.vae_list or ())}"
+        words = curve_setting(n, args.epochs, args.eval_freq) + start_words(args.start, args.seed, args.vae_list or ())
         for split in range(args.splits):
             for method in args.methods:
                 options = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -202,7 +203,11 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
     file, launcher = Path(file), launcher or Here()
     jobs = [job._replace(figure=file.stem, setting=job.setting or setting[job.panel]) for job in jobs]
     memory, finished = grid_folder(file) / "failed.csv", finished_keys(file)
-    former = {} if retry else {row["run"]: row["why"] for row in (read_rows(memory) if memory.exists() else [])}
+
+    def failures():
+        return {row["run"]: row["why"] for row in (read_rows(memory) if memory.exists() else [])}
+
+    former = {} if retry else failures()
     by_name = {str(job): job for job in jobs if job.key not in finished}
     failed = {name: former[name] for name in by_name if name in former}
     to_go = {name: partial(run_job, job) for name, job in by_name.items() if name not in failed}
@@ -215,16 +220,19 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
         return f"{len(jobs) - left - len(failed)} done, {len(running)} running, {len(failed)} failed, {len(to_go)} to go{eta}"
 
     def claimed():
-        """As many of the calls to go as there is room for, which no other process runs, and has not run meanwhile."""
-        found, done = {}, finished_keys(file)
-        for name in [name for name in to_go if name not in running]:
-            if len(found) >= launcher.room():
+        """As many of the calls to go as there is room for, which no other process runs, or has run meanwhile."""
+        found, room = {}, launcher.room()
+        for name in list(to_go) if room > 0 else ():
+            if len(found) >= room:
                 break
-            if claims.take(name) and by_name[name].key in done:
-                claims.release(name)
-                del to_go[name]
-            elif claims.has(name):
-                found[name] = to_go[name]
+            if claims.take(name):
+                why = None if retry else failures().get(name)
+                if why or by_name[name].key in finished_keys(file):
+                    claims.release(name)
+                    del to_go[name]
+                    failed.update({name: why} if why else {})
+                else:
+                    found[name] = to_go[name]
         return found
 
     with (
@@ -256,7 +264,8 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
                 tqdm.write(f"{by_name[name].title}: {f'failed, {why}' if why else 'done'} ({state()})")
     if to_go:
         print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; the same command goes on from here")
-    return tidy_rows(file), {by_name[name].title: why for name, why in failed.items()}
+    titles = Counter(by_name[name].title for name in failed)
+    return tidy_rows(file), {name if titles[by_name[name].title] > 1 else by_name[name].title: why for name, why in failed.items()}
 
 
 class Claims:
@@ -284,9 +293,6 @@ class Claims:
             return False
         self.locks[name] = lock
         return True
-
-    def has(self, name):
-        return name in self.locks
 
     def release(self, name):
         self.locks.pop(name).release()

@@ -15,7 +15,7 @@ from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import PANELS, net_options
+from .fig2 import PANELS, last_step, net_options
 from .grid import Driver
 from .methods import KL_SUMS, every_row, method_job, method_options, name_of, shipped
 from .rows import interval, markdown, mean_std, select
@@ -61,13 +61,14 @@ def jobs(args):
         for factor in args.factors:
             for method in args.methods:
                 options = shared | method_options(method, vaes) | dict(data_split_seed=split, var_lr=factor)
-                job = method_job(args.panel, method, str(args.epochs), split, options)
+                job = method_job(args.panel, method, str(last_step(args.num_examples, args.epochs)), split, options)
                 yield job._replace(measure=partial(both_terms, args.num_examples), setting=words(args, factor))
     for layer, (priors, _) in FLOORS.items() if "dwp" in args.methods or "dwp-256" in args.methods else ():
         steps = args.epochs if args.quick else 3000
         options = shared | method_options("dwp", vaes) | dict(prior_list=priors, hid_dim=(32, 2), epochs=steps, eval_freq=steps, ens=0)
         options |= dict(kl_scale=1e6, var_lr=10)  # beside which the data term is nothing
-        yield method_job(args.panel, "dwp", str(steps), 0, options)._replace(measure=every_row, setting=floor_words(layer))
+        job = method_job(args.panel, "dwp", str(last_step(args.num_examples, steps)), 0, options)
+        yield job._replace(measure=every_row, setting=floor_words(layer))
 
 
 def floor(rows):

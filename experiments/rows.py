@@ -66,9 +66,9 @@ def mean_std(values, digits=3):
 
 
 def rows_of_common_splits(rows):
-    """The rows of the seeds that every method among them has, so that means can be compared."""
-    seeds = [{r["seed"] for r in rows if r["method"] == method} for method in {r["method"] for r in rows}]
-    return [r for r in rows if r["seed"] in set.intersection(*seeds)]
+    """The rows of the seeds that every method among them has at that x, so that means can be compared."""
+    points = [{(r["seed"], r["x"]) for r in rows if r["method"] == method} for method in {r["method"] for r in rows}]
+    return [r for r in rows if (r["seed"], r["x"]) in set.intersection(*points)]
 
 
 def paired_differences(rows, first, second, **where):

@@ -122,8 +122,8 @@ def plot(args, rows, file):
 def main(argv=None):
     args = parse_args(argv)
     file = runs_root() / "sweeps" / f"{args.name}.csv"
-    if "--root" in shlex.split(args.fixed):
-        raise ValueError("--fixed has --root, where a sweep that is started again would not find its runs: set $DWP_PATH instead")
+    if any(word.partition("=")[0] == "--root" for word in shlex.split(args.fixed)) or "root" in dict(args.grid):
+        raise ValueError("--root, under which a sweep that is started again would not find its runs, is none of its options: set $DWP_PATH")
     setting = {args.script: args.fixed}
     wanted = list(jobs(args))
     rows, failed = run_grid(wanted, file, setting, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)

@@ -15,7 +15,7 @@ from myexman import read_params, replacing, write_yaml
 
 from .bayes import NOISE
 from .pictures import new_figure, save_figure
-from .prior_folder import in_order, load_weights, trained_weights
+from .prior_folder import load_weights, trained_weights
 
 # what pruning.yaml says of the source runs
 SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead", "augment")
@@ -114,9 +114,7 @@ def read_kernels(run):
     others = [name for name, w in state.items() if w.ndim == 5 or (w.ndim == 4 and w.shape[2] != w.shape[3])]
     if others:
         print(f"note: {file}: left out {', '.join(others)}, whose kernels are not square", file=sys.stderr)
-    if len({re.sub(r"\d+", "", name) for name in convs}) == 1:  # they differ by numbers, which tell the order in every format
-        convs = in_order(convs)
-    elif not file.is_dir() and file.suffix == ".safetensors":
+    if not file.is_dir() and file.suffix == ".safetensors" and len({re.sub(r"\d+", "", name) for name in convs}) > 1:
         print(f"note: {file} has no order of layers, and their names do not tell it; taken: {', '.join(convs)}", file=sys.stderr)
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
 

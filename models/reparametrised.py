@@ -9,8 +9,10 @@ NEW = re.compile(r"(?P<prefix>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.(?P<par
 
 
 def direction(g, v):
-    """g v / |v|, the norm over all dimensions in which g has one entry (weight normalisation, Salimans & Kingma 2016)."""
-    return v * (g / v.square().sum([d for d in range(v.ndim) if g.shape[d] == 1], keepdim=True).sqrt())
+    """g v / |v|, the norm over all dimensions in which g has one entry, or over all if it is a number (weight normalisation, Salimans &
+    Kingma 2016)."""
+    summed = [d for d in range(v.ndim) if not g.ndim or g.shape[d] == 1]
+    return v * (g / v.square().sum(summed, keepdim=True).sqrt())
 
 
 def of_unit_norm(w, u, v):
@@ -40,7 +42,8 @@ def effective_weights(state):
             name = f"{match['prefix']}{match['name']}"
             parts_of.setdefault(name, {})[match["part"]] = value
             of_part[key] = name
-    plain = {name for name, parts in parts_of.items() if not {"orig", "g", "original", "original0"} & {*parts}}  # merely named so
+    odd = {"u", "v", "mask"}, {"u", "g", "mask"}  # parts of tensors that are merely named so
+    plain = {name for name, parts in parts_of.items() if any({*parts} <= others for others in odd)}
     result = {}
     for key, value in state.items():
         name = of_part.get(key)

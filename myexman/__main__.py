@@ -133,6 +133,8 @@ def remove(argv):
     if not args.runs and not states:
         parser.error("say which: numbers or folders, --failed, or --killed")
     named = {Index(args.root).find(run) for run in args.runs}
+    if lost := named - {link.resolve() for link in Index(args.root).links()}:
+        parser.error(f"{lost.pop()} is not in the index of {args.root}: remove the folder itself")
     runs = [link for link in Index(args.root).links() if link.exists() and (link.resolve() in named or status(link)["state"] in states)]
     if busy := [link.name for link in runs if status(link)["state"] == "running"]:
         parser.error(f"run {int(busy[0])} is running")

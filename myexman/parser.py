@@ -82,19 +82,20 @@ class ExParser(Parser):
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
     that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then change, which `resume()`
     writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args(), nor if
-    check(args), which gets the parsed options, raises ValueError.
+    check(args), which gets the parsed options, raises ValueError.  retired: former options of the script, {name: default}, which a
+    params.yaml may have at their defaults.
     paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
     that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
     machine the command line may say where files of the same names are."""
 
-    def __init__(self, *args, resume_with=None, check=None, paths=(), names_or_paths=(), **kwargs):
+    def __init__(self, *args, resume_with=None, check=None, retired=None, paths=(), names_or_paths=(), **kwargs):
         super().__init__(*args, **kwargs)
         self.paths, self.names_or_paths = (*PLACES, *paths), names_or_paths
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=str(runs_root()), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
         group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
-        self.resume_with, self.check = resume_with, check
+        self.resume_with, self.check, self.retired = resume_with, check, retired or {}
         if resume_with is not None:
             may = ", ".join(f"--{name}" for name in resume_with)
             what = f"go on with a stopped run, in its folder, from its last checkpoint; {may}, folders and device may be others"
@@ -119,10 +120,7 @@ class ExParser(Parser):
         words = self.command_line({name: value for name, value in values.items() if name not in elsewhere})
         args = super().parse_args([*words, *typed], namespace)
         if self.check:
-            try:
-                self.check(args)
-            except ValueError as e:
-                self.error(str(e))
+            self.check(args)
         if vars(args).get("tensorboard") and not find_spec("tensorboard"):
             self.error("--tensorboard needs a package of that name: pip install tensorboard")
         if resume:
@@ -150,7 +148,8 @@ class ExParser(Parser):
         except (OSError, ValueError) as e:
             self.error(str(e))
         options = {a.dest: a for a in self._actions if a.option_strings and a.dest not in ("help", *NOT_PARAMS)}
-        unknown = sorted(set(values) - set(options) - {"meta"})
+        gone = {name for name, default in self.retired.items() if values.get(name) == default}
+        unknown = sorted(set(values) - set(options) - gone - {"meta"})
         if unknown:
             self.error(f"{path}: unknown argument {', '.join(unknown)}")
         values = resolve_paths(values, self.paths, self.names_or_paths)

@@ -238,12 +238,16 @@ def test_fig2_shows_both_schedules_both_starts_and_paired_differences(tmp_path, 
 
 
 def test_a_long_run_leaves_its_curve_beside(glyphs):
-    """So that early_stopping, asked for it, has nothing left to train."""
+    """So that early_stopping, asked for it at the same frequency, has nothing left to train."""
     words = ["--quick", "--data_root", str(glyphs)]
     fig2.DRIVER.main([*words, "--methods", "det", "--eval_freq", "2"])
     folder = Path(os.environ["DWP_PATH"]) / "quick"
     last, curve = (read_rows(folder / f"{name}.csv") for name in ("fig2", "early_stopping"))
-    assert {r["x"] for r in last} == {20} and {r["x"] for r in curve} == {2, 3} and {r["setting"] for r in curve} == {"n = 20, 3 epochs"}
+    assert (
+        {r["x"] for r in last} == {20}
+        and {r["x"] for r in curve} == {2, 3}
+        and {r["setting"] for r in curve} == {"n = 20, 3 epochs, every 2"}
+    )
     assert {(r["metric"], r["value"]) for r in last} == {(r["metric"], r["value"]) for r in curve if r["x"] == 3}
 
 
@@ -387,8 +391,9 @@ def test_a_sweep_in_miniature(digits, capsys):
 
 
 def test_a_sweep_whose_runs_would_not_be_found_again_is_refused():
-    with pytest.raises(ValueError, match=r"set \$DWP_PATH instead"):
-        sweep.main(["train_bnn.py", "--grid", "lr=1", "--fixed", "--root elsewhere"])
+    for words in (["lr=1", "--fixed=--root elsewhere"], ["lr=1", "--fixed=--root=elsewhere"], ["root=a,b"]):
+        with pytest.raises(ValueError, match=r"set \$DWP_PATH"):
+            sweep.main(["train_bnn.py", "--grid", *words])
 
 
 @pytest.mark.parametrize(

@@ -243,9 +243,29 @@ def test_a_run_under_variational_dropout_is_resumed_and_loaded(digits, priors):
     train_bnn.main(["--resume", str(run), "--epochs", "6"])
     rates = load_weights(run / "model.torch")["features.conv1.rate"]
     assert rates.shape == (3, 1, 7, 7) and 0 < (rates + 2).abs().max() < 0.1  # from the release's logit
-    net, _, test = load_run(run.name.split("-")[0])  # by its number
+    net, _, test = load_run(int(run.name.split("-")[0]))  # by its number
     accuracy = (predict(net, test.x).argmax(1) == test.y).float().mean()
     assert read_rows(run / "logs.csv")[-1]["mean_acc"] == pytest.approx(float(accuracy))
+
+
+def test_a_run_from_before_an_option_went_goes_on(digits):
+    run = train_bnn.main(["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"])
+    params = (run / "params.yaml").read_text()
+    (run / "params.yaml").write_text("kl_memory: false\n" + params)
+    train_bnn.main(["--resume", str(run), "--epochs", "2"])
+    (run / "params.yaml").write_text("kl_memory: true\n" + params)
+    with pytest.raises(SystemExit):
+        train_bnn.main(["--resume", str(run), "--epochs", "3"])
+
+
+def test_a_net_is_pruned_whose_training_stopped_between_evaluations(digits):
+    words = ["--data", str(digits), "--hid_dim", "3", "4", "--ens", "0", "--eval_freq", "1"]
+    run = train_bnn.main([*words, "--epochs", "2"])
+    (run / "logs.csv").write_text("".join((run / "logs.csv").read_text().splitlines(True)[:2]))  # that of the first epoch alone
+    train_bnn.main(["--resume", str(run), "--prune", "mean"])
+    report = yaml.safe_load((run / "pruning.yaml").read_text())
+    net, _, test = load_run(run)
+    assert report["error_before"] == pytest.approx(1 - float((predict(net, test.x).argmax(1) == test.y).float().mean()))
 
 
 def test_options_that_do_not_go_together_leave_no_run(digits, capsys):

@@ -25,7 +25,7 @@ def five_convolutions():
 def test_layers_come_in_the_order_of_the_numbers_in_their_names(end, tmp_path):
     state, file = five_convolutions().state_dict(), tmp_path / f"net.{end}"
     if end == "pt":
-        torch.save(dict(reversed(state.items())), file)
+        torch.save(state, file)
     else:
         safetensors.torch.save_file(state, file)
     assert [float(w.mean()) for w in read_kernels(file).values()] == [1, 2, 3, 4, 5]
@@ -34,6 +34,12 @@ def test_layers_come_in_the_order_of_the_numbers_in_their_names(end, tmp_path):
     assert [float(load_kernels(tmp_path / f"apart/conv3x3_{i + 1}/train.npy").mean()) for i in range(5)] == [1, 2, 3, 4, 5]
     prune_kernels.main([str(file), "--out", str(tmp_path / "two"), "--keep", "1", "--together", "2", "3"])
     assert load_kernels(tmp_path / "two/conv3x3_1/train.npy").max() == 2 and load_kernels(tmp_path / "two/conv3x3_2/train.npy").min() == 3
+
+
+def test_a_pool_keeps_its_order_of_layers(tmp_path):
+    """Its names have the kernels' sizes, which are no order."""
+    torch.save({f"conv{k}x{k}.weight": torch.ones(4, 1, k, k) for k in (7, 5)}, tmp_path / "pool.torch")
+    assert [w.shape[-1] for w in read_kernels(tmp_path / "pool.torch").values()] == [7, 5]
 
 
 def test_both_formats_of_a_net_are_pruned_together(tmp_path):
@@ -65,6 +71,7 @@ def masked(layer):
         masked,
         weight_norm,
         lambda conv: weight_norm(conv, dim=1),
+        lambda conv: weight_norm(conv, dim=None),
         spectral_norm,
         parametrizations.weight_norm,
         parametrizations.spectral_norm,
@@ -100,7 +107,7 @@ def test_what_does_not_follow_from_the_file_is_refused_with_the_call_that_helps(
 
 
 def test_names_that_merely_look_so_are_left_alone(tmp_path):
-    state = {"gate_v": torch.ones(3), "attention_u": torch.ones(2), "conv.weight": torch.ones(2, 2, 3, 3)}
+    state = {"gate_v": torch.ones(3), "attention_u": torch.ones(2), "W_g": torch.ones(2, 2), "conv.weight": torch.ones(2, 2, 3, 3)}
     torch.save({f"_orig_mod.{name}": value for name, value in state.items()}, tmp_path / "net.pt")
     assert list(load_weights(tmp_path / "net.pt")) == list(state)
 
