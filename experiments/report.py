@@ -126,8 +126,10 @@ def section(name, driver, title, asked, meaning, published):
             lines += (
                 ["", f"{driver.quantity}; ≈: read off the paper's figure; –: not run.", "", side_by_side(theirs, rows)] if theirs else []
             )
-            for panel, setting in sorted({(r["panel"], r["setting"]) for r in rows}) if driver.own_table or not theirs else ():
-                lines += ["", f"{panel}; {setting}:", "", driver.table([r for r in rows if (r["panel"], r["setting"]) == (panel, setting)])]
+            for panel in sorted({r["panel"] for r in rows}) if driver.own_table or not theirs else ():
+                usual = driver.usual()[panel]
+                several = isinstance(usual, tuple)  # which the driver's table sets side by side
+                lines += ["", f"{panel}:" if several else f"{panel}; {usual}:", "", driver.table([r for r in rows if r["panel"] == panel])]
     return [*lines, "", *pictures(name), "", meaning]
 
 
