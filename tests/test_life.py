@@ -210,7 +210,7 @@ def test_under_nohup_a_closed_terminal_is_ignored(tmp_path):
         signal.signal(signal.SIGHUP, former)
 
 
-@pytest.mark.parametrize("where", ["| head -1 > /dev/null", "> /dev/full", "> /dev/full 2> /dev/full", ">&- 2>&-", "2>&1 | true"])
+@pytest.mark.parametrize("where", ["| head -1 > /dev/null", "> /dev/full 2> /dev/full", ">&- 2>&-"])
 def test_a_lost_terminal_ends_no_run(where, digits, tmp_path):
     command = f"{sys.executable} train_source.py --data {digits} --hid_dim 2 3 --epochs 30 --eval_freq 1 --root {tmp_path}/logs {where}"
     subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, timeout=120, check=where[0] != "|")
