@@ -139,7 +139,7 @@ def bare_step(model, device, n=50):
 
 def untrained(name, device):
     """Another density of 5x5 kernels, of the size that experiments.densities fits."""
-    kind, given = DENSITIES[name], FITS.get(name, ({}, {}))[-1]
+    kind, given = DENSITIES[name], FITS[name].second if name in FITS else {}
     density = kind(5, **{option: given[option] for option in kind.options if option in given})
     if name == "kde":
         density.points = torch.randn(10_522, 25)  # the shipped kernels

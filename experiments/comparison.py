@@ -9,7 +9,7 @@ from typing import NamedTuple
 from models.pictures import new_figure, save_figure
 from myexman import at_least
 
-from .fig2 import PANELS, net_options
+from .fig2 import PANELS, PAPER, net_options, options
 from .grid import Driver
 from .methods import method_job, method_options, shipped
 from .rows import interval, interval_ends, markdown, mean_std, paired_differences, rows_of_common_splits, select
@@ -24,6 +24,47 @@ class Variant(NamedTuple):
     method: str
     options: dict = {}
     base: str | None = None
+
+
+def differences(rows, bases, metric):
+    """{label: its values less those of its base, on the splits that the two have}, of those that have a base.  rows: of one panel and
+    size, with labels as method.  bases: {label: its base's, or None}."""
+    return {label: paired_differences(rows, label, base, metric=metric) for label, base in bases.items() if base}
+
+
+def table(rows, bases):
+    """Accuracy, NLL and ECE by label, each also less its base's with a 95 % interval, as Markdown; arguments as of differences()."""
+    rows = [r for r in rows if r["method"] in bases]
+    common, gaps = rows_of_common_splits(rows), {metric: differences(rows, bases, metric) for metric in ("acc", "nll")}
+    lines = []
+    for label, base in bases.items():
+        cells = [mean_std(select(common, method=label, metric=metric)) for metric in ("acc", "nll", "ece")]
+        acc, nll = (interval(gaps[metric][label]) if base else "–" for metric in ("acc", "nll"))
+        splits = len(select(rows, method=label, metric="acc"))
+        lines += [[label, base or "–", cells[0], acc, cells[1], nll, cells[2], splits]] if splits else []
+    n = len(select(common, method=common[0]["method"], metric="acc")) if common else 0
+    if set(bases.values()) <= {None, next(iter(bases))}:
+        lines = [[line[0], *line[2:]] for line in lines]
+        heads = f"variant | accuracy (means over the {n} splits of all) | less the first's | NLL, nats | less the first's | ECE | splits"
+        return markdown(heads, lines)
+    return markdown(
+        f"variant | base | accuracy (means over the {n} splits of all) | less its base | NLL, nats | less its base | ECE | splits", lines
+    )
+
+
+def plot(rows, bases, file):
+    """Differences in accuracy and in NLL with 95 % intervals, of those labels that have two splits or more."""
+    figure, axes = new_figure(10, 1.2 + 0.3 * len(bases), columns=2, sharey=True)
+    for axis, metric, title in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
+        gaps = {label: gap for label, gap in differences(rows, bases, metric).items() if len(gap) > 1}
+        for y, gap in enumerate(gaps.values()):
+            low, high = interval_ends(gap)
+            axis.errorbar(gap.mean(), y, xerr=[[gap.mean() - low], [high - gap.mean()]], color="C0", marker="o", capsize=3)
+        axis.axvline(0, color="0.3", linewidth=0.8)
+        axis.set(title=f"{title}, less its base; 95 % intervals", ylim=(max(len(gaps), 1) - 0.5, -0.5))
+        axis.title.set_fontsize(9)
+    axes[0].set_yticks(range(len(gaps)), list(gaps), fontsize=8)
+    save_figure(figure, file)
 
 
 def comparison(name, doc, variants, sizes):
@@ -42,8 +83,9 @@ def comparison(name, doc, variants, sizes):
         parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, …")
         parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2 stopped early")
 
-    def settings(args):
-        return {panel: f"reduced: n = {args.num_examples or n}, {args.epochs} epochs" for panel, n in size_of.items()}
+    def shared(args):
+        other = args.num_examples or ""  # than the comparison's own size
+        return {panel: options(panel, args.epochs) | dict(num_examples=other if other != n else "") for panel, n in size_of.items()}
 
     def jobs(args):
         own, n, layers = of_panel[args.panel], args.num_examples or size_of[args.panel], PANELS[args.panel].layers
@@ -51,43 +93,20 @@ def comparison(name, doc, variants, sizes):
             raise ValueError(f"--variants: {wrong[0]!r} is not among those of {args.panel}: {', '.join(own)}")
         for split in range(args.splits):
             for label in args.variants or own:
-                options = net_options(args) | dict(num_examples=n, data_split_seed=split)
-                options |= method_options(own[label].method, shipped("vae", layers), shipped("conv", layers)) | own[label].options
-                yield method_job(args.panel, label, str(n), split, options)
+                words = net_options(args) | dict(num_examples=n, data_split_seed=split)
+                words |= method_options(own[label].method, shipped("vae", layers), shipped("conv", layers)) | own[label].options
+                yield method_job(args.panel, label, str(n), split, words)
 
-    def differences(rows, metric):
-        """{label: its values less those of its base, on the splits that the two have}, of those that have a base."""
-        own = of_panel[rows[0]["panel"]]
-        return {label: paired_differences(rows, label, own[label].base, metric=metric) for label in own if own[label].base}
-
-    def table(rows):
-        own = of_panel[rows[0]["panel"]]
-        rows = [r for r in rows if r["method"] in own]
-        common, gaps = rows_of_common_splits(rows), {metric: differences(rows, metric) for metric in ("acc", "nll")}
-        lines = []
-        for label in own:
-            cells = [mean_std(select(common, method=label, metric=metric)) for metric in ("acc", "nll", "ece")]
-            acc, nll = (interval(gaps[metric][label]) if own[label].base else "–" for metric in ("acc", "nll"))
-            splits = len(select(rows, method=label, metric="acc"))
-            lines += [[label, own[label].base or "–", cells[0], acc, cells[1], nll, cells[2], splits]] if splits else []
-        n = len(select(common, method=common[0]["method"], metric="acc")) if common else 0
-        means = f"means over the {n} splits of all"
-        return markdown(f"variant | base | accuracy ({means}) | less its base | NLL, nats | less its base | ECE | splits", lines)
-
-    def plot(rows, file):
-        figure, axes = new_figure(10, 1.2 + 0.3 * len(of_panel[rows[0]["panel"]]), columns=2, sharey=True)
-        for axis, metric, title in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
-            gaps = {label: gap for label, gap in differences(rows, metric).items() if len(gap) > 1}
-            for y, gap in enumerate(gaps.values()):
-                low, high = interval_ends(gap)
-                axis.errorbar(gap.mean(), y, xerr=[[gap.mean() - low], [high - gap.mean()]], color="C0", marker="o", capsize=3)
-            axis.axvline(0, color="0.3", linewidth=0.8)
-            axis.set(title=f"{title}, less its base; 95 % intervals", ylim=(max(len(gaps), 1) - 0.5, -0.5))
-            axis.title.set_fontsize(9)
-        axes[0].set_yticks(range(len(gaps)), list(gaps), fontsize=8)
-        save_figure(figure, file)
+    def bases(rows):
+        return {label: variant.base for label, variant in of_panel[rows[0]["panel"]].items()}
 
     base = next(iter(variants[first]))
     compared = next(label for label, variant in variants[first].items() if variant.base == base)
     smoke = dict(panel="glyph-digits", splits=1, epochs=1, variants=[base, compared])
-    return Driver(name, doc, add_arguments, smoke, settings, jobs, table, plot, by_panel=True)
+    return Driver(
+        *(name, doc, add_arguments, smoke, shared, jobs),
+        table=lambda rows: table(rows, bases(rows)),
+        plot=lambda rows, file: plot(rows, bases(rows), file),
+        by_panel=True,
+        full=PAPER,
+    )

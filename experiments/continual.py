@@ -59,8 +59,8 @@ def add_arguments(parser):
     parser.add_argument("--splits", type=at_least(1), default=3, help="seeds 0, 1, …")
 
 
-def settings(args):
-    return {args.panel: f"{args.epochs} epochs a task"}
+def shared(args):
+    return {args.panel: dict(epochs=args.epochs)}
 
 
 def accuracies(run_dir):
@@ -85,7 +85,7 @@ def table(rows):
     return markdown("second task learnt with | first task, before | first task, after | second task, after | seeds", lines)
 
 
-DRIVER = Driver("continual", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, epochs=1), settings, jobs, table)
+DRIVER = Driver("continual", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, epochs=1), shared, jobs, table)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

@@ -9,7 +9,7 @@ from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import PANELS, curve_setting, last_step, net_options
+from .fig2 import PANELS, curve_options, last_step, net_options
 from .grid import Driver
 from .methods import KL_SUMS, curve, every_row, method_job, method_options, name_of, shipped
 from .rows import markdown, rows_of_common_splits, select
@@ -23,10 +23,11 @@ def add_arguments(parser):
     parser.add_argument("--epochs", type=at_least(1), default=10000, help="passes over the training set, as in the paper")
     parser.add_argument("--eval_freq", type=at_least(1), default=500, help="epochs between evaluations")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
+    parser.set_defaults(start="vae", seed=0, vae_list=None)  # as fig2's own
 
 
-def settings(args):
-    return {args.panel: curve_setting(args.num_examples, args.epochs, args.eval_freq)}
+def shared(args):
+    return {args.panel: curve_options(args, args.num_examples)}
 
 
 def jobs(args):
@@ -58,7 +59,7 @@ def plot(rows, file):
     left.set(xlabel="step", ylabel="test accuracy")
     right.set(xlabel="step", ylabel="test NLL, nats per image")
     left.legend(frameon=False, fontsize=8, loc=(0.42, 0.25))
-    figure.suptitle(f"{rows[0]['panel']}, {rows[0]['setting']}", fontsize=10)
+    figure.suptitle(f"{rows[0]['panel']}, {DRIVER.title(rows)}", fontsize=10)
     save_figure(figure, file)
 
 
@@ -67,7 +68,7 @@ DRIVER = Driver(
     __doc__,
     add_arguments,
     dict(panel="glyph-digits", num_examples=20, epochs=4, eval_freq=2, methods=["dwp-256", "det"]),
-    settings,
+    shared,
     jobs,
     table,
     plot,

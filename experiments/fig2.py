@@ -35,13 +35,14 @@ from .methods import (
     paper_method,
     shipped,
 )
-from .rows import HERE, RESULTS, holm, interval, markdown, mean_std, p_value, paired_differences, select, tidy_rows
+from .rows import HERE, RESULTS, holm, interval, markdown, mean_std, p_value, pack, paired_differences, select, sentence, tidy_rows
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
 # few splits.
 SCHEDULES = {10000: ("the paper's schedule", "dwp-256"), 600: ("stopped early", "dwp")}
-STARTS = {"vae": "", "vae-mean": ", decoder means", "xavier": ", Xavier's start"}  # what rows say of the first kernels
+STARTS = ("vae", "vae-mean", "xavier")  # of models.initialization.INITS
+PAPER = dict(epochs=10000, hid_dim="")  # what its rows would say
 
 
 class Panel(NamedTuple):
@@ -72,36 +73,30 @@ def add_arguments(parser):
         "--vae_list", nargs="+", metavar="DIR", help="priors in place of the shipped ones, as those that the authors published"
     )
     what = "first kernels of every method: samples of the priors, their decoders' means, or Xavier's"
-    parser.add_argument("--start", choices=list(STARTS), default="vae", help=what)
+    parser.add_argument("--start", choices=STARTS, default="vae", help=what)
     parser.add_argument("--seed", type=int, default=0, help="of all randomness but the splits', the first kernels' among it")
 
 
-def setting(panel, epochs, start="vae", seed=0, priors=()):
-    """What rows of a panel say of how they were made.  priors: folders, of others than the shipped."""
+def options(panel, epochs, start="vae", seed=0, priors=()):
+    """What rows of a panel say of how they were made, beside their method, size and split.  priors: folders, of others than the shipped."""
     net = PANELS[panel]
     narrow = net.hid_dim != NETWORKS[net.model].default_hid_dim
-    widths = f", filters {' '.join(map(str, net.hid_dim))}" if narrow else ""
-    reduced = "reduced: " if narrow or epochs < 10000 else ""
-    return f"{reduced}{epochs} epochs{widths}{start_words(start, seed, priors)}"
+    named = ["/".join(Path(folder).resolve().parts[-2:]) for folder in priors]
+    return dict(epochs=epochs, hid_dim=net.hid_dim * narrow, init_list=start if start != "vae" else "", seed=seed, vae_list=named)
 
 
-def start_words(start, seed, priors):
-    named = ", priors " + " + ".join("/".join(Path(folder).resolve().parts[-2:]) for folder in priors) if priors else ""
-    return STARTS[start] + named + (f", seed {seed}" if seed else "")
+def shared(args):
+    return {panel: options(panel, args.epochs, args.start, args.seed, args.vae_list or ()) for panel in PANELS}
 
 
-def settings(args):
-    return {panel: setting(panel, args.epochs, args.start, args.seed, args.vae_list or ()) for panel in PANELS}
+def curve_options(args, n):
+    """What experiments.early_stopping's rows say of a run on n images."""
+    return shared(args)[args.panel] | dict(num_examples=n, eval_freq=args.eval_freq if args.eval_freq != 500 else "")
 
 
-def with_curve(words, run_dir):
+def with_curve(options, run_dir):
     """last_row(), and what experiments.early_stopping shows of the same run."""
-    return last_row(run_dir) + [row | dict(figure="early_stopping", setting=words) for row in every_row(run_dir)]
-
-
-def curve_setting(n, epochs, eval_freq):
-    """What experiments.early_stopping's rows say of a run: as a rule it is evaluated every 500 epochs."""
-    return f"n = {n}, {epochs} epochs" + ("" if eval_freq == 500 else f", every {eval_freq}")
+    return last_row(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
 
 
 def last_step(n, epochs):
@@ -124,19 +119,18 @@ def jobs(args):
     if args.seed and "de" in args.methods:
         raise ValueError("--seed: a deep ensemble is of nets with seeds of its own, 0 to 4")
     for n in args.num_examples or panel.num_examples:
-        words = curve_setting(n, args.epochs, args.eval_freq) + start_words(args.start, args.seed, args.vae_list or ())
         for split in range(args.splits):
             for method in args.methods:
-                options = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
-                options |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
-                job = method_job(args.panel, method, str(n), split, options)
-                yield job._replace(measure=partial(with_curve, words)) if args.eval_freq else job
+                own = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
+                own |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
+                job = method_job(args.panel, method, str(n), split, own)
+                yield job._replace(measure=partial(with_curve, curve_options(args, n))) if args.eval_freq else job
 
 
 def rows_of(panel, epochs, start="vae", seed=0):
-    """The rows of results/fig2.csv in that setting."""
-    words = setting(panel, epochs, start, seed)
-    return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["setting"]) == (panel, words)]
+    """The rows of results/fig2.csv with those options."""
+    words = pack(options(panel, epochs, start, seed))
+    return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["options"]) == (panel, words)]
 
 
 def on_its_splits(rows, base="dwp"):
@@ -200,7 +194,8 @@ def report():
         rows, others = on_its_splits(rows_of(panel, epochs), base), rows_of(panel, epochs, "xavier")
         paper = published(panel) if epochs == max(SCHEDULES) else None
         if rows or paper:
-            lines += ["", f"**{panel}, {name}** ({setting(panel, epochs)}; splits from samples of the priors + from Xavier's kernels):"]
+            how = sentence(pack(options(panel, epochs)), PAPER)
+            lines += ["", f"**{panel}, {name}** ({how}; splits from samples of the priors + from Xavier's kernels):"]
             lines += ["", table(rows, others, paper)]
         if rows:
             lines += ["", f"{name_of(base)} less the other, p by Holm's correction over the table:", "", differences(rows, base, others)]
@@ -227,10 +222,10 @@ def draw_metric(axis, rows, metric, base, paper):
 
 def plot(rows, file):
     """A row of panels for each schedule that has run; of a trial one, of its own rows."""
-    panel, words = rows[0]["panel"], rows[0]["setting"]
+    panel, own = rows[0]["panel"], rows[0]["options"]
     schedules = {name: (rows_of(panel, epochs), base) for epochs, (name, base) in SCHEDULES.items()}
-    if words not in {setting(panel, epochs) for epochs in SCHEDULES}:
-        schedules = {words: (rows, "dwp")}
+    if own not in {pack(options(panel, epochs)) for epochs in SCHEDULES}:
+        schedules = {sentence(own, PAPER): (rows, "dwp")}
     schedules = {name: found for name, found in schedules.items() if found[0]}
     figure, axes = new_figure(11, 4 * len(schedules), columns=2, rows=len(schedules), squeeze=False)
     for (left, right), (name, (own, base)) in zip(axes, schedules.items()):
@@ -249,11 +244,12 @@ DRIVER = Driver(
     __doc__,
     add_arguments,
     dict(panel="glyph-digits", splits=1, epochs=3),
-    settings,
+    shared,
     jobs,
     table,
     plot,
     by_panel=True,
+    full=PAPER,
     paper=("fig2",),
     report=report,
 )
@@ -265,9 +261,8 @@ def rows_beside(rows, methods):
     def which(row):
         return row["panel"], row["x"], row["seed"], row["steps"]
 
-    usual, there = DRIVER.usual(), set(map(which, rows))
-    own = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["method"] in methods and r["setting"] == usual.get(r["panel"])]
-    return [r for r in own if which(r) in there]
+    there = set(map(which, rows))
+    return [r for r in DRIVER.among(tidy_rows(RESULTS / "fig2.csv"), DRIVER.usual()) if r["method"] in methods and which(r) in there]
 
 
 if __name__ == "__main__":

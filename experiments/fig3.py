@@ -22,6 +22,7 @@ PANELS = {
     "glyph-digits": ("fconv", FCONV, ["1/16"]),  # for --quick
 }
 INITS = ("dwp", "filters", "xavier")
+LR = 0.01
 
 
 def k_value(x):
@@ -34,23 +35,23 @@ def add_arguments(parser):
     parser.add_argument("--scales", nargs="+", help="k: so many times the paper's filters (default: its shares, 1/16 to 1)")
     parser.add_argument("--splits", type=at_least(1), default=5, help="seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=at_least(1), default=20, help="passes over the training set")
-    parser.add_argument("--lr", type=float, default=0.01, help="Adam's rate, falling linearly to 0")
+    parser.add_argument("--lr", type=float, default=LR, help="Adam's rate, falling linearly to 0")
     parser.add_argument("--raw", action="store_true", help="leave features as they are")
 
 
-def settings(args):
-    other = (", raw features" if args.raw else "") + (f", rate {args.lr:g}" if args.lr != 0.01 else "")
-    return dict.fromkeys(PANELS, f"{args.epochs} epochs{other}")
+def shared(args):
+    other = dict(lr=args.lr) if args.lr != LR else {}
+    return dict.fromkeys(PANELS, dict(epochs=args.epochs, raw=args.raw) | other)
 
 
 def jobs(args):
     model, layers, scales = PANELS[args.panel]
-    shared = dict(epochs=args.epochs, lr=args.lr) | (dict(raw=True) if args.raw else {})
+    trained = dict(epochs=args.epochs, lr=args.lr) | (dict(raw=True) if args.raw else {})
     for scale in args.scales or scales:
         for seed in range(args.splits):
             for init in INITS:
                 argv = command_line(data=args.panel, data_root=args.data_root, model=model, scale=scale, seed=seed)
-                argv += command_line(**shared, **init_options(init, layers))
+                argv += command_line(**trained, **init_options(init, layers))
                 yield Job(args.panel, init, scale, seed, argv, features.main, last_row)
 
 
@@ -75,7 +76,7 @@ def plot(rows, file):
         paper_curve(axis, "fig3", panel, init, k_value, f"paper, {name_of(init)}")
     ticks = sorted({str(r["x"]) for r in rows}, key=k_value)
     axis.set(xscale="log", xlabel="share k of the filters", ylabel="test accuracy")
-    axis.set_title(f"Fig. 3, {panel}: {rows[0]['setting']}\nmean and range over seeds; grey: paper (10 runs)", fontsize=9)
+    axis.set_title(f"Fig. 3, {panel}: {DRIVER.title(rows)}\nmean and range over seeds; grey: paper (10 runs)", fontsize=9)
     axis.set_xticks([k_value(t) for t in ticks], ticks)
     axis.minorticks_off()
     axis.legend(frameon=False)
@@ -87,7 +88,7 @@ DRIVER = Driver(
     __doc__,
     add_arguments,
     dict(panel="glyph-digits", scales=["1/16"], splits=1, epochs=1),
-    settings,
+    shared,
     jobs,
     table,
     plot,

@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -22,12 +21,12 @@ from myexman.logger import read_rows
 from utils import default_data_root
 
 from .launchers import Here, add_launcher_flags, make_launcher
-from .rows import FIGURES, KEY, RESULTS, add_rows, finished_keys, tidy_rows
+from .rows import FIGURES, KEY, RESULTS, add_rows, finished_keys, pack, sentence, tidy_rows, unpack
 
 
 class Job(NamedTuple):
     """One run of a script: where its numbers belong, the command line that makes them, the script's main(), and what takes the numbers
-    from the run's folder. run_grid() adds the figure, and the setting of its panel, unless it has one of its own."""
+    from the run's folder. run_grid() adds the figure, and to the options those of its panel."""
 
     panel: str
     method: str
@@ -36,17 +35,22 @@ class Job(NamedTuple):
     argv: list
     run: Callable
     measure: Callable
+    options: dict = {}
     figure: str = ""
-    setting: str = ""
+
+    @property
+    def row(self):
+        """What its rows have in common, in KEY's order."""
+        return {column: getattr(self, column) for column in KEY} | dict(options=pack(self.options))
 
     @property
     def key(self):
-        return tuple(str(getattr(self, c)) for c in KEY)
+        return tuple(map(str, self.row.values()))
 
     @property
     def title(self):
-        """What tells it from the others of its driver, but for the setting."""
-        return " / ".join(word for word in self.key[1:-1] if word)
+        """What tells it from the others of its driver."""
+        return " / ".join(word for word in self.key[1:] if word)
 
     def __str__(self):
         return " / ".join(self.key)
@@ -77,8 +81,7 @@ def run_job(job):
     run_dir = go_on(job.run, job.argv)
     seconds = round(time.time() - began, 1)
     device = yaml.safe_load((run_dir / "params.yaml").read_text())["device"]
-    shared = {c: getattr(job, c) for c in KEY}
-    shared |= dict(device=device_name(device), commit=commit, seconds=seconds)
+    shared = job.row | dict(device=device_name(device), commit=commit, seconds=seconds)
     return [shared | row for row in job.measure(run_dir)]
 
 
@@ -94,7 +97,8 @@ class Driver(NamedTuple):
     """An experiment of many runs: results/<name>.csv, figures/<name>.png, and a table.
 
     doc: the module's docstring.  add_arguments(parser): its own flags.  smoke: the arguments of a smoke run.
-    settings(args): {panel: what its rows say of how they were made, or a tuple of that, if the jobs themselves say which}.
+    shared(args): {panel: the options that all its rows share}; rows that share others are trials.  varied: names of those that jobs have
+    of their own.  full: the paper's, where ours may be reduced.
     jobs(args): the Jobs; if some need what others leave, those that can run now, and it is asked again when they have.
     table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
     by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own.
@@ -106,10 +110,12 @@ class Driver(NamedTuple):
     doc: str
     add_arguments: Callable
     smoke: dict
-    settings: Callable
+    shared: Callable
     jobs: Callable
     table: Callable
     plot: Callable | None = None
+    varied: tuple = ()
+    full: dict = {}
     by_panel: bool = False
     paper: tuple = ()
     quantity: str = ""
@@ -130,29 +136,40 @@ class Driver(NamedTuple):
         return args
 
     def usual(self):
-        """{panel: the setting} of the driver's own arguments; rows in others are trials."""
-        if self.settings not in USUAL:
-            USUAL[self.settings] = self.settings(self.parse_args([]))
-        return USUAL[self.settings]
+        """{panel: the options} of the driver's own arguments; rows of others are trials."""
+        if self.shared not in USUAL:
+            USUAL[self.shared] = self.shared(self.parse_args([]))
+        return USUAL[self.shared]
 
-    def results(self):
-        """Its rows in the usual setting."""
-        file = RESULTS / f"{self.name}.csv"
-        return in_settings(tidy_rows(file), self.usual())
+    def results(self, shared=None):
+        """Its rows of these options, {panel: dict}; of the usual ones."""
+        return self.among(tidy_rows(RESULTS / f"{self.name}.csv"), shared or self.usual())
+
+    def among(self, rows, shared):
+        wanted = {panel: pack(options) for panel, options in shared.items()}
+        return [row for row in rows if self.options_of(row) == wanted.get(row["panel"])]
+
+    def options_of(self, row):
+        """The options that a row shares with others of its figure, packed."""
+        return pack({name: value for name, value in unpack(row["options"]).items() if name not in self.varied})
+
+    def title(self, rows):
+        """In words, what these rows share."""
+        return sentence(self.options_of(rows[0]), self.full)
 
     def main(self, argv=None):
-        """Run what is missing, print the table, draw the figure: the shipped one, or under the runs if the settings are a trial's."""
+        """Run what is missing, print the table, draw the figure: the shipped one, or under the runs if the options are a trial's."""
         args = self.parse_args(argv)
-        (results, figures), setting = folders(args.quick), self.settings(args)
+        (results, figures), shared = folders(args.quick), self.shared(args)
         file = results / f"{self.name}.csv"
-        if not args.quick and setting != self.usual():
+        if not args.quick and shared != self.usual():
             figures = folders(quick=True)[1].with_name("trials")
-        rows, failed = run_stages(self, args, file, setting)
-        rows = [r for r in in_settings(rows, setting) if not self.by_panel or r["panel"] == args.panel]
+        rows, failed = run_stages(self, args, file, shared)
+        rows = [r for r in self.among(rows, shared) if not self.by_panel or r["panel"] == args.panel]
         if rows:
             print(self.table(rows))
         elif not failed:
-            raise FileNotFoundError(f"nothing to show: no results in this setting in {file}")
+            raise FileNotFoundError(f"nothing to show: no results of these options in {file}")
         if rows and self.plot:
             own = f"{self.name}_{args.panel}" if self.by_panel and args.panel == "cifar10" else self.name
             self.plot(rows, figures / f"{own}.png")
@@ -160,17 +177,7 @@ class Driver(NamedTuple):
         report_failures(failed)
 
 
-def in_settings(rows, settings):
-    """The rows whose setting is among those that `settings` (see Driver) has for their panel."""
-
-    def among(row):
-        wanted = settings.get(row["panel"])
-        return row["setting"] in wanted if isinstance(wanted, tuple) else row["setting"] == wanted
-
-    return [row for row in rows if among(row)]
-
-
-def run_stages(driver, args, file, setting):
+def run_stages(driver, args, file, shared):
     """run_grid() with a driver's jobs, and again while there are more of them than before."""
 
     def jobs_now():
@@ -179,7 +186,7 @@ def run_stages(driver, args, file, setting):
     began, jobs, retry = time.monotonic(), jobs_now(), args.retry
     while True:
         left = None if args.time_limit is None else max(args.time_limit - (time.monotonic() - began), 0)
-        rows, failed = run_grid(jobs, file, setting, make_launcher(args, grid_folder(file) / "slurm"), left, retry)
+        rows, failed = run_grid(jobs, file, shared, make_launcher(args, grid_folder(file) / "slurm"), left, retry)
         more = jobs_now()
         if len(more) <= len(jobs):
             return rows, failed
@@ -191,17 +198,17 @@ def work_folder(args, name):
     return runs_root() / ("quick" if args.quick else "") / name
 
 
-def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
+def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=False):
     """Run the jobs that have no rows in `file` yet and append their rows, each job's at once.
 
     file: its name is the rows' figure; those of another figure, which a job's `measure` may add, go to that one's file beside it.
-    setting: {panel: what the rows say of how they were made}.
+    shared: {panel: options that its rows have beside a job's own}.
     launcher: one of experiments.launchers; by default Here.  time_limit: seconds after which no further job is started.
     A job that fails does not stop the others, and is not run again before `retry` asks for it. What another process runs of the same file
     is left to it, and waited for.
     Returns all rows of the file, and {a job's title: why it failed}."""
     file, launcher = Path(file), launcher or Here()
-    jobs = [job._replace(figure=file.stem, setting=job.setting or setting[job.panel]) for job in jobs]
+    jobs = [job._replace(figure=file.stem, options=(shared or {}).get(job.panel, {}) | job.options) for job in jobs]
     memory, finished = grid_folder(file) / "failed.csv", finished_keys(file)
 
     def failures():
@@ -264,8 +271,7 @@ def run_grid(jobs, file, setting, launcher=None, time_limit=None, retry=False):
                 tqdm.write(f"{by_name[name].title}: {f'failed, {why}' if why else 'done'} ({state()})")
     if to_go:
         print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; the same command goes on from here")
-    titles = Counter(by_name[name].title for name in failed)
-    return tidy_rows(file), {name if titles[by_name[name].title] > 1 else by_name[name].title: why for name, why in failed.items()}
+    return tidy_rows(file), {by_name[name].title: why for name, why in failed.items()}
 
 
 class Claims:

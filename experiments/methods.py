@@ -1,7 +1,5 @@
 """What a method is: its name and colour in tables and figures, its options of train_bnn.py, and the numbers that its runs leave."""
 
-from typing import NamedTuple
-
 import yaml
 
 import train_bnn
@@ -65,16 +63,9 @@ CORE = ("dwp", "loguniform", "vd", "sn", "det")  # those of the paper's Fig. 2, 
 DETERMINISTIC = ("det", "det-l2", "do", "de")
 
 
-class KLSum(NamedTuple):
-    """train_bnn's options for the KL sum of the deep weight prior, and what rows say of it."""
-
-    options: dict
-    words: str
-
-
-EXACT = KLSum({}, "full KL sum")  # every kernel in every step, as in the paper
-DRAWN = KLSum(dict(kl_kernels=256), "deep weight prior by 256 kernels a step")  # as good under a good prior (experiments.ablations)
-KL_SUMS = {"dwp": EXACT, "dwp-256": DRAWN}  # of the method of that name
+# Options for the KL sum of the deep weight prior: over all kernels in every step, as in the paper, or over some drawn anew, as good under a
+# good prior (experiments.ablations).
+KL_SUMS = {"dwp": {}, "dwp-256": dict(kl_kernels=256)}
 
 # The shipped kernels ("conv") and priors ("vae") for each convolution of a net, from input to output.
 FCONV = ("fconv/{}7x7", "fconv/{}5x5")
@@ -86,20 +77,17 @@ def shipped(kind, layers=FCONV):
     return [ROOT / "data" / layer.format(kind) for layer in layers]
 
 
-def method_options(method, vaes, kernels=None, start="vae", kl_sum=None):
+def method_options(method, vaes, kernels=None, start="vae"):
     """train_bnn's options of a method: its net and priors, and the kernels it starts from.
 
-    start: one of models.initialization.INITS for all convolutions.
-    kl_sum: over which kernels the deep weight prior's KL term is a sum; by default what the method's name says."""
+    start: one of models.initialization.INITS for all convolutions."""
     learned = method in KL_SUMS
     options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if learned or start.startswith("vae") else {})
     if method in DETERMINISTIC:
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if hasattr(DENSITIES.get(method), "fit"):
         options |= dict(filters_list=kernels)
-    if learned:
-        options |= (kl_sum or KL_SUMS[method]).options
-    return options | dict(net_cfg="bayes", prior_list=["vae" if learned else method] * len(vaes))
+    return options | KL_SUMS.get(method, {}) | dict(net_cfg="bayes", prior_list=["vae" if learned else method] * len(vaes))
 
 
 def init_options(init, layers):

@@ -141,8 +141,8 @@ def add_arguments(parser):
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="what to run")
 
 
-def settings(args):
-    return {args.panel: f"reduced: {args.epochs} epochs"}
+def shared(args):
+    return {args.panel: dict(epochs=args.epochs)}
 
 
 def jobs(args):
@@ -168,7 +168,7 @@ def table(rows):
 
 
 SMOKE = dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=2)
-DRIVER = Driver("peers", __doc__, add_arguments, SMOKE, settings, jobs, table)
+DRIVER = Driver("peers", __doc__, add_arguments, SMOKE, shared, jobs, table)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

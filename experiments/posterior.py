@@ -18,10 +18,11 @@ from utils import run_cli
 from .fig2 import PANELS, last_step, net_options
 from .grid import Driver
 from .methods import KL_SUMS, every_row, method_job, method_options, name_of, shipped
-from .rows import interval, markdown, mean_std, select
+from .rows import interval, markdown, mean_std, select, unpack
 
 FACTORS = (1, 10, 50)
 CHOICES = ("sn", *KL_SUMS)
+SHOWN = ("kl", "data", "logvar_05", "logvar_50", "logvar_95", "acc", "nll", "ece")  # metrics, against the step
 LR, LOGVARINIT = 1e-3, -10.0  # train_bnn's defaults, which the jobs leave as they are
 # The KL term alone, minimised, of a layer's kernels: 32 of the first, 64 of the second, beside a layer whose prior q can meet
 FLOORS = {"7x7": (["vae", "sn"], 32), "5x5": (["sn", "vae"], 64)}
@@ -42,63 +43,58 @@ def add_arguments(parser):
     parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="of the log-variances' rate")
 
 
-def words(args, factor):
-    return f"n = {args.num_examples}, {args.epochs} epochs, variances' rate times {factor}"
-
-
-def floor_words(layer):
-    return f"the KL term alone of {FLOORS[layer][1]} {layer} kernels, 3000 steps"
-
-
-def settings(args):
-    return {args.panel: (*(words(args, factor) for factor in args.factors), *map(floor_words, FLOORS))}
+def shared(args):
+    return {args.panel: dict(num_examples=args.num_examples, epochs=args.epochs)}
 
 
 def jobs(args):
     vaes = shipped("vae", PANELS[args.panel].layers)
-    shared = net_options(args) | dict(num_examples=args.num_examples, eval_freq=args.eval_freq)
+    net = net_options(args) | dict(num_examples=args.num_examples, eval_freq=args.eval_freq)
     for split in range(args.splits):
         for factor in args.factors:
             for method in args.methods:
-                options = shared | method_options(method, vaes) | dict(data_split_seed=split, var_lr=factor)
+                options = net | method_options(method, vaes) | dict(data_split_seed=split, var_lr=factor)
                 job = method_job(args.panel, method, str(last_step(args.num_examples, args.epochs)), split, options)
-                yield job._replace(measure=partial(both_terms, args.num_examples), setting=words(args, factor))
-    for layer, (priors, _) in FLOORS.items() if "dwp" in args.methods or "dwp-256" in args.methods else ():
+                yield job._replace(measure=partial(both_terms, args.num_examples), options=dict(var_lr=factor))
+    for layer, (priors, n) in FLOORS.items() if "dwp" in args.methods or "dwp-256" in args.methods else ():
         steps = args.epochs if args.quick else 3000
-        options = shared | method_options("dwp", vaes) | dict(prior_list=priors, hid_dim=(32, 2), epochs=steps, eval_freq=steps, ens=0)
+        options = net | method_options("dwp", vaes) | dict(prior_list=priors, hid_dim=(32, 2), epochs=steps, eval_freq=steps, ens=0)
         options |= dict(kl_scale=1e6, var_lr=10)  # beside which the data term is nothing
         job = method_job(args.panel, "dwp", str(last_step(args.num_examples, steps)), 0, options)
-        yield job._replace(measure=every_row, setting=floor_words(layer))
+        yield job._replace(measure=every_row, options=dict(kl_alone=layer, kernels=n))
 
 
 def floor(rows):
     """The KL term of the deep weight prior, minimised alone, of all kernels of Fig. 2's net in nats, or None if it has not run."""
-    per_kernel = {layer: select(rows, setting=floor_words(layer), metric="kl") / n for layer, (_, n) in FLOORS.items()}
+    last = max((r["x"] for r in rows if "kl_alone" in r["options"]), default=None)
+    per_kernel = {layer: select(alone(rows, layer), x=last, metric="kl") / n for layer, (_, n) in FLOORS.items()}
     if not all(map(len, per_kernel.values())):
         return None
     first, second = PANELS["mnist"].hid_dim
     return float(first * per_kernel["7x7"].mean() + first * second * per_kernel["5x5"].mean())
 
 
-def of_factors(rows):
-    """(factor, its setting) of those that have run, in order."""
-    found = {r["setting"] for r in rows}
-    return sorted((int(setting.rpartition(" ")[2]), setting) for setting in found if "variances' rate" in setting)
+def alone(rows, layer):
+    return [r for r in rows if unpack(r["options"]).get("kl_alone") == layer]
+
+
+def by_factor(rows, method):
+    """{factor: rows of that method}, in order."""
+    own = [(int(unpack(r["options"]).get("var_lr", 0)), r) for r in rows if r["method"] == method]
+    return {factor: [r for f, r in own if f == factor] for factor in sorted({f for f, _ in own} - {0})}
 
 
 def table(rows):
     """By prior and factor, at the last step: the objective's terms in nats, quantiles of log sigma^2, and predictions, as Markdown."""
     lines = []
     for method in CHOICES:
-        for factor, setting in of_factors(rows):
-            own = [r for r in rows if r["setting"] == setting and r["method"] == method]
-            last = max((r["x"] for r in own), default=0)
+        for factor, own in by_factor(rows, method).items():
+            last = max(r["x"] for r in own)
             values = {metric: select(own, x=last, metric=metric) for metric in {r["metric"] for r in own}}
-            if values:
-                variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
-                terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
-                found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
-                lines.append([name_of(method), factor, last, *terms, *found, len(values["acc"])])
+            variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
+            terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
+            found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
+            lines.append([name_of(method), factor, last, *terms, *found, len(values["acc"])])
     heads = "prior | factor | steps | data term | KL term | log σ², 5 % to 95 % | accuracy | NLL, nats | ECE | splits"
     lowest = floor(rows)
     least = f"The deep weight prior's KL term alone, minimised: {lowest:.0f} nats; that of N(0, 1): 0." if lowest else ""
@@ -112,30 +108,26 @@ def walk(step, epochs, factor):
 
 def plot(rows, file):
     """A row of panels per prior: the objective's terms, log sigma^2, accuracy, NLL and ECE, a colour per factor."""
-    present = [method for method in CHOICES if any(r["method"] == method and "variances' rate" in r["setting"] for r in rows)]
+    present = [method for method in CHOICES if by_factor(rows, method)]
     figure, axes = new_figure(17, 3.4 * len(present), columns=5, rows=len(present), squeeze=False)
+    colours = {factor: f"C{i}" for i, factor in enumerate(sorted({factor for method in present for factor in by_factor(rows, method)}))}
     for line, method in zip(axes, present):
-        for colour, (factor, setting) in enumerate(of_factors(rows)):
-            own = [r for r in rows if r["setting"] == setting and r["method"] == method]
+        for factor, own in by_factor(rows, method).items():
             steps = np.array(sorted({r["x"] for r in own}))
-            if len(steps):
-                label, style = f"rate times {factor}", dict(color=f"C{colour}")
-
-                def mean(metric, own=own, steps=steps):
-                    return np.array([select(own, x=x, metric=metric).mean() for x in steps])
-
-                line[0].plot(steps, mean("kl"), label=f"KL, {label}", **style)
-                line[0].plot(steps, mean("data"), linestyle=":", label=f"data, {label}", **style)
-                line[1].fill_between(steps, mean("logvar_05"), mean("logvar_95"), alpha=0.25, linewidth=0, **style)
-                line[1].plot(steps, mean("logvar_50"), label=f"median, {label}", **style)
-                every = np.linspace(0, steps[-1])
-                line[1].plot(every, walk(every, steps[-1], factor), color="0.4", linestyle="--", linewidth=0.8)
-                for axis, metric in zip(line[2:], ("acc", "nll", "ece")):
-                    axis.plot(steps, mean(metric), label=label, marker="o", markersize=3, **style)
+            mean = {metric: np.array([select(own, x=x, metric=metric).mean() for x in steps]) for metric in SHOWN}
+            label, style = f"rate times {factor}", dict(color=colours[factor])
+            line[0].plot(steps, mean["kl"], label=f"KL, {label}", **style)
+            line[0].plot(steps, mean["data"], linestyle=":", label=f"data, {label}", **style)
+            line[1].fill_between(steps, mean["logvar_05"], mean["logvar_95"], alpha=0.25, linewidth=0, **style)
+            line[1].plot(steps, mean["logvar_50"], label=f"median, {label}", **style)
+            every = np.linspace(0, steps[-1])
+            line[1].plot(every, walk(every, steps[-1], factor), color="0.4", linestyle="--", linewidth=0.8)
+            for axis, metric in zip(line[2:], ("acc", "nll", "ece")):
+                axis.plot(steps, mean[metric], label=label, marker="o", markersize=3, **style)
         lowest = floor(rows) if method in KL_SUMS else None
         if lowest:
             line[0].axhline(lowest, color="0.4", linestyle="--", linewidth=0.8, label="KL alone, minimised")
-        line[0].set(yscale="symlog", ylabel=f"{name_of(method)}\nnats", title="terms of the objective")
+        line[0].set(yscale="symlog", ylim=(0, None), ylabel=f"{name_of(method)}\nnats", title="terms of the objective")
         line[1].set(title="log σ²: 5 to 95 % of the weights; dashed: the sum of the rates", ylim=(-10.5, 1))
         line[1].title.set_fontsize(9)
         for axis, title in zip(line[2:], ("test accuracy", "test NLL, nats", "ECE")):
@@ -148,7 +140,7 @@ def plot(rows, file):
 
 
 SMOKE = dict(panel="glyph-digits", num_examples=20, splits=1, epochs=2, eval_freq=1, factors=[1, 10], methods=["sn", "dwp"])
-DRIVER = Driver("posterior", __doc__, add_arguments, SMOKE, settings, jobs, table, plot)
+DRIVER = Driver("posterior", __doc__, add_arguments, SMOKE, shared, jobs, table, plot, varied=("var_lr", "kl_alone", "kernels"))
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

@@ -31,8 +31,8 @@ def add_arguments(parser):
     parser.add_argument("--splits", type=at_least(1), default=1, help="seeds 0, 1, …")
 
 
-def settings(args):
-    return dict.fromkeys(MODELS, f"{args.num_examples} images, {args.epochs} epochs")
+def shared(args):
+    return {name: dict(epochs=args.epochs) for name in MODELS}
 
 
 def jobs(args):
@@ -70,7 +70,7 @@ DRIVER = Driver(
     __doc__,
     add_arguments,
     dict(panel="glyph-digits", num_examples=200, epochs=2),
-    settings,
+    shared,
     jobs,
     table,
     paper=("slides_random_labels",),

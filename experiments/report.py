@@ -23,7 +23,7 @@ from utils import run_cli
 from . import claims, fig4
 from .grid import Driver
 from .methods import name_of, paper_method
-from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std
+from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std, sentence
 
 SPEED = (  # the cases of results/benchmark.csv that experiments/README.md shows
     "step, fconv, sn",
@@ -95,7 +95,7 @@ def ours(published, rows):
     return [r for r in rows if all(str(r[k]) == str(v) for k, v in where.items())]
 
 
-def side_by_side(published, rows):
+def side_by_side(published, rows, full=()):
     """Panel, method, x, the paper's number (≈: read off a figure), ours, the difference, and what ours is, as Markdown."""
     lines = []
     for row in published:
@@ -104,14 +104,18 @@ def side_by_side(published, rows):
         cells = ["–", "", ""]
         if len(values):
             digits = 4 if row["panel"].endswith("error") else 1 if abs(row["value"]) > 1 else 3
-            runs = f"{own[0]['setting']}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
+            runs = f"{sentence(own[0]['options'], full)}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
             cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
         lines.append([row["panel"], name_of(method), row["x"], f"{'' if row['exact'] else '≈ '}{row['value']}", *cells])
-    return markdown("panel | method | x | paper | ours | difference | setting", lines)
+    return markdown("panel | method | x | paper | ours | difference | how", lines)
 
 
 def pictures(name):
     return [f"![{file.stem}](figures/{file.name})" for file in sorted(FIGURES.glob(f"{name}*.png"))]
+
+
+def by_panel(rows):
+    return [[r for r in rows if r["panel"] == panel] for panel in sorted({r["panel"] for r in rows})]
 
 
 def section(name, driver, title, asked, meaning, published):
@@ -124,12 +128,14 @@ def section(name, driver, title, asked, meaning, published):
             lines += driver.report()
         else:
             lines += (
-                ["", f"{driver.quantity}; ≈: read off the paper's figure; –: not run.", "", side_by_side(theirs, rows)] if theirs else []
+                ["", f"{driver.quantity}; ≈: read off the paper's figure; –: not run.", "", side_by_side(theirs, rows, driver.full)]
+                if theirs
+                else []
             )
-            for panel in sorted({r["panel"] for r in rows}) if driver.own_table or not theirs else ():
-                usual = driver.usual()[panel]
-                several = isinstance(usual, tuple)  # which the driver's table sets side by side
-                lines += ["", f"{panel}:" if several else f"{panel}; {usual}:", "", driver.table([r for r in rows if r["panel"] == panel])]
+            if rows and (driver.own_table or not theirs):
+                for own in by_panel(rows) if driver.by_panel else [rows]:
+                    titles = ["; ".join(filter(None, [part[0]["panel"], driver.title(part)])) for part in by_panel(own)]
+                    lines += ["", f"{', '.join(titles)}:", "", driver.table(own)]
     return [*lines, "", *pictures(name), "", meaning]
 
 

@@ -1,8 +1,11 @@
 """Tidy rows: a number each, in results/*.csv, and what tables make of them.
 
-A row has the columns figure, panel, method, x, seed, metric, value, steps, device, commit, seconds, setting.
+A row has the columns figure, panel, method, x, seed, metric, value, steps, device, commit, seconds, options. `seed` is that of the split,
+or of the run where there is no split; `options`, written by pack(), are those of the script, by their flags' names, that tell a file's rows
+from one another.
 """
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,46 @@ from myexman.logger import append_rows, read_rows
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
-KEY = ("figure", "panel", "method", "x", "seed", "setting")  # what tells one job's rows from another's
-COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps", "device", "commit", "seconds", "setting")
+KEY = ("figure", "panel", "method", "x", "seed", "options")  # what tells one job's rows from another's
+COLUMNS = ("figure", "panel", "method", "x", "seed", "metric", "value", "steps", "device", "commit", "seconds", "options")
+WORDS = {  # of options in sentences; of others the name and the value
+    "num_examples": "n = {}",
+    "epochs": "{} epochs",
+    "steps": "{} steps",
+    "bs": "batch {}",
+    "lr": "rate {}",
+    "l2": "L2 {}",
+    "hid_dim": "{} filters",
+    "init_list": "{} start",
+    "eval_freq": "every {}",
+    "validate": "on validation images",
+    "raw": "raw features",
+}
+
+
+def pack(options):
+    """Options as words in the order of their names, as a shell reads them: 'epochs=600 hid_dim=32,64,64 raw'. One that is True is a name
+    alone; None, False and empty ones are left out."""
+
+    def word(name, value):
+        listed = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        return shlex.quote(name if value is True else f"{name}={listed}")
+
+    return " ".join(word(name, value) for name, value in sorted(options.items()) if value not in (None, False, "", (), []))
+
+
+def unpack(text):
+    """The options of pack(), as {name: text, or True}."""
+    pairs = (word.partition("=") for word in shlex.split(str(text)))
+    return {name: value if equals else True for name, equals, value in pairs}
+
+
+def sentence(options, full=()):
+    """Packed options in words, 'reduced: n = 50, 600 epochs'; reduced, if one of `full`, the paper's own, is another there."""
+    own = unpack(options)
+    reduced = any(str(own.get(name, value)) != str(value) for name, value in dict(full).items())
+    said = [WORDS.get(name, name if own[name] is True else f"{name} {{}}").format(own[name]) for name in [*WORDS, *own] if name in own]
+    return "reduced: " * reduced + ", ".join(dict.fromkeys(said))
 
 
 def finished_keys(file):

@@ -60,10 +60,8 @@ def add_arguments(parser):
     parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
 
 
-def settings(args):
-    """{net: what its rows say of how they were made}."""
-    epochs = {name: args.epochs or net.epochs for name, net in NETS.items()}
-    return {name: f"{'reduced: ' if n < 200 else ''}{n} epochs" for name, n in epochs.items()}
+def shared(args):
+    return {name: dict(epochs=args.epochs or net.epochs) for name, net in NETS.items()}
 
 
 def jobs(args):
@@ -117,8 +115,8 @@ def table(rows):
                 label = name_of(method) + (f", a = {x}" if x else "")
                 before = mean_std(100 * select(own, metric="error_before", **of), 2)
                 seeds = len(select(own, metric="error", **of))
-                lines.append([NETS[net].title, own[0]["setting"], label, before, *results, paper, zeros, seeds])
-    heads = "net | setting | prior | error before pruning, % | " + " | ".join(f"error, % and compression {words}" for *_, words in RULES)
+                lines.append([NETS[net].title, DRIVER.title(own), label, before, *results, paper, zeros, seeds])
+    heads = "net | how | prior | error before pruning, % | " + " | ".join(f"error, % and compression {words}" for *_, words in RULES)
     return markdown(f"{heads} | papers | zeros per layer by the mean, % | seeds", lines)
 
 
@@ -141,7 +139,7 @@ def plot(rows, file):
                 axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=f"{paper_name(method)}, {source}")
         axis.margins(y=0.15)
         axis.set(xscale="log", xlabel="compression: weights by weights kept", ylabel="test error, %")
-        axis.set_title(f"{NETS[net].title}; {own[0]['setting']}", fontsize=9)
+        axis.set_title(f"{NETS[net].title}; {DRIVER.title(own)}", fontsize=9)
         axis.legend(frameon=False, fontsize=7)
     save_figure(figure, file)
 
@@ -175,12 +173,13 @@ DRIVER = Driver(
     __doc__,
     add_arguments,
     dict(nets=["lenet5"], epochs=2),
-    settings,
+    shared,
     jobs,
     table,
     plot,
     paper=("slides_sparse_vd", "ard_table1", "ard_table2"),
     quantity="test error; weights by weights kept",
+    full=dict(epochs=200),
 )
 
 

@@ -4,8 +4,9 @@
         --fixed "--data mnist --data_root DATA_ROOT --hid_dim 32 128 --epochs 600 --eval_freq 600 --init_list vae \\
         --vae_list data/fconv/vae7x7 data/fconv/vae5x5" --name priors --workers 2
 
-A point's values are separated by commas, those of an option that takes several by spaces ('hid_dim=32 128,16 64'); 0..2 is 0,1,2. The table
-gives means over seeds, `--metric` draws one of its columns against the first option of numbers. All goes to <runs>/sweeps/<name>.
+A point's values are separated by commas, those of an option that takes several by spaces ('hid_dim=32 128,16 64'); quotes protect both
+within a value; 0..2 is 0,1,2. The table gives means over seeds, `--metric` draws one of its columns against the first option of numbers.
+All goes to <runs>/sweeps/<name>.
 """
 
 import importlib
@@ -21,20 +22,42 @@ from utils import run_cli
 
 from .grid import Job, grid_folder, report_failures, run_grid
 from .launchers import add_launcher_flags, make_launcher
-from .rows import markdown, select
+from .rows import identity, markdown, select, unpack
 
 SCRIPTS = ("train_source.py", "train_vae_prior.py", "train_bnn.py")
 SEEDS = ("seed", "data_split_seed")  # what the table takes means over
 
 
+def split(text, at):
+    """The parts of a text between these characters, but for those that are quoted; quotes stay."""
+    lexer = shlex.shlex(text, posix=False, punctuation_chars=False)
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = at, True, ""
+    return list(lexer)
+
+
 def axis(word):
-    """An argparse type: NAME=VALUES as (name, list of words)."""
+    """An argparse type: NAME=VALUES as (name, list of texts)."""
     name, _, values = word.partition("=")
     found = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values)
-    values = [str(i) for i in range(int(found[1]), int(found[2]) + 1)] if found else values.split(",")
-    if not name.isidentifier() or not all(v.strip() for v in values) or not values or len(set(values)) < len(values):
+    try:
+        listed = [str(i) for i in range(int(found[1]), int(found[2]) + 1)] if found else split(values, ",")
+    except ValueError:  # a quote without an end
+        listed = []
+    if not name.isidentifier() or not all(v.strip() for v in listed) or not listed or len(set(listed)) < len(listed):
         raise ArgumentTypeError(f"{word!r} is not of the form name=value,value or name=0..9, each value once")
-    return name, values
+    return name, listed
+
+
+def options_of(words):
+    """{name: value, list of values, or True} of command-line words."""
+    found = {}
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            found[name] = [value] if value else []
+        elif found:
+            found[name].append(word)
+    return {name: values or True for name, values in found.items()}
 
 
 def parse_args(argv=None):
@@ -46,7 +69,10 @@ def parse_args(argv=None):
     parser.add_argument("--metric", help="column of the logs to draw (default: the first of accuracy or ELBO)")
     add_launcher_flags(parser)
     args = parser.parse_args(argv)
-    args.fixed = " ".join(args.fixed.split())
+    try:
+        args.fixed = shlex.split(args.fixed)
+    except ValueError as e:
+        parser.error(f"--fixed: {str(e).lower()}")
     names = [name for name, _ in args.grid]
     if len(set(names)) < len(names):
         parser.error("--grid: an option comes twice")
@@ -66,9 +92,10 @@ def jobs(args):
     main = importlib.import_module(args.script.removesuffix(".py")).main
     for values in itertools.product(*(values for _, values in args.grid)):
         point = dict(zip((name for name, _ in args.grid), values))
-        words = [word for name, value in point.items() for word in (f"--{name}", *value.split())]
+        words = [word for name, value in point.items() for word in (f"--{name}", *shlex.split(value))]
         kind, seeds = (", ".join(f"{n}={v}" for n, v in point.items() if (n in SEEDS) == seed) for seed in (False, True))
-        yield Job(args.script, kind or "all", "", seeds or "seed=0", [*shlex.split(args.fixed), *words], main, numbers)
+        options = options_of(args.fixed) | {name: value for name, value in point.items() if name not in SEEDS}
+        yield Job(args.script, kind or "all", "", seeds or "seed=0", [*args.fixed, *words], main, numbers, options)
 
 
 def table(rows):
@@ -104,7 +131,8 @@ def plot(args, rows, file):
     figure, panel = new_figure(5.5, 3.8)
     lines = {}
     for method in dict.fromkeys(r["method"] for r in rows):
-        point = dict(word.split("=", 1) for word in method.split(", "))
+        options = unpack(next(r["options"] for r in rows if r["method"] == method))
+        point = {name: options[name] for name, _ in args.grid if name not in SEEDS}
         x = float(point.pop(axes[0]))
         values = select(rows, method=method, metric=wanted[0])
         point_of_line = x, values.mean(), values.mean() - values.min(), values.max() - values.mean()
@@ -122,13 +150,12 @@ def plot(args, rows, file):
 def main(argv=None):
     args = parse_args(argv)
     file = runs_root() / "sweeps" / f"{args.name}.csv"
-    if any(word.partition("=")[0] == "--root" for word in shlex.split(args.fixed)) or "root" in dict(args.grid):
+    if "root" in options_of(args.fixed) or "root" in dict(args.grid):
         raise ValueError("--root, under which a sweep that is started again would not find its runs, is none of its options: set $DWP_PATH")
-    setting = {args.script: args.fixed}
     wanted = list(jobs(args))
-    rows, failed = run_grid(wanted, file, setting, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
-    keys = {(job.method, job.seed) for job in wanted}
-    rows = [r for r in rows if (r["panel"], r["setting"]) == (args.script, args.fixed) and (r["method"], r["seed"]) in keys]
+    rows, failed = run_grid(wanted, file, None, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
+    keys = {job._replace(figure=file.stem).key for job in wanted}
+    rows = [r for r in rows if identity(r)[:-1] in keys]
     if rows:
         print(table(rows))
         plot(args, rows, file.with_suffix(".png"))

@@ -138,8 +138,8 @@ def add_arguments(parser):
     parser.add_argument("--eval_freq", type=at_least(1), default=150, help="epochs between measurements")
 
 
-def settings(args):
-    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
+def shared(args):
+    return {args.panel: dict(num_examples=args.num_examples, epochs=args.epochs)}
 
 
 def jobs(args):
@@ -190,7 +190,7 @@ def plot(rows, file):
 
 
 SMOKE = dict(panel="glyph-digits", num_examples=20, splits=1, epochs=1, eval_freq=1)
-DRIVER = Driver("tightness", __doc__, add_arguments, SMOKE, settings, jobs, table, plot)
+DRIVER = Driver("tightness", __doc__, add_arguments, SMOKE, shared, jobs, table, plot)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

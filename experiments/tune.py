@@ -1,48 +1,44 @@
-"""Every method's start, steps, rate and L2, chosen from one small grid on validation images, by accuracy and by NLL, for
-experiments.fair.
+"""Fig. 2's methods, each at its own best: start, steps, rate and L2 from one small grid, chosen on validation images over several splits by
+accuracy and by NLL; then the nets of both choices on test images.
 
     python -m experiments.tune --data_root DATA_ROOT --workers 2
+
+Beside the paper's methods stand L2, MC dropout, a deep ensemble, which takes what is best for a single net, and a Gaussian over kernels as
+a prior. The deep weight prior keeps its start: without it, it is another method (experiments.ablations).
 """
 
+import itertools
 from typing import NamedTuple
 
 from myexman import at_least
 from utils import run_cli
 
+from . import comparison
 from .fig2 import PANELS, net_options
-from .grid import Driver
+from .grid import Driver, folders
 from .methods import method_job, method_options, name_of, shipped
-from .rows import markdown, mean_std, select
+from .rows import markdown, mean_std, pack, select, sentence, tidy_rows
 
 SCHEDULES = ((600, 1e-3), (600, 3e-3), (1500, 1e-3))  # epochs and Adam's rate
 L2 = (1e-4, 1e-3, 1e-2)  # for det-l2, in place of the schedules
-TUNED = ("dwp", "loguniform", "vd", "sn", "det", "det-l2", "do", "gauss")  # a deep ensemble takes what is best for `det`
+TUNED = ("dwp", "loguniform", "vd", "sn", "det", "det-l2", "do", "gauss")
+CHOICES = (*TUNED, "de")
 
 
 class Recipe(NamedTuple):
-    """How a method is trained: where its kernels start, for how many epochs, at which rate, with which L2."""
+    """How a method is trained, by train_bnn's flags: the first kernels of all convolutions, passes, rate, L2."""
 
-    start: str
+    init_list: str
     epochs: int
     lr: float
     l2: float = 0.0
 
-    def __str__(self):
-        l2 = f", L2 {self.l2:g}" if self.l2 else ""
-        return f"{self.start} start, {self.epochs} epochs, rate {self.lr:g}{l2}"
-
-    def options(self, method, panel):
-        """train_bnn's options for the net of that panel of Fig. 2."""
-        l2 = dict(l2=self.l2) if self.l2 else {}
-        layers = PANELS[panel].layers
-        own = method_options(method, shipped("vae", layers), shipped("conv", layers), self.start)
-        return own | dict(epochs=self.epochs, eval_freq=self.epochs, lr=self.lr) | l2
+    def words(self, validate=False):
+        return pack(self._asdict() | dict(validate=validate))
 
 
 def recipes(method, quick=False):
-    """The candidates; without its start the deep weight prior is another method (see experiments.ablations), so it keeps that.
-
-    quick: two of them, of one epoch, for a smoke run."""
+    """The candidates.  quick: two of them, of one epoch, for a smoke run."""
     starts = ("vae",) if method == "dwp" else ("vae", "xavier")
     if method == "det-l2":
         candidates = [Recipe(start, *SCHEDULES[0], l2) for start in starts for l2 in L2]
@@ -53,63 +49,100 @@ def recipes(method, quick=False):
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (default: those of Fig. 2)")
-    parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, …")
-    parser.add_argument("--methods", nargs="+", choices=TUNED, default=list(TUNED), help="what to tune")
+    parser.add_argument("--num_examples", type=at_least(1), nargs="+", default=[50], help="sizes of the training set")
+    parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, … to choose on")
+    parser.add_argument("--test_splits", type=at_least(1), default=5, help="split seeds of the nets of the choices")
+    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=list(CHOICES), help="what to tune")
     parser.set_defaults(epochs=0)  # the recipes have their own
 
 
-def settings(args):
-    return dict.fromkeys(PANELS, "on validation images")
+def shared(args):
+    return {panel: {} for panel in PANELS}
 
 
-def jobs(args):
-    for n in args.num_examples or PANELS[args.panel].num_examples:
-        for split in range(args.splits):
-            for method in args.methods:
-                for recipe in recipes(method, args.quick):
-                    options = net_options(args) | recipe.options(method, args.panel)
-                    options |= dict(validate=True, num_examples=n, data_split_seed=split)
-                    yield method_job(args.panel, f"{method}, {recipe}", str(n), split, options)
-
-
-def tried(rows, method, n, metric="acc"):
+def tried(rows, method, n, metric="acc", quick=False):
     """{Recipe: its values on validation images} among tune's rows of one panel; those of a deep ensemble are `det`'s."""
     method = "det" if method == "de" else method
-    return {recipe: select(rows, method=f"{method}, {recipe}", x=n, metric=metric) for recipe in recipes(method)}
+    return {r: select(rows, method=method, x=n, options=r.words(validate=True), metric=metric) for r in recipes(method, quick)}
 
 
-def best(rows, method, n):
+def best(rows, method, n, quick=False):
     """{"accuracy": Recipe, "NLL": Recipe}: those of highest mean accuracy and of lowest mean NLL on validation images among tune's rows
-    of one panel.
-
-    Raises ValueError unless all recipes ran, on as many splits."""
-    found = tried(rows, method, n)
-    if len({len(acc) for acc in found.values()}) > 1 or not all(len(acc) for acc in found.values()):
-        raise ValueError(f"validation runs of {method} at n = {n} are missing: python -m experiments.tune makes them")
-    nll = tried(rows, method, n, "nll")
+    of one panel; nothing unless all recipes ran, on as many splits."""
+    found = tried(rows, method, n, "acc", quick)
+    if len({len(acc) for acc in found.values()}) > 1 or not all(map(len, found.values())):
+        return {}
+    nll = tried(rows, method, n, "nll", quick)
     return {"accuracy": max(found, key=lambda recipe: found[recipe].mean()), "NLL": min(nll, key=lambda recipe: nll[recipe].mean())}
 
 
+def job(args, method, n, split, recipe, validate=False):
+    layers = PANELS[args.panel].layers
+    options = net_options(args) | method_options(method, shipped("vae", layers), shipped("conv", layers), recipe.init_list)
+    options |= dict(num_examples=n, data_split_seed=split, epochs=recipe.epochs, eval_freq=recipe.epochs, lr=recipe.lr)
+    options |= (dict(l2=recipe.l2) if recipe.l2 else {}) | (dict(validate=True) if validate else {})
+    own = recipe._asdict() | dict(validate=validate)
+    return method_job(args.panel, method, str(n), split, options)._replace(options=own)
+
+
+def jobs(args):
+    """Those on validation images, and of what these have chosen so far those on test images."""
+    tuned = [method for method in TUNED if method in args.methods or (method == "det" and "de" in args.methods)]
+    for n, split, method in itertools.product(args.num_examples, range(args.splits), tuned):
+        for recipe in recipes(method, args.quick):
+            yield job(args, method, n, split, recipe, validate=True)
+    rows = [r for r in tidy_rows(folders(args.quick)[0] / "tune.csv") if r["panel"] == args.panel]
+    for n, split, method in itertools.product(args.num_examples, range(args.test_splits), args.methods):
+        for recipe in dict.fromkeys(best(rows, method, n, args.quick).values()):
+            yield job(args, method, n, split, recipe)
+
+
+def chosen(rows, n):
+    """{label: (method, Recipe)} of what has been chosen, in the order of CHOICES."""
+    found = {}
+    for method in CHOICES:
+        choices = best(rows, method, n)
+        for recipe in dict.fromkeys(choices.values()):
+            why = " and ".join(metric for metric, choice in choices.items() if choice == recipe)
+            found[f"{name_of(method)}, by {why}: {sentence(recipe.words())}"] = method, recipe
+    return found
+
+
 def table(rows):
-    """What was tried, by method, the highest mean accuracy and the lowest mean NLL in bold, as Markdown."""
+    """By n: the choices on test images, each beside the deep weight prior's; and what was tried, the best in bold; as Markdown."""
 
     def bold(values, others, choose):
-        mark = "**" if values.mean() == choose(other.mean() for other in others) else ""
+        mark = "**" if values.mean() == choose(other.mean() for other in others if len(other)) else ""
         return f"{mark}{mean_std(values)}{mark}"
 
-    lines = []
+    parts, lines = [], []
     for n in sorted({r["x"] for r in rows}):
+        labels = chosen(rows, n)
+        named = [
+            r | dict(method=label)
+            for label, (method, recipe) in labels.items()
+            for r in rows
+            if (r["method"], r["options"], r["x"]) == (method, recipe.words(), n)
+        ]
+        dwp = next((label for label, (method, _) in labels.items() if method == "dwp"), None)
+        if named:
+            parts += [f"n = {n}, test images:", comparison.table(named, {label: dwp if label != dwp else None for label in labels})]
         for method in TUNED:
-            words = dict.fromkeys(r["method"] for r in rows if r["x"] == n and r["method"].startswith(f"{method}, "))
-            accuracy, nll = ({word: select(rows, x=n, method=word, metric=metric) for word in words} for metric in ("acc", "nll"))
-            for word in words:
-                cells = bold(accuracy[word], accuracy.values(), max), bold(nll[word], nll.values(), min)
-                lines.append([n, name_of(method), word.partition(", ")[2], *cells, len(accuracy[word])])
-    return markdown("n | method | how | validation accuracy | NLL, nats | splits", lines)
+            acc, nll = (tried(rows, method, n, metric) for metric in ("acc", "nll"))
+            for recipe in (recipe for recipe in acc if len(acc[recipe])):
+                cells = bold(acc[recipe], acc.values(), max), bold(nll[recipe], nll.values(), min)
+                lines.append([n, name_of(method), sentence(recipe.words()), *cells, len(acc[recipe])])
+    heads = "n | method | how | accuracy | NLL, nats | splits"
+    return "\n\n".join([*parts, "Tried on validation images, the best in bold:", markdown(heads, lines)])
 
 
-DRIVER = Driver("tune", __doc__, add_arguments, dict(panel="glyph-digits", splits=1, methods=["det"]), settings, jobs, table, by_panel=True)
+DRIVER = Driver(
+    *("tune", __doc__, add_arguments),
+    dict(panel="glyph-digits", num_examples=[20], splits=1, test_splits=1, methods=["det", "de"]),
+    *(shared, jobs, table),
+    by_panel=True,
+    varied=(*Recipe._fields, "validate"),
+)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

@@ -43,8 +43,8 @@ def add_arguments(parser):
     parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over them, as in Fig. 2")
 
 
-def settings(args):
-    return {args.panel: f"reduced: n = {args.num_examples}, {args.epochs} epochs, full KL sum"}
+def shared(args):
+    return {args.panel: dict(num_examples=args.num_examples, epochs=args.epochs)}
 
 
 def jobs(args):
@@ -181,7 +181,7 @@ def plot(rows, file):
         )
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8, title="class", ncols=5, loc="upper center")
-    figure.suptitle(f"Uncertainty, {rows[0]['panel']}; {rows[0]['setting']}", fontsize=10)
+    figure.suptitle(f"Uncertainty, {rows[0]['panel']}; {DRIVER.title(rows)}", fontsize=10)
     save_figure(figure, file)
 
 
@@ -190,7 +190,7 @@ DRIVER = Driver(
     __doc__,
     add_arguments,
     dict(panel="glyph-digits", num_examples=20, epochs=2, methods=["dwp", "de", "det"]),
-    settings,
+    shared,
     jobs,
     table,
     plot,
