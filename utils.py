@@ -19,7 +19,7 @@ from models.kernel_folder import load_kernels  # noqa: F401  for those who use t
 from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
 from models.priors import DENSITIES
 from models.sources import DEFAULT_INIT, prior_names
-from myexman import Index, Stopped, at_least, read_params, resolve_paths, runs_root, write_yaml
+from myexman import Index, Stopped, at_least, read_params, resolve_paths, runs_root, survive_a_lost_terminal, write_yaml
 
 # ---------------------------------------------------------------- running a script
 
@@ -41,48 +41,6 @@ def run_cli(main):
         sys.exit(128 + e.args[0])
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def survive_a_lost_terminal():
-    """From now on what is printed to a closed pipe, a full disk or nowhere is dropped: printing is no part of a training."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed before we began
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif not isinstance(stream, Forgiving) and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-            setattr(sys, name, Forgiving(stream))
-
-
-class Forgiving:
-    """A stream whose file is replaced by the null device when it can no longer be written to."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-    def write(self, text):
-        try:
-            written = self.stream.write(text)
-            if self.stream.line_buffering or not self.stream.isatty():
-                self.stream.flush()  # so that an error comes here, and not at the end
-            return written
-        except OSError:
-            self.give_up()
-            return len(text)
-
-    def flush(self):
-        try:
-            self.stream.flush()
-        except OSError:
-            self.give_up()
-
-    def give_up(self):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, self.stream.fileno())
-        os.close(nothing)
 
 
 DATA_OPTIONS = ("data", "data_root", "num_examples", "data_split_seed", "validate", "random_labels", "permute", "device")

@@ -326,13 +326,15 @@ def check(name, case):
 
 
 def measure(case, device, budget):
-    """Median seconds of ours and of the reference (None without one), in turns: at least 3 rounds, at most 25 or `budget` seconds."""
+    """Median seconds of ours and of the reference (None without one), in turns: at least 3 rounds, at most 25 or `budget` seconds; without
+    a budget one."""
     paths = [work for work in (case.ours, case.reference) if work]
     times = [[] for _ in paths]
     for work in paths:
         work()  # the first call allocates and chooses algorithms
     began = time.perf_counter()
-    while len(times[0]) < 3 or (len(times[0]) < 25 and time.perf_counter() - began < budget):
+    least = 3 if budget else 1
+    while len(times[0]) < least or (len(times[0]) < 25 and time.perf_counter() - began < budget):
         for work, taken in zip(paths, times):
             taken.append(seconds(work, device))
     medians = [statistics.median(t) for t in times]

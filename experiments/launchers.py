@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from myexman import Stopped, at_least, positive
+from myexman import Stopped, at_least, positive, survive_a_lost_terminal
 from myexman.logger import append_rows, read_rows
-from utils import survive_a_lost_terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,6 +6,7 @@ from .index import Index, go_on
 from .life import script, status
 from .logger import Logger, progress
 from .parser import ExParser, Parser, at_least, checked, commit_name, finite, positive, read_params, resolve_paths, share, write_yaml
+from .terminal import survive_a_lost_terminal
 
 __all__ = [
     "Checkpoints",
@@ -33,5 +34,6 @@ __all__ = [
     "script",
     "share",
     "status",
+    "survive_a_lost_terminal",
     "write_yaml",
 ]

@@ -1,5 +1,9 @@
 """Shared fixtures: small data sets, kernel VAEs and prior folders, in ours and in the 2018 format."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test process per core; read when torch is imported, here and in what tests start
+
 import numpy as np
 import pytest
 import torch

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from experiments.tightness import gaps, noise, size
+from experiments.tightness import gaps
 from models.priors import KernelPrior
 
 from .test_priors import LinearGaussian
@@ -29,11 +29,3 @@ def test_the_gap_is_the_reverse_models_error():
         q = MultivariateNormal(torch.full((9,), 0.2), 0.09 * torch.eye(9))
         kl = torch.distributions.kl_divergence(q, vae.marginal())
         assert abs(found["kl"] - (float(kl) + exact)) < 0.3
-
-
-def test_size_and_noise_of_draws():
-    """Without bias from the noise, which would double the square of these."""
-    mean = 0.1 * torch.ones(400, 25)
-    draws, others = (mean + 0.4 * torch.randn(16, 400, 25) for _ in range(2))
-    assert abs(noise(draws) - 0.4) < 0.01 and abs(size(draws) - 0.1) < 0.02
-    assert size(draws, others) < 0.05 and abs(size(draws, others + 0.3) - 0.3) < 0.03
