@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.kernel_folder import layer_names, plot_norms, provenance, read_kernels, save_split, together
+from models.kernel_folder import by_size, layer_names, plot_norms, provenance, read_kernels, save_split, together
 from models.sources import one_per_layer
 from myexman import Parser, at_least, checked, progress, save_state, share, write_yaml
 from utils import run_cli
@@ -64,13 +64,17 @@ def parse_args(argv=None):
         help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs, with FILE.yaml, which "
         "says what it was made of (float16: the same cut again may find a few kernels more or less); --keep 1 for all",
     )
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--together",
         type=at_least(1),
         nargs="+",
         metavar="N",
         help="convolutions in a row whose kernels share a folder, and an entry of the lists above: 7 6 6 for the stages of `resnet`, 19 "
         "for all of it",
+    )
+    which.add_argument(
+        "--by_size", action="store_true", help="kernels of a size share a folder, from whichever convolution, of nets that may differ"
     )
     parser.add_argument("--test_share", type=share, default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the split and the subset")
@@ -125,10 +129,10 @@ def main(argv=None):
     args = parse_args(argv)
     runs = usable(args.runs)
     nets = [read_kernels(run) for run in runs]
-    if args.together:
-        nets = [together(net, args.together) for net in nets]
+    if args.together or args.by_size:
+        nets = [together(net, args.together) if args.together else by_size(net) for net in nets]
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
-        raise ValueError("the nets differ in architecture: prune them apart")
+        raise ValueError("the nets differ in architecture: prune them apart, or take all kernels of a size together with --by_size")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
     min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm")
     keeps = one_per_layer(args.keep, None, len(layers), "--keep")

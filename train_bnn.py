@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
-from models import NETWORKS, build_net
+from models import NETWORKS, build_net, model_name
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variances, set_rates
 from models.cost import announce_cost
 from models.initialization import initialize
@@ -59,7 +59,7 @@ def parse_args(argv=None, prog="train_bnn.py"):
     parser.set_defaults(**BAYESIAN)
     add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")
-    add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
+    add("--model", type=model_name, default="fconv", help=f"{', '.join(sorted(NETWORKS))}, or FILE.py:Class")
     what = "Bayesian convolutions (all layers: bayes-all), or a plain net (with dropout)"
     add("--net_cfg", choices=sorted(LAYERS), default="bayes", help=what)
     add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
@@ -269,6 +269,8 @@ def check_options(args):
         if wrong:
             raise ValueError(what)
     check_sources(args, priors if bayesian else ())
+    if bayesian and not args.prior_list:  # said in params.yaml, too
+        args.prior_list = [DEFAULT_PRIOR]
 
 
 def check_net(args, net, layers, train, test):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from data import crop_and_mirror
-from models import NETWORKS, build_net
+from models import NETWORKS, build_net, model_name
 from models.bayes import conv_layers
 from models.initialization import Xavier, fill
 from models.sparsity import check_chain, drop_dead, narrow
@@ -37,7 +37,7 @@ def parse_args(argv=None):
     parser = ExParser(description=__doc__, prog="train_source.py", resume_with=resume_with, names_or_paths=("data",))
     add = parser.add_argument_group("net").add_argument
     add("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
-    add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
+    add("--model", type=model_name, default="fconv", help=f"{', '.join(sorted(NETWORKS))}, or FILE.py:Class")
     add("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
     l2 = "weight of the sum of squares of `features`, the layers before the classifier (paper: 0.001)"
     add("--l2", type=at_least(0, float), default=1e-3, help=l2)

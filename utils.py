@@ -142,7 +142,7 @@ def default_device():
 def usable_device(name):
     """An argparse type: the name of a device that this machine has."""
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).tolist()  # whose values can be looked at, unlike those of `meta`
     except Exception as e:  # torch raises AssertionError, RuntimeError and others
         raise ArgumentTypeError(f"{name}: {str(e).splitlines()[0]}") from e
     return name

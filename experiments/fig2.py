@@ -9,6 +9,7 @@ the same kernels, drawn from the VAE prior, or with --start xavier from Xavier's
 The paper does not say from which kernels its baselines start.
 """
 
+import hashlib
 import itertools
 from functools import partial
 from pathlib import Path
@@ -81,8 +82,13 @@ def options(panel, epochs, start="vae", seed=0, priors=()):
     """What rows of a panel say of how they were made, beside their method, size and split.  priors: folders, of others than the shipped."""
     net = PANELS[panel]
     narrow = net.hid_dim != NETWORKS[net.model].default_hid_dim
-    named = ["/".join(Path(folder).resolve().parts[-2:]) for folder in priors]
+    named = [f"{Path(folder).resolve().name}@{fingerprint(folder)}" for folder in priors]
     return dict(epochs=epochs, hid_dim=net.hid_dim * narrow, init_list=start if start != "vae" else "", seed=seed, vae_list=named)
+
+
+def fingerprint(folder):
+    """A few digits that tell a prior from others of its name."""
+    return hashlib.sha256((Path(folder) / "vae_params.torch").read_bytes()).hexdigest()[:8]
 
 
 def shared(args):

@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from myexman import Parser, commit_name, go_on, runs_root
+from myexman import Parser, acquire, commit_name, go_on, runs_root
 from myexman.logger import read_rows
 from utils import default_data_root
 
@@ -294,7 +294,7 @@ class Claims:
         """Whether it is this process's now."""
         lock = FileLock(self.folder / f"{hashlib.sha1(name.encode()).hexdigest()[:16]}.lock")
         try:
-            lock.acquire(timeout=0)
+            acquire(lock, timeout=0)
         except Timeout:
             return False
         self.locks[name] = lock

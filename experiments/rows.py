@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 from scipy import stats
 
-from myexman import replacing
+from myexman import acquire, replacing
 from myexman.logger import append_rows, read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -80,7 +80,7 @@ def tidy_rows(file):
 def add_rows(rows, file, columns=COLUMNS):
     """Append rows to a CSV file to which another process may append; of tidy rows only those whose number it does not have yet."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):
+    with acquire(FileLock(file.with_name(f".{file.name}.lock"))):
         if columns == COLUMNS:
             present = set(map(identity, tidy_rows(file)))
             rows = [row for row in rows if identity(row) not in present]

@@ -28,22 +28,17 @@ SCRIPTS = ("train_source.py", "train_vae_prior.py", "train_bnn.py")
 SEEDS = ("seed", "data_split_seed")  # what the table takes means over
 
 
-def split(text, at):
-    """The parts of a text between these characters, but for those that are quoted; quotes stay."""
-    lexer = shlex.shlex(text, posix=False, punctuation_chars=False)
-    lexer.whitespace, lexer.whitespace_split, lexer.commenters = at, True, ""
-    return list(lexer)
-
-
 def axis(word):
     """An argparse type: NAME=VALUES as (name, list of texts)."""
     name, _, values = word.partition("=")
     found = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values)
+    between = r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)"""  # commas that are not quoted
+    listed = [str(i) for i in range(int(found[1]), int(found[2]) + 1)] if found else re.split(between, values)
     try:
-        listed = [str(i) for i in range(int(found[1]), int(found[2]) + 1)] if found else split(values, ",")
+        empty = not all(map(shlex.split, listed))
     except ValueError:  # a quote without an end
-        listed = []
-    if not name.isidentifier() or not all(v.strip() for v in listed) or not listed or len(set(listed)) < len(listed):
+        empty = True
+    if not name.isidentifier() or empty or not listed or len(set(listed)) < len(listed):
         raise ArgumentTypeError(f"{word!r} is not of the form name=value,value or name=0..9, each value once")
     return name, listed
 

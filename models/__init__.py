@@ -1,5 +1,10 @@
 """Networks by the name used on the command line."""
 
+import importlib.util
+import inspect
+from argparse import ArgumentTypeError
+from pathlib import Path
+
 from torch import nn
 
 from .bayes import LAYERS
@@ -12,11 +17,38 @@ from .vgg import VGGLike
 NETWORKS = {"fconv": FConvMNIST, "cifarnet": CIFARNet, "lenet300": LeNet300, "lenet5": LeNet5, "resnet": ResNet, "vgg": VGGLike}
 
 
+def model_name(word):
+    """An argparse type: a name in NETWORKS, or FILE.py:Class, whose file's path it makes absolute."""
+    file, colon, name = word.rpartition(":")
+    if not colon and word in NETWORKS:
+        return word
+    if not (file.endswith(".py") and name.isidentifier() and Path(file).expanduser().is_file()):
+        raise ArgumentTypeError(f"{word!r} is neither one of {', '.join(sorted(NETWORKS))} nor FILE.py:Class of a file that is there")
+    return f"{Path(file).expanduser().resolve()}:{name}"
+
+
+def architecture(model):
+    """The class of a net, by what model_name() allows.  Raises ValueError and FileNotFoundError."""
+    if model in NETWORKS:
+        return NETWORKS[model]
+    file, _, name = model.rpartition(":")
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"no file {file}, which defines the net {name}")
+    spec = importlib.util.spec_from_file_location(f"net_of_{Path(file).stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    arch = getattr(module, name, None)
+    lacking = [field for field in ("in_channels", "image_size", "default_hid_dim") if not hasattr(arch, field)]
+    if lacking:
+        raise ValueError(f"{file} has no class {name} with {', '.join(lacking)}, as those of models/lenet.py have")
+    return arch
+
+
 def build_net(model, net_cfg, hid_dim, x, y):
     """A network from command-line words, for images x (N, C, H, W) with labels y (N,).  hid_dim None is the paper's.
 
-    Raises ValueError if the widths do not fit the architecture or the memory, or the architecture the images."""
-    arch = NETWORKS[model]
+    Raises ValueError if the widths do not fit the architecture or the memory, or the architecture the images or net_cfg."""
+    arch = architecture(model)
     hid_dim = hid_dim or arch.default_hid_dim
     if len(hid_dim) != len(arch.default_hid_dim):
         raise ValueError(f"--hid_dim: {model} takes {len(arch.default_hid_dim)} widths, got {len(hid_dim)}")
@@ -24,12 +56,18 @@ def build_net(model, net_cfg, hid_dim, x, y):
         raise ValueError(
             f"{model} takes images of shape {(arch.in_channels, arch.image_size, arch.image_size)}, the data set has {tuple(x.shape[1:])}"
         )
-    widths = " ".join(map(str, hid_dim))
-    net = build(lambda: arch(hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg]), f"the weights of {model} for --hid_dim {widths}")
+    options, widths = dict(hid_dim=hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg]), " ".join(map(str, hid_dim))
+    try:
+        inspect.signature(arch).bind(**options)
+    except TypeError as e:
+        raise ValueError(f"{model} cannot be built for --net_cfg {net_cfg}: {e}; its __init__ takes {', '.join(options)}") from e
+    net = build(lambda: arch(**options), f"the weights of {model} for --hid_dim {widths}")
+    if lacking := [part for part in ("features", "classifier") if not isinstance(getattr(net, part, None), nn.Module)]:
+        raise ValueError(f"{model} has no {' and no '.join(lacking)}: a net is `features` and then a `classifier`, as in models/lenet.py")
     for name, weight in net.classifier.named_parameters():
         if name.endswith("weight") and "var." not in name and weight.ndim == 2:
             nn.init.xavier_normal_(weight)  # as in the original code; with few images it matters
     return net
 
 
-__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "ResNet", "VGGLike", "build_net"]
+__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "ResNet", "VGGLike", "architecture", "build_net", "model_name"]

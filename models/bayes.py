@@ -24,6 +24,11 @@ MODES = ("stoch", "sample", "det")
 NOISE = (".var.weight", ".rate")  # how the names of the posterior's noise parameters end; the others are those of the plain net
 
 
+def bare(kind, *options):
+    """A layer without bias whose weights are not drawn, where torch makes layers now: on the meta device, too."""
+    return skip_init(kind, *options, bias=False, device=torch.get_default_device())
+
+
 class BayesLayer(nn.Module):
     """What the Bayesian layers share. `mean` is the ordinary layer, `var` a bias-free twin whose weight is log sigma^2 (made
     with skip_init, so that a seed gives a net the same initial means with and without it).
@@ -75,14 +80,15 @@ class BayesLayer(nn.Module):
 
 
 class BayesConv2d(BayesLayer):
-    """Conv2d with q(w); x: (B, C_in, H, W) -> (B, C_out, H', W').  Weights: (C_out, C_in, k, k)."""
+    """Conv2d with q(w); x: (B, C_in, H, W) -> (B, C_out, H', W').  Weights: (C_out, C_in, k, k).
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True, logvarinit=-10.0):
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias),
-            skip_init(nn.Conv2d, in_channels, out_channels, kernel_size, stride, padding, bias=False),
-            logvarinit,
-        )
+    others: of Conv2d's options none.  Raises ValueError."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True, logvarinit=-10.0, **others):
+        if others:
+            raise ValueError(f"a Bayesian convolution takes no {', '.join(others)}")
+        like = (in_channels, out_channels, kernel_size, stride, padding)
+        super().__init__(nn.Conv2d(*like, bias=bias), bare(nn.Conv2d, *like), logvarinit)
 
     def apply_weight(self, x, weight, bias):
         return F.conv2d(x, weight, bias, self.mean.stride, self.mean.padding)
@@ -92,9 +98,7 @@ class BayesLinear(BayesLayer):
     """Linear with q(w); x: (B, in) -> (B, out).  Weights: (out, in)."""
 
     def __init__(self, in_features, out_features, bias=True, logvarinit=-10.0):
-        super().__init__(
-            nn.Linear(in_features, out_features, bias), skip_init(nn.Linear, in_features, out_features, bias=False), logvarinit
-        )
+        super().__init__(nn.Linear(in_features, out_features, bias), bare(nn.Linear, in_features, out_features), logvarinit)
 
     def apply_weight(self, x, weight, bias):
         return F.linear(x, weight, bias)

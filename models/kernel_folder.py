@@ -37,6 +37,12 @@ def together(net, groups):
     return merged
 
 
+def by_size(net):
+    """Kernels by convolution, as read_kernels() gives them, with those of a size as one, the smallest first."""
+    sizes = sorted({w.shape[-1] for w in net.values()})
+    return {f"{k}x{k}": torch.cat([w for w in net.values() if w.shape[-1] == k]) for k in sizes}
+
+
 def common_facts(params):
     """How source nets were trained, of their arguments: {argument: its value, or the list of values where nets differ}."""
     facts = {}

@@ -1,7 +1,7 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
-from .files import check_archive, replacing, runs_root
+from .files import acquire, check_archive, replacing, runs_root
 from .index import Index, go_on
 from .life import script, status
 from .logger import Logger, progress
@@ -15,6 +15,7 @@ __all__ = [
     "Logger",
     "Parser",
     "Stopped",
+    "acquire",
     "at_least",
     "check_archive",
     "checked",

@@ -1,5 +1,6 @@
 """Files that are whole at any time."""
 
+import errno
 import os
 import secrets
 import zipfile
@@ -41,6 +42,19 @@ def replacing(*files):
         why = e.strerror or e
         what = f"{files[0]} ({why}); the former one is" if len(files) == 1 else f"to {files[0].parent} ({why}); what was there is"
         raise OSError(f"cannot write {what} kept") from e
+
+
+def acquire(lock, timeout=-1):
+    """Take a filelock.FileLock, and return what gives it back at the end of a `with` block.
+
+    Raises filelock.Timeout, and OSError with advice where the file system has no locks."""
+    try:
+        return lock.acquire(timeout=timeout)
+    except (OSError, NotImplementedError) as e:
+        if isinstance(e, TimeoutError) or (isinstance(e, OSError) and e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)):
+            raise
+        place = Path(lock.lock_file).parent
+        raise OSError(f"the file system of {place} has no locks ({e}): set $DWP_PATH, or --root, to a folder on another one") from e
 
 
 def sync_folder(folder):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,8 +66,8 @@ def go_on(main, argv):
 
 
 def unfinished(script, argv):
-    """The folder of that run, or None."""
-    origin = dict(code=code_hash(script), script=script, argv=list(argv))
+    """The folder of that run, or None; a line on stderr if there is one, but of other code."""
+    origin, others = dict(script=script, argv=list(argv)), []
     for link in reversed(Index(runs_root()).links()):
         facts = status(link)
         # A Slurm job that is queued again keeps its number, and may begin on another node before the first counts as dead.
@@ -75,7 +76,12 @@ def unfinished(script, argv):
             with suppress(OSError, ValueError):
                 meta = read_params(link / "params.yaml").get("meta") or {}
                 if {name: meta.get(name) for name in origin} == origin:
-                    return link.resolve()
+                    if meta.get("code") == code_hash(script):
+                        return link.resolve()
+                    others.append((link.resolve(), meta.get("commit")))
+    if others:
+        run, commit = others[0]
+        print(f"note: {run} was begun by other code (commit {commit}): a new run begins; --resume would go on with it", file=sys.stderr)
     return None
 
 

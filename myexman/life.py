@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .checkpoint import HEARTBEAT, Stopped
+from .files import acquire
 from .parser import read_params, write_yaml
 
 SILENT = 20 * HEARTBEAT  # seconds without a sign of life after which a run on another machine counts as killed
@@ -39,7 +40,7 @@ def alive(run_dir):
     """Hold the run's lock, and write how the block ended.  Raises ValueError if another process holds the lock."""
     lock, began = FileLock(run_dir / ".lock"), time.time()
     try:
-        lock.acquire(timeout=0)
+        acquire(lock, timeout=0)
     except Timeout as e:
         raise ValueError(f"{run_dir} is in use by another process") from e
     facts = dict(state="running", host=platform.node(), pid=os.getpid(), job=os.environ.get("SLURM_JOB_ID"))

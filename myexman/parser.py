@@ -56,12 +56,15 @@ def checked(number, fits, what):
     """An argparse type: a number that fits."""
 
     def parse(text):
-        value = number(text)
+        try:
+            value = number(text)
+        except ValueError as e:
+            hint = ": what has no flag of its own comes first" if Path(text).exists() else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if number is int else 'a number'}{hint}") from e
         if not fits(value) or (number is int and abs(value) > LARGEST):
             raise argparse.ArgumentTypeError(f"{text} is not {what}")
         return value
 
-    parse.__name__ = number.__name__  # argparse's word for it in "invalid int value"
     return parse
 
 
@@ -82,8 +85,8 @@ class ExParser(Parser):
     command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
     that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then change, which `resume()`
     writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args(), nor if
-    check(args), which gets the parsed options, raises ValueError.  retired: former options of the script, {name: default}, which a
-    params.yaml may have at their defaults.
+    check(args), which gets the parsed options and may complete them, raises ValueError.  retired: former options of the script,
+    {name: default}, which a params.yaml may have at their defaults.
     paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
     that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
     machine the command line may say where files of the same names are."""
@@ -126,6 +129,8 @@ class ExParser(Parser):
         if resume:
             typed_places = {name: vars(args)[name] for name in elsewhere if name in vars(args)}
             former = super().parse_args([*words, *self.command_line(typed_places)])
+            if self.check:
+                self.check(former)
             for name in sorted(vars(args).keys() - {*NOT_PARAMS, *PLACES, *HABITS, *self.resume_with}):
                 was, now = values[name] if name in elsewhere and name in values else getattr(former, name), getattr(args, name)
                 movable = name in (*self.paths, *self.names_or_paths) and file_names(now) == file_names(was)

@@ -248,7 +248,7 @@ def test_fig2_under_other_priors(glyphs, priors):
         list(fig2.jobs(fig2.DRIVER.parse_args(["--quick", "--vae_list", priors[0]])))
     fig2.DRIVER.main(["--quick", "--data_root", str(glyphs), "--methods", "dwp", "--start", "vae-mean", "--vae_list", *priors])
     (options,) = {r["options"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "quick/fig2.csv")}
-    assert unpack(options)["init_list"] == "vae-mean" and unpack(options)["vae_list"].endswith("/vae5x5")
+    assert unpack(options)["init_list"] == "vae-mean" and unpack(options)["vae_list"].split(",")[1].startswith("vae5x5@")
 
 
 def test_a_new_comparison_is_a_list_of_variants(glyphs, monkeypatch):
@@ -380,6 +380,18 @@ def test_a_sweep_in_miniature(digits, capsys):
     assert value["hid_dim=4 4, lr=0.01", "seed=1"] == 4 and value["hid_dim=2 3, lr=0.02", "seed=0"] == 3
     said = capsys.readouterr().out
     assert said.count("| hid_dim=2 3, lr=0.02 | 2 |") == 1 and (Path(os.environ["DWP_PATH"]) / "sweeps/widths.png").exists()
+
+
+def test_quotes_protect_spaces_and_commas_in_the_values_of_a_sweep(digits, tmp_path):
+    """Of a path, say; the order of the fixed options is none of the rows' identity."""
+    assert sweep.axis("vae_list='a b' c,\"d,e\" f") == ("vae_list", ["'a b' c", '"d,e" f'])
+    odd = tmp_path / "a b, c.npz"
+    odd.write_bytes(digits.read_bytes())
+    words = ["train_source.py", "--grid", f"data='{odd}'", "lr=0.01,0.02", "--fixed"]
+    for fixed in ("--epochs 1 --eval_freq 1 --hid_dim 2 3", "--hid_dim 2 3 --eval_freq=1 --epochs 1"):
+        sweep.main([*words, fixed])
+    rows = read_rows(Path(os.environ["DWP_PATH"]) / "sweeps/sweep.csv")
+    assert len({r["method"] for r in rows}) == 2 and len(list((Path(os.environ["DWP_PATH"]) / "runs").iterdir())) == 2
 
 
 def test_a_sweep_whose_runs_would_not_be_found_again_is_refused():

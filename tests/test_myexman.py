@@ -333,7 +333,7 @@ def test_a_runs_code_is_that_of_its_modules_and_its_own_script():
     assert code_hash("train_bnn.py") == code_hash("train_source.py") != code_hash("features.py") != code_hash("convergence.py")
 
 
-def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch):
+def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch, capsys):
     """The last one of the same words and code that was stopped, killed, or, by the same Slurm job, left as running."""
 
     def begin(*argv, state, job=None):
@@ -356,7 +356,7 @@ def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch):
     assert go_on(main, words) == ["--resume", str(queued)]
     assert go_on(main, ["--lr", "5"]) == ["--lr", "5"]
     monkeypatch.setattr("myexman.index.code_hash", lambda script: "another")
-    assert go_on(main, words) == words
+    assert go_on(main, words) == words and "was begun by other code" in capsys.readouterr().err
     monkeypatch.undo()
     main.__module__ = "other"
     assert go_on(main, words) == words

@@ -1,0 +1,142 @@
+"""Nets and kernels that users bring: a net of a file of their own, nets of several architectures, and what cannot be built."""
+
+import errno
+import shutil
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+
+import prune_kernels
+import train_bnn
+import train_source
+from experiments.fig2 import fingerprint, options
+from models import build_net
+from models.kernel_folder import load_kernels
+from myexman import acquire
+from utils import load_run
+
+from .conftest import write_prior
+from .test_pipeline import refuse
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    in_channels, image_size, default_hid_dim = 1, 28, (4,)
+
+    def __init__(self, hid_dim=default_hid_dim, classes=10, conv=nn.Conv2d, linear=nn.Linear{more}):
+        super().__init__()
+        self.features = nn.Sequential(conv(1, hid_dim[0], 5{options}), nn.MaxPool2d(4), nn.ReLU(), nn.Flatten())
+        self.{name} = linear(hid_dim[0] * 36, classes)
+
+    def forward(self, x):
+        return self.{name}(self.features(x))
+
+class Other(nn.Module):
+    pass
+"""
+
+
+def write_net(file, more=", dropout=0.0", options="", name="classifier"):
+    file.write_text(NET.format(more=more, options=options, name=name))
+    return f"{file}:Net"
+
+
+def test_a_net_of_ones_own_file_is_trained_resumed_and_loaded(digits, priors, tmp_path, monkeypatch):
+    """By a path that is relative to where it was begun."""
+    write_net(tmp_path / "net.py")
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", str(digits), "--model", "net.py:Net", "--epochs", "1", "--ens", "0"]
+    source = train_source.main([*words[:-2], "--lr", "0.01"])
+    prune_kernels.main([str(source), "--out", "kernels", "--keep", "1"])
+    assert load_kernels(tmp_path / "kernels/conv5x5/train.npy").shape[1:] == (1, 5, 5)
+    run = train_bnn.main([*words, "--prior_list", "vae", "--init_list", "vae", "--vae_list", priors[1]])
+    monkeypatch.chdir("/")
+    assert train_bnn.main(["--resume", str(run), "--epochs", "2"]) == run
+    net, _, test = load_run(run)
+    assert type(net).__name__ == "Net" and net(test.x).shape == (30, 3)
+    assert yaml.safe_load((run / "params.yaml").read_text())["model"] == f"{tmp_path}/net.py:Net"
+    (tmp_path / "net.py").unlink()
+    with pytest.raises(FileNotFoundError, match="which defines the net Net"):
+        load_run(run)
+
+
+@pytest.mark.parametrize(
+    "model, words, message",
+    [
+        ("gone.py:Net", [], "neither one of cifarnet, "),
+        ("net.py:Other", [], "has no class Other with in_channels, image_size, default_hid_dim"),
+        ("net.py:Missing", [], "has no class Missing with in_channels"),
+        (dict(more=""), ["--net_cfg", "vanilla-do"], "got an unexpected keyword argument 'dropout'"),
+        (dict(options=", groups=1"), [], "a Bayesian convolution takes no groups"),
+        (dict(name="head"), [], "has no classifier: a net is `features` and then a `classifier`"),
+    ],
+)
+def test_a_net_that_cannot_be_built_is_refused_in_a_line(model, words, message, digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_net(tmp_path / "net.py")
+    if isinstance(model, dict):
+        model = write_net(tmp_path / "own.py", **model)
+    assert message in refuse(capsys, train_bnn.main, ["--data", digits, "--model", model, *words])
+
+
+@pytest.mark.parametrize("net_cfg", ["vanilla", "bayes", "bayes-all"])
+def test_weights_beyond_the_memory_are_refused_before_they_are_made(net_cfg):
+    """The two of a Bayesian layer, too: shapes alone are looked at."""
+    with pytest.raises(ValueError, match=r"the weights of fconv for --hid_dim 1000000 1000000: .* GB do not fit"):
+        build_net("fconv", net_cfg, (1_000_000, 1_000_000), torch.zeros(2, 1, 28, 28), torch.arange(2))
+
+
+def test_a_device_without_values_and_a_file_after_a_list_of_numbers_are_refused(digits, tmp_path, capsys):
+    assert "--device: meta: " in refuse(capsys, train_bnn.main, ["--data", digits, "--device", "meta"])
+    said = refuse(capsys, prune_kernels.main, ["--out", tmp_path / "k", "--keep", "1", digits])
+    assert f"'{digits}' is not a number: what has no flag of its own comes first" in said
+
+
+def test_kernels_of_nets_that_differ_are_taken_together_by_size(tmp_path, capsys):
+    """As many layers, widths and names as they have; the numbers of what was kept add up."""
+    nets = {"one": {"a": (6, 2, 3), "b": (4, 6, 5)}, "two": {"x": (3, 1, 3), "y": (5, 3, 3), "z": (2, 5, 5)}}
+    for i, (name, layers) in enumerate(nets.items()):
+        torch.save({f"{layer}.weight": torch.full((*n, k, k), i + 1.0) for layer, (*n, k) in layers.items()}, tmp_path / f"{name}.pt")
+    files = [str(tmp_path / f"{name}.pt") for name in nets]
+    assert "or take all kernels of a size together with --by_size" in refuse(
+        capsys, prune_kernels.main, [*files, "--out", tmp_path, "--keep", 1]
+    )
+    prune_kernels.main([*files, "--out", str(tmp_path / "k"), "--by_size", "--keep", "1"])
+    for k, counts in ((3, (12, 18)), (5, (24, 10))):
+        kernels = torch.cat([load_kernels(tmp_path / f"k/conv{k}x{k}/{split}.npy") for split in ("train", "test")])
+        assert [int((kernels == i).all((1, 2, 3)).sum()) for i in (1, 2)] == list(counts)
+        assert yaml.safe_load((tmp_path / f"k/conv{k}x{k}/pruning.yaml").read_text())["kernels"] == sum(counts)
+
+
+def test_the_default_prior_is_said_in_params_yaml(digits):
+    """So that it can be looked for; a run from before, which did not say it, goes on."""
+    words = ["--data", str(digits), "--hid_dim", "3", "4", "--epochs", "1", "--ens", "0"]
+    run = train_bnn.main(words)
+    file = run / "params.yaml"
+    assert yaml.safe_load(file.read_text())["prior_list"] == ["sn"]
+    assert yaml.safe_load((train_bnn.main([*words, "--net_cfg", "vanilla"]) / "params.yaml").read_text())["prior_list"] is None
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | dict(prior_list=None)))
+    assert train_bnn.main(["--resume", str(run), "--epochs", "2"]) == run
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("flock")])
+def test_a_file_system_without_locks_is_named(error, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    lock = FileLock(tmp_path / "lock")
+    monkeypatch.setattr(lock, "_acquire", fail)
+    with pytest.raises(OSError, match=f"the file system of {tmp_path} has no locks"):
+        acquire(lock)
+
+
+def test_priors_of_one_name_are_told_apart_in_rows(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_prior(tmp_path / name / "vae7x7", 7)
+    shutil.copytree(tmp_path / "a/vae7x7", tmp_path / "copy/vae7x7")
+    rows = [options("mnist", 600, priors=[tmp_path / name / "vae7x7"])["vae_list"] for name in ("a", "b", "copy")]
+    assert rows[0] == rows[2] != rows[1] and rows[0] == [f"vae7x7@{fingerprint(tmp_path / 'a/vae7x7')}"]
