@@ -3,7 +3,8 @@
     python -m tests.fuzz --cases 20000
 
 No case may end in a traceback, take more than 30 seconds, change a file that was there (unless it ends well), or run what a file holds.
-tests/test_fuzz.py does the first two thousand or so.
+Others are about what must come out: layers in their order, with the weights that their net computes with, from files of any wrapping; a run
+that is whole when its terminal goes; and each row once, when two drivers share a grid. tests/test_fuzz.py does some hundred cases.
 """
 
 import io
@@ -19,6 +20,7 @@ import traceback
 import warnings
 import zipfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -28,6 +30,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils import parametrizations, prune, weight_norm
 from tqdm import tqdm
 
 import prune_kernels
@@ -35,7 +39,9 @@ import train_bnn
 import train_source
 import train_vae_prior
 from data import load_dataset
-from myexman import Index, Parser
+from experiments.grid import Job, run_grid
+from models.kernel_folder import read_kernels
+from myexman import Index, Parser, status, survive_a_lost_terminal
 from myexman.__main__ import main as myexman_main
 from myexman.logger import read_rows
 from utils import load_density, load_kernels, load_run, load_weights, run_cli
@@ -199,6 +205,14 @@ def huge_npz():
     return content.getvalue()
 
 
+REPARAMETRISED = {  # what changes the names in a layer's state dict, but not its weight
+    "as it is": lambda layer: layer,
+    "weight_norm": weight_norm,
+    "parametrizations.weight_norm": parametrizations.weight_norm,
+    "prune": lambda layer: prune.random_unstructured(layer, "weight", 0),
+}
+
+
 @cache
 def foreign():
     """Whole files that are not what is asked for."""
@@ -236,6 +250,12 @@ def odd_files():
         npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", pickle.dumps(Payload())),
         npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }"),
         npy("__import__('os').mkdir('executed')"),
+        npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1, 1, 2, 2), }"),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1, 1, 2, 2), }", np.full(4, 1e300).tobytes()),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 2, 2), }", np.full(4, 1e20, np.float32).tobytes()),
+        *(saved(change(nn.Conv2d(2, 2, 3)).state_dict()) for change in REPARAMETRISED.values()),
+        saved(parametrizations.spectral_norm(nn.Conv2d(2, 2, 3)).state_dict()),
+        saved({f"0.parametrizations.weight.original{i}": torch.ones(2, 1, 3, 3) for i in range(3)}),
         pickle.dumps(Payload()),
         saved(Payload()),
         saved({"w": Payload()}),
@@ -370,6 +390,91 @@ def sensible(option, values):
     return all(int(v) < 9 or (int(v) > 10**8 and option not in ("--epochs", "--num_epochs")) for v in fits)
 
 
+# ---------------------------------------------------------------- what must come out
+
+
+def layers_in_order(draw):
+    """A net of constant kernels, 1, 2, …, by layer, whose state dict is wrapped as people's are: they must be read so."""
+    change, end = (choices[draw % len(choices)] for choices in (list(REPARAMETRISED), ("pt", "safetensors")))
+    prefix = ("", "module.", "_orig_mod.", "model.", "net.features.")[draw // 8 % 5]
+    net = nn.Sequential(*(layer for i in range(2 + draw % 12) for layer in (nn.Conv2d(1, 2, 3), nn.ReLU())))
+    for i, layer in enumerate(net[::2]):
+        nn.init.constant_(layer.weight, i + 1.0)
+        REPARAMETRISED[change](layer)
+    state = {prefix + name: t.contiguous() for name, t in net.state_dict().items()}
+    file = f"net.{end}"
+    Path(file).write_bytes(safe(state) if end == "safetensors" else saved(state))
+
+    def call():
+        found = [float(w.mean()) for w in read_kernels(file).values()]
+        if not np.allclose(found, range(1, len(net[::2]) + 1)):
+            raise AssertionError(f"layers are read as {found}")
+
+    return call, f"{file}: {change}, {prefix!r}, {len(net[::2])} layers"
+
+
+class Closing(io.TextIOWrapper):
+    """A terminal that goes after so many writes."""
+
+    def __init__(self, writes):
+        self.left, (self.other, end) = writes, os.pipe()
+        super().__init__(open(end, "wb", buffering=0), write_through=True)  # noqa: SIM115
+
+    def write(self, text):
+        self.left -= 1
+        if self.left == 0:
+            os.close(self.other)
+        return super().write(text)
+
+    def close(self):
+        if self.left > 0:
+            os.close(self.other)
+            self.left = 0
+        super().close()
+
+
+def lost_terminal(draw):
+    """A training whose terminal goes at some moment: it is finished all the same."""
+    main, words = [(train_bnn.main, BNN), (train_source.main, SCRIPTS["train_source"][1])][draw % 2]
+
+    def call():
+        with Closing(1 + draw // 2 % 12) as terminal, redirect_stdout(terminal), redirect_stderr(terminal):
+            survive_a_lost_terminal()
+            run = main([*words, "--eval_freq", "1"])
+        if status(run)["state"] != "finished" or not read_rows(run / "logs.csv"):
+            raise AssertionError(f"the run is {status(run)}")
+
+    return call, f"{words}, whose terminal goes after {1 + draw // 2 % 12} writes"
+
+
+def shared_grid(draw):
+    """Two drivers of one grid at once: each run begun once, each row written once."""
+    rng, begun = np.random.default_rng(draw), []
+
+    def run(argv):
+        begun.append(argv[0])
+        time.sleep(rng.random() / 50)
+        folder = Path("grid_runs") / argv[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "params.yaml").write_text("device: cpu")
+        return folder
+
+    def measure(folder):
+        return [dict(metric=metric, value=1, steps=1) for metric in ("acc", "nll")]
+
+    def call():
+        jobs = [Job("p", "m", "x", i, [str(i)], run, measure) for i in range(2 + draw % 5)]
+        with ThreadPoolExecutor(2) as two:
+            ends = [two.submit(run_grid, jobs, "results/grid.csv") for _ in range(2)]
+        failed = [end.result()[1] for end in ends]
+        rows = [(r["seed"], r["metric"]) for r in read_rows("results/grid.csv")]
+        if any(failed) or sorted(begun) != [str(i) for i in range(len(jobs))] or len(rows) != len(set(rows)) or len(rows) != 2 * len(jobs):
+            raise AssertionError(f"{failed}, begun {begun}, rows {rows}")
+
+    return call, f"two drivers of a grid, draw {draw}"
+
+
+OUTCOMES = dict(layers=layers_in_order, terminal=lost_terminal, grid=shared_grid)
 NUMBERS = st.integers(0, 2**20)
 OPTIONS = st.lists(st.tuples(NUMBERS, st.lists(NUMBERS, max_size=3)), min_size=1, max_size=3)
 DAMAGED = st.tuples(st.just("damage"), st.sampled_from(sorted(READERS)), NUMBERS, st.sampled_from(range(len(DAMAGE))), NUMBERS, NUMBERS)
@@ -378,12 +483,15 @@ CASES = st.one_of(
     DAMAGED,
     DAMAGED,
     st.tuples(st.just("foreign"), st.sampled_from(sorted(READERS)), NUMBERS, st.sampled_from(range(len(foreign())))),
+    st.tuples(st.sampled_from(sorted(OUTCOMES)), NUMBERS),
 )
 
 
 def prepare(case):
     """Damage what the case says.  Returns what to call, and words for the case."""
     kind, name, *rest = case
+    if kind in OUTCOMES:
+        return OUTCOMES[kind](name)
     if kind == "cli":
         main, words = SCRIPTS[name]
         words, choices = list(words), options(name)
@@ -444,7 +552,7 @@ def outcome(case):
     changed = [str(p) for p in before if after.get(p) != before[p] and p.name not in OWN]
     if changed and code:
         wrong.append(f"changed {changed}")
-    left = [str(p) for p in after if p.name.startswith(".")]
+    left = [str(p) for p in after if p.name.startswith(".") and not p.name.endswith(".lock")]
     if left:
         wrong.append(f"left {left}")
     return code, f"{words}\n    " + "\n    ".join(wrong) if wrong else ""
