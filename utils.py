@@ -178,20 +178,22 @@ def minibatches(data, bs):
         yield tuple(t[i] for t in data)
 
 
-def train_epoch(data, bs, opt, objective, epoch=0):
-    """One pass over data, a tuple of tensors.  objective(*batch) -> (loss, dict of 0-d tensors to report).
-
-    Returns the reported values' means over items, as floats.  Raises FloatingPointError if a loss or, after the pass, a weight
-    is NaN or infinite; both are looked at once per pass, so that no step waits for the device."""
-    losses, sizes, reports = [], [], []
+def take_steps(data, bs, opt, objective):
+    """The steps of one pass, in which nothing looks at a value: none waits for the device.  Yields loss, report, size of the minibatch."""
     for batch in minibatches(data, bs):
         loss, report = objective(*batch)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
-        losses.append(loss.detach())
-        sizes.append(len(batch[0]))
-        reports.append(report)
+        yield loss.detach(), {name: value.detach() for name, value in report.items()}, len(batch[0])
+
+
+def train_epoch(data, bs, opt, objective, epoch=0):
+    """One pass over data, a tuple of tensors.  objective(*batch) -> (loss, dict of 0-d tensors to report).
+
+    Returns the reported values' means over items, as floats.  Raises FloatingPointError if a loss or, after the pass, a weight
+    is NaN or infinite; both are looked at once per pass."""
+    losses, reports, sizes = zip(*take_steps(data, bs, opt, objective))
     finite = torch.stack(losses).isfinite().tolist()
     weights = [p for group in opt.param_groups for p in group["params"]]
     if not all(finite) or not torch.nn.utils.get_total_norm(weights).isfinite():
@@ -202,7 +204,7 @@ def train_epoch(data, bs, opt, objective, epoch=0):
             "keeps the last good state"
         )
     share = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
-    return {k: float(share @ torch.stack([r[k].detach() for r in reports]).double().cpu()) for k in reports[0]}
+    return {k: float(share @ torch.stack([r[k] for r in reports]).double().cpu()) for k in reports[0]}
 
 
 def sum_of_squares(module):

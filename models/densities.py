@@ -67,7 +67,7 @@ class GaussianKernels(Density):
         return density
 
     def distribution(self):
-        return MultivariateNormal(self.mean, scale_tril=self.scale)
+        return MultivariateNormal(self.mean, scale_tril=self.scale, validate_args=False)
 
     def whitening(self):
         """P (k^2, k^2), lower triangular, with P^T P the inverse covariance."""
@@ -95,7 +95,7 @@ class IndependentGaussian(GaussianKernels):
         return density
 
     def distribution(self):
-        return Independent(Normal(self.mean, self.scale), 1)
+        return Independent(Normal(self.mean, self.scale, validate_args=False), 1, validate_args=False)
 
     def whitening(self):
         return torch.diag(1 / self.scale)

@@ -72,7 +72,7 @@ class Flow(Density):
 
     def log_prob(self, w):
         x, log_det = self(w)
-        return torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1) + log_det
+        return torch.distributions.Normal(0.0, 1.0, validate_args=False).log_prob(x).sum(1) + log_det
 
     @torch.no_grad()
     def sample(self, n):

@@ -50,7 +50,7 @@ class StandardNormal(Prior):
 
     def kl(self, q):
         """Exact."""
-        return kl_divergence(q, Normal(torch.zeros_like(q.loc), torch.ones_like(q.loc))).sum()
+        return kl_divergence(q, Normal(torch.zeros_like(q.loc), torch.ones_like(q.loc), validate_args=False)).sum()
 
 
 class LogUniform(Prior):
@@ -164,7 +164,7 @@ class FormerPosterior(Prior):
         """Exact."""
         if q.loc.shape != self.mean.shape:
             raise ValueError(f"a former posterior of shape {tuple(self.mean.shape)} does not fit weights of shape {tuple(q.loc.shape)}")
-        return kl_divergence(q, Normal(self.mean, self.scale)).sum()
+        return kl_divergence(q, Normal(self.mean, self.scale, validate_args=False)).sum()
 
 
 class KernelPrior(Prior):

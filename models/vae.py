@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .densities import Density
-from .tinyconv import Conv1x1, Conv3x3, ConvTranspose1x1, ConvTranspose3x3, FirstConv3x3
+from .tinyconv import Conv1x1, Conv3x3, ConvTranspose1x1, ConvTranspose3x3, FirstConv3x3, as_kernels
 
 LOG_2PI = math.log(2 * math.pi)
 MIN_VAR = 1e-10  # far below any kernel's spread; keeps log and division finite where softplus underflows
@@ -29,11 +29,6 @@ def variance(h):
 def log_normal(x, mean, var):
     """log N(x; mean, var) in nats, summed over dimensions: each (n, d) -> (n,)."""
     return -0.5 * ((x - mean).square() / var + var.log() + LOG_2PI).sum(1)
-
-
-def as_kernels(h, k):
-    """(k^2 n, 1), position by position -> (n, 1, k, k)."""
-    return h.view(k * k, -1).T.reshape(-1, 1, k, k)
 
 
 class Encoder(nn.Module):
@@ -55,7 +50,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """p(w|z): z (n, z_dim) -> mean and variance of w, each (n, 1, k, k).
 
-    decoder: codes -> positions of kernels, (k^2 n, h).  fc_mu, fc_var: the heads.  min_var: what is added to every variance."""
+    decoder: codes -> rows of kernels, (k^2 n, h).  fc_mu, fc_var: the heads.  min_var: what is added to every variance."""
 
     def __init__(self, k, decoder, fc_mu, fc_var, min_var=0.0):
         super().__init__()

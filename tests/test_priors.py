@@ -27,6 +27,8 @@ from models.priors import (
     VariationalDropout,
 )
 from models.vae import VAE
+from train_bnn import negative_elbo
+from utils import take_steps
 
 
 def test_standard_normal_kl_is_torchs():
@@ -404,3 +406,25 @@ def test_the_contract_of_a_density(name):
     products = (w - w.mean(0)).detach() * slope
     error = (products.mean(0) + 1).abs() / (products.std(0) / n**0.5)
     assert error.max() < 5  # standard errors
+
+
+def untrained(name):
+    """A density of 3x3 kernels of that name, small."""
+    kind = DENSITIES[name]
+    return kind(3, **{option: 2 for option in ("z_dim", "hidden_dim", "layers", "components") if option in kind.options})
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_step_looks_at_no_value(name):
+    """On the device `meta` any look raises; on a GPU it would make the step wait."""
+    offered = dict(gamma_a=0.6, gamma_b=0.1, mean=torch.zeros(4, 2, 3, 3), log_var=torch.zeros(4, 2, 3, 3), dwp_samples=2)
+    offered |= dict(kl_kernels=3, kl_chunk=0, train_reverse=True, bound="elbo", density=untrained(name) if name in DENSITIES else None)
+    layer, prior = BayesConv2d(2, 4, 3), PRIORS[name](**{need: offered[need] for need in PRIORS[name].needs})
+    if name == "vd":
+        layer.learn_rate()
+    net = nn.Sequential(layer, nn.Flatten(), nn.Linear(16, 3)).to("meta")
+    prior.to("meta")
+    opt = torch.optim.Adam([*net.parameters(), *(p for p in prior.parameters() if p.requires_grad)], foreach=False)
+    data = torch.empty(6, 2, 4, 4, device="meta"), torch.empty(6, dtype=torch.long, device="meta")
+    steps = list(take_steps(data, 4, opt, lambda x, y: negative_elbo(net, [layer], [prior], 6, x, y)))
+    assert [(loss.device.type, size) for loss, _, size in steps] == [("meta", 4), ("meta", 2)]

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models import tinyconv
 from models.tinyconv import Conv1x1, Conv3x3, ConvTranspose1x1, ConvTranspose3x3, FirstConv3x3, evaluation
+from models.vae import VAE
 
 LAYERS = {  # name: layer, k, padding
     **{f"{k}x{k}, padding {p}": (lambda k=k, p=p: Conv3x3(3, 4, k, p), k, p) for k, p in ((3, 0), (5, 0), (5, 1))},
@@ -38,6 +40,19 @@ def test_value_and_gradients(name):
     values = [torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()]) for y in (ours, expected)]
     for a, b in zip([ours, *values[0]], [expected, *values[1]]):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [3, 5, 7])
+def test_a_gpus_way_and_a_cpus_are_one_function(k, monkeypatch):
+    """Coders by torch's own convolutions, image by image: the same values and gradients but for rounding."""
+    vae, w, found = VAE(k, 2, 8), torch.randn(5, 1, k, k, requires_grad=True), []
+    for own in (False, True):
+        monkeypatch.setattr(tinyconv, "by_images", lambda x, own=own: own)
+        (mean, var), (w_mean, w_var) = vae.encoder(w), vae.decoder(torch.arange(10.0).view(5, 2) / 5)
+        total = sum((i + 1) * (t * torch.linspace(-1, 1, t.numel()).view(t.shape)).sum() for i, t in enumerate((mean, var, w_mean, w_var)))
+        found.append([mean, var, w_mean, w_var, *torch.autograd.grad(total, [w, *vae.parameters()])])
+    for i, (a, b) in enumerate(zip(*found)):  # values, then gradients, whose sums cancel
+        assert (a - b).abs().max() <= (1e-5 if i < 4 else 1e-4) * b.abs().max()
 
 
 @pytest.mark.parametrize("name", LAYERS)
