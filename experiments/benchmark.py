@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark            # results/benchmark.csv, figures/benchmark.png
     python -m experiments.benchmark --quick    # smoke check, under a minute, results under logs/
+    python -m experiments.benchmark --gpu --device cuda    # experiments/benchmark_gpu.py
 
 Both must first give the same number from the same random state; then they are timed in turns, in one process. The reference takes one
 stochastic forward pass per Monte-Carlo sample.
@@ -439,12 +440,17 @@ def parse_args(argv=None):
     parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     parser.add_argument("--only", help="cases whose name contains this; nothing is written then")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for one case, beyond its first three rounds")
+    parser.add_argument("--gpu", action="store_true", help="time of steps on an accelerator, alone and side by side, instead")
     parser.add_argument("--quick", action="store_true", help="smoke check on tiny cases, results under logs/")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.gpu:
+        from . import benchmark_gpu  # which is made of what is here
+
+        return benchmark_gpu.main(args.device, args.quick)
     results, figures, cases, budget = RESULTS, FIGURES, FULL, args.seconds
     if args.quick:
         results, figures = folders(quick=True)

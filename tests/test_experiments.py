@@ -22,6 +22,7 @@ from data.glyphs import GLYPHS, make_glyphs
 from experiments import (
     ablations,
     benchmark,
+    benchmark_gpu,
     claims,
     continual,
     deep_ensemble,
@@ -66,6 +67,22 @@ def test_the_benchmark_runs_and_agrees_with_its_reference():
     rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/benchmark.csv")
     assert [row["case"] for row in rows] == list(benchmark.QUICK) and all(row["seconds"] > 0 for row in rows)
     assert rows[0]["peak_mb"] > 0
+
+
+def test_the_benchmark_of_a_gpu_in_miniature_on_a_cpu(capsys):
+    """It goes on with what is missing; without an accelerator it is refused."""
+    with pytest.raises(ValueError, match="give --device cuda"):
+        benchmark.main(["--gpu"])
+    file = Path(os.environ["DWP_PATH"]) / "quick/benchmark_gpu.csv"
+    benchmark.main(["--gpu", "--quick"])
+    rows = read_rows(file)
+    methods = {name_of(method) for method in benchmark_gpu.METHODS}
+    assert {(r["case"], r["processes"]) for r in rows} == {
+        *((method, 1) for method in methods),
+        ("deep weight prior", 2),
+        *((f"KL of 5x5 kernels, {way}", 1) for way in benchmark_gpu.WAYS),
+    }
+    assert all(r["ms"] > 0 for r in rows) and "| deep weight prior | 5 | 2 |" in capsys.readouterr().out
 
 
 def test_the_quickstart_in_miniature(tmp_path, capsys):
