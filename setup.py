@@ -13,6 +13,7 @@ setup(
     extras_require={
         "cluster": ["submitit>=1.5"],
         "tensorboard": ["tensorboard>=2.14"],
+        "tutorial": ["jupyter"],
         "peers": ["bayesian-torch==0.5.0", "laplace-torch==0.3"],
     },
     install_requires=[

@@ -17,8 +17,10 @@ def new_figure(width, height, columns=1, rows=1, **kwargs):
 
 
 def save_figure(figure, file):
+    """Write a figure to a file, and return it."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
+    return figure
 
 
 def kernel_sheet(kernels, columns=10):
@@ -43,15 +45,17 @@ def draw_kernels(axes, groups, columns=10):
     axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.7, label="weight")
 
 
-def plot_kernels(groups, file):
-    figure, axes = new_figure(3.6 * len(groups) + 0.8, 3.6, columns=len(groups))
-    draw_kernels(axes, groups)
-    save_figure(figure, file)
+def plot_kernels(groups, file=None):
+    """A figure of draw_kernels(), written to a file if one is given."""
+    figure, axes = new_figure(3.6 * len(groups) + 0.8, 3.6, columns=len(groups), squeeze=False)
+    draw_kernels(axes[0], groups)
+    return save_figure(figure, file) if file else figure
 
 
 @torch.no_grad()
-def plot_latent(vae, kernels, file, shown=250):
-    """Latent means of kernels in a plane, some kernels drawn at their place, and the decoder's mean on a grid (paper, Fig. 5).
+def plot_latent(vae, kernels, file=None, shown=250):
+    """A figure, written to a file if one is given: latent means of kernels in a plane, some kernels drawn at their place, and the decoder's
+    mean on a grid (paper, Fig. 5).
 
     Of a VAE with more than two latent dimensions, the plane of the two that vary most; the grid's others are 0."""
     z = vae.encoder(kernels)[0].cpu()
@@ -77,4 +81,4 @@ def plot_latent(vae, kernels, file, shown=250):
         extent=(-limit, limit, -limit, limit),
     )
     right.set(title="decoder mean over the latent plane", **names)
-    save_figure(figure, file)
+    return save_figure(figure, file) if file else figure

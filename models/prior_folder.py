@@ -49,6 +49,8 @@ Made {date}, commit {commit}, on {machine}, by
 
     python train_vae_prior.py {argv}
 
+To look around in it: `python -m experiments.prior_page DIR` makes a page of this folder, for a browser.
+
 ![kernels](kernels.png)
 {latent}"""
 TRAINED = """{num_epochs} epochs, batch {bs}, Adam {lr:g}, from epoch {decrease_from} falling linearly to 0. These are the weights """
