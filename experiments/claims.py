@@ -64,7 +64,7 @@ def of_fig2(panel, epochs, x, better, worse):
 
 
 def after_steps(panel, x):
-    return paired_differences(fig4.DRIVER.results(), "dwp", "xavier", panel=panel, x=x, metric=fig4.PANELS[panel].metric)
+    return paired_differences(fig4.in_main(fig4.DRIVER.results()), "dwp", "xavier", panel=panel, x=x, metric=fig4.PANELS[panel].metric)
 
 
 def untrained(panel, x):

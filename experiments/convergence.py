@@ -30,6 +30,12 @@ from utils import (
     train_epoch,
 )
 
+PIXELS = {  # how the grey values x in [0, 1] are read; the paper does not say
+    "grey": lambda x: x,
+    "black_white": lambda x: (x > 0.5).float(),
+    "drawn": torch.bernoulli,
+}
+
 
 def parse_args(argv=None):
     parser = ExParser(description=__doc__, prog="convergence.py")
@@ -38,6 +44,8 @@ def parse_args(argv=None):
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--model", choices=["image_vae", *sorted(NETWORKS)], default="fconv", help="image VAE, or a classifier")
     add("--hid_dim", type=at_least(1), nargs="+", help="filters of each convolution of a classifier")
+    what = "pixels of the image VAE: grey; black and white, x > 1/2; or drawn anew in every step with x as their probability"
+    add("--pixels", choices=PIXELS, default="grey", help=what)
     add_init_flags(parser)
     add("--steps", type=at_least(1), default=500, help="steps in all")
     add("--eval_steps", type=at_least(1), nargs="+", default=[10, 20, 50, 100, 200, 300, 400, 500], help="when to evaluate")
@@ -64,14 +72,19 @@ def main(args):
     seed_everything(args.seed)
     train, test = (d.to(args.device) for d in load_dataset(args.data, args.data_root))
     images = args.model == "image_vae"
+    if args.pixels != "grey" and not images:
+        raise ValueError("--pixels is for the image VAE")
     if images and args.hid_dim:
         raise ValueError("--hid_dim is for classifiers: the image VAE has the paper's widths")
     check_sources(args)
     net = initialized(ImageVAE() if images else build_net(args.model, "vanilla", args.hid_dim, *train), args)
     opt = torch.optim.Adam(net.parameters(), lr=args.lr, fused=True)
 
+    read = PIXELS[args.pixels]
+    shown = read(test.x)  # the same for all evaluations
+
     def objective(x, y):
-        loss = -net.elbo(x).mean() if images else F.cross_entropy(net(x), y)
+        loss = -net.elbo(read(x)).mean() if images else F.cross_entropy(net(x), y)
         return loss, dict(loss=loss)
 
     log, samples = Logger(args.run_dir), {}
@@ -82,7 +95,7 @@ def main(args):
             if images:
                 samples[f"step{step}"] = net.sample(10).cpu().numpy()
             log.row(
-                step=step, train_loss=stats["loss"], **(dict(mean_elbo=mean_elbo(net, test.x)) if images else evaluate(net, test, ens=0))
+                step=step, train_loss=stats["loss"], **(dict(mean_elbo=mean_elbo(net, shown)) if images else evaluate(net, test, ens=0))
             )
     if images:
         np.savez(args.run_dir / "samples.npz", **samples)

@@ -256,7 +256,6 @@ DRIVER = Driver(
     plot,
     by_panel=True,
     full=PAPER,
-    paper=("fig2",),
     report=report,
 )
 

@@ -102,9 +102,8 @@ class Driver(NamedTuple):
     jobs(args): the Jobs; if some need what others leave, those that can run now, and it is asked again when they have.
     table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
     by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own.
-    paper, quantity: the names in paper_results.csv of what it reproduces, and what number that is.
-    own_table: whether the report shows the driver's table beside that of the paper's numbers.
-    report(): Markdown lines for the report, in place of those tables."""
+    paper, quantity: the names in paper_results.csv of what the report sets beside it, and what number that is.
+    own_table: whether the report shows the driver's table, too.  report(): Markdown lines for the report, in place of that."""
 
     name: str
     doc: str

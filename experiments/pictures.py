@@ -14,7 +14,7 @@ from models.pictures import new_figure, plot_kernels, plot_latent, save_figure
 from myexman import Parser, at_least
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
-from . import convergence, fig2
+from . import convergence, fig2, fig4
 from .fig4 import INITS, PANELS
 from .grid import command_line
 from .methods import colour_of, init_options, name_of, paper_value, shipped
@@ -88,6 +88,7 @@ def fig6(args, file):
     figure, axes = new_figure(2.2 * len(steps), 3.2, columns=len(steps), rows=len(INITS), squeeze=False)
     for row, init in zip(axes, INITS):
         shared = dict(data=args.data, data_root=args.data_root, model=panel.model, seed=args.seed, steps=steps[-1], eval_steps=steps)
+        shared |= dict(pixels=fig4.MAIN)
         run = convergence.main(command_line(**shared, **init_options(init, panel.layers)))
         with np.load(run / "samples.npz") as samples:
             for axis, step in zip(row, steps):

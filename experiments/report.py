@@ -83,7 +83,7 @@ def ours(published, rows):
     panel, metric, where = published["panel"], "acc", dict(method=paper_method(published["method"]))
     if published["figure"] == "fig4":
         panel = next((name for name, p in fig4.PANELS.items() if p.paper == panel), panel)
-        metric = fig4.PANELS[panel].metric
+        metric, rows = fig4.PANELS[panel].metric, fig4.in_main(rows)
     elif published["figure"] != "fig3":
         panel, _, metric = panel.partition(" ")
         panel, metric = OUR_NAMES.get(panel, panel), OUR_NAMES.get(metric, metric)
@@ -124,18 +124,14 @@ def section(name, driver, title, asked, meaning, published):
     if driver:
         rows, theirs = driver.results(), [r for r in published if r["figure"] in driver.paper]
         lines += ["", f"`python -m experiments.{name}`{'' if rows else ' (not run)'}"]
+        if theirs:
+            lines += ["", f"{driver.quantity}; ≈: read off the paper's figure; –: not run.", "", side_by_side(theirs, rows, driver.full)]
         if driver.report:
-            lines += driver.report()
-        else:
-            lines += (
-                ["", f"{driver.quantity}; ≈: read off the paper's figure; –: not run.", "", side_by_side(theirs, rows, driver.full)]
-                if theirs
-                else []
-            )
-            if rows and (driver.own_table or not theirs):
-                for own in by_panel(rows) if driver.by_panel else [rows]:
-                    titles = ["; ".join(filter(None, [part[0]["panel"], driver.title(part)])) for part in by_panel(own)]
-                    lines += ["", f"{', '.join(titles)}:", "", driver.table(own)]
+            lines += ["", *driver.report()]
+        elif rows and (driver.own_table or not theirs):
+            for own in by_panel(rows) if driver.by_panel else [rows]:
+                titles = ["; ".join(filter(None, [part[0]["panel"], driver.title(part)])) for part in by_panel(own)]
+                lines += ["", f"{', '.join(titles)}:", "", driver.table(own)]
     return [*lines, "", *pictures(name), "", meaning]
 
 
