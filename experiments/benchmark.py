@@ -281,18 +281,18 @@ QUICK = {
 
 # name: (builder, its arguments, least ratio to the reference that is aimed at)
 FULL = {
-    "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn"), 1.3),
-    "step, fconv, loguniform": (bnn_step, dict(model="fconv", prior="loguniform"), 1.3),
+    "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn"), None),
+    "step, fconv, loguniform": (bnn_step, dict(model="fconv", prior="loguniform"), None),
     "its convolutions and noise alone": (bare_step, dict(model="fconv"), None),
-    "step, fconv, vae": (bnn_step, dict(model="fconv", prior="vae"), 2.0),
+    "step, fconv, vae": (bnn_step, dict(model="fconv", prior="vae"), 1.8),
     "step, fconv, vae, 256 kernels": (bnn_step, dict(model="fconv", prior="vae", drawn=256), 10.0),
     "step, cifarnet, sn": (bnn_step, dict(model="cifarnet", prior="sn"), None),
     "step, cifarnet, loguniform": (bnn_step, dict(model="cifarnet", prior="loguniform"), None),
     "step, cifarnet, vae, 256 kernels": (bnn_step, dict(model="cifarnet", prior="vae", drawn=256, reference=False), None),
     "step, cifarnet, vae": (bnn_step, dict(model="cifarnet", prior="vae", reference=False), None),
     "ensemble of 10, 10000 images": (ensemble, {}, 2.0),
-    "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7), 3.0),
-    "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5), 3.0),
+    "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7), None),
+    "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5), None),
     "source step, filters 256/512": (source_step, {}, 1.0),
     "checkpoint, fconv, vae": (checkpoint, {}, None),
     "its copy in memory": (checkpoint, dict(copied=True), None),
