@@ -24,7 +24,7 @@ from models.prior_folder import load_into, trained_weights
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.sources import DEFAULT_PRIOR, layer_sources, prior_names
 from models.sparsity import CRITERIA, compression, prune, sparse_state
-from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, save_state, script, write_yaml
+from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, run_folder, save_state, script, write_yaml
 from utils import (
     BATCH,
     add_common_flags,
@@ -62,7 +62,7 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--model", type=model_name, default="fconv", help=f"{', '.join(sorted(NETWORKS))}, or FILE.py:Class")
     what = "Bayesian convolutions (all layers: bayes-all), or a plain net (with dropout)"
     add("--net_cfg", choices=sorted(LAYERS), default="bayes", help=what)
-    add("--start_from", metavar="RUN", help="begin with the net of a former run, all of it")
+    add("--start_from", type=run_folder, metavar="RUN", help="begin with the net of a former run, all of it")
     add_init_flags(parser)
     add = parser.add_argument_group("posterior").add_argument
     add("--logvarinit", type=finite, help="initial log-variance of the posterior (paper: -10)")
@@ -105,7 +105,7 @@ def prior_name(word):
     name, run = name_and_run(word)
     if name not in PRIORS or (name == "posterior") != bool(run) or word.endswith(":"):
         raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
-    return word
+    return f"{name}:{run_folder(run)}" if run else word
 
 
 def name_and_run(word):

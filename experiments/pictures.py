@@ -66,11 +66,14 @@ def overview(args, file):
                 at, style = np.arange(5) + 0.13 * (i - 1) - 0.2, dict(color="0.55", marker="sx"[i], markersize=5, linestyle="")
                 axis.plot(at, [dwp - other for dwp, other in theirs], label=f"paper: minus {name}", **style)
         axis.axhline(0, color="0.3", linewidth=0.8)
+        for between in range(4):
+            axis.axvline(between + 0.5, color="0.85", linewidth=0.8, zorder=0)
         axis.set_xticks(range(5), sizes)
+        axis.set_xlim(-0.5, 4.5)
         better = "above" if metric == "acc" else "below"
         axis.set(xlabel="training images", title=f"deep weight prior minus the other: {what} ({better} 0: it is better)")
         axis.title.set_fontsize(9)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8, ncols=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=7, ncols=4)
     save_figure(figure, file)
 
 

@@ -38,9 +38,11 @@ def architecture(model):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     arch = getattr(module, name, None)
+    if not inspect.isclass(arch):
+        raise ValueError(f"{file} has no class {name}")
     lacking = [field for field in ("in_channels", "image_size", "default_hid_dim") if not hasattr(arch, field)]
     if lacking:
-        raise ValueError(f"{file} has no class {name} with {', '.join(lacking)}, as those of models/lenet.py have")
+        raise ValueError(f"the class {name} of {file} lacks {', '.join(lacking)}, which those of models/lenet.py have")
     return arch
 
 
@@ -60,7 +62,8 @@ def build_net(model, net_cfg, hid_dim, x, y):
     try:
         inspect.signature(arch).bind(**options)
     except TypeError as e:
-        raise ValueError(f"{model} cannot be built for --net_cfg {net_cfg}: {e}; its __init__ takes {', '.join(options)}") from e
+        takes = "its __init__ takes hid_dim, classes, conv, linear and dropout, each with a default"
+        raise ValueError(f"{model} cannot be built for --net_cfg {net_cfg}: {e}; as in models/lenet.py, {takes}") from e
     net = build(lambda: arch(**options), f"the weights of {model} for --hid_dim {widths}")
     if lacking := [part for part in ("features", "classifier") if not isinstance(getattr(net, part, None), nn.Module)]:
         raise ValueError(f"{model} has no {' and no '.join(lacking)}: a net is `features` and then a `classifier`, as in models/lenet.py")

@@ -2,7 +2,7 @@
 
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
 from .files import acquire, check_archive, replacing, runs_root
-from .index import Index, go_on
+from .index import Index, go_on, run_folder
 from .life import script, status
 from .logger import Logger, progress
 from .parser import ExParser, Parser, at_least, checked, commit_name, finite, positive, read_params, resolve_paths, share, write_yaml
@@ -29,6 +29,7 @@ __all__ = [
     "replacing",
     "resolve_paths",
     "resume",
+    "run_folder",
     "runs_root",
     "save_checkpoint",
     "save_state",

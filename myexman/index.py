@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from argparse import ArgumentTypeError
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +57,14 @@ class Index:
             notes.append(str(e))
         row |= {"script": meta.get("script"), "commit": meta.get("commit"), **(rows[-1] if rows else {}), **params}
         return row | {"note": "; ".join(notes)} if notes else row
+
+
+def run_folder(name):
+    """An argparse type: a run's folder, or its number under $DWP_PATH, as `python -m myexman` shows it; a path as text."""
+    try:
+        return str(Index(runs_root()).find(name)) if name.isdigit() and not Path(name).exists() else name
+    except ValueError as e:
+        raise ArgumentTypeError(str(e)) from e
 
 
 def go_on(main, argv):

@@ -67,8 +67,8 @@ def test_a_net_of_ones_own_file_is_trained_resumed_and_loaded(digits, priors, tm
     "model, words, message",
     [
         ("gone.py:Net", [], "neither one of cifarnet, "),
-        ("net.py:Other", [], "has no class Other with in_channels, image_size, default_hid_dim"),
-        ("net.py:Missing", [], "has no class Missing with in_channels"),
+        ("net.py:Other", [], "lacks in_channels, image_size, default_hid_dim"),
+        ("net.py:Missing", [], "has no class Missing"),
         (dict(more=""), ["--net_cfg", "vanilla-do"], "got an unexpected keyword argument 'dropout'"),
         (dict(options=", groups=1"), [], "a Bayesian convolution takes no groups"),
         (dict(name="head"), [], "has no classifier: a net is `features` and then a `classifier`"),
