@@ -16,16 +16,14 @@ import train_vae_prior
 from models.pictures import new_figure, save_figure
 from models.prior_folder import card_rows, is_finished
 from models.priors import DENSITIES
-from models.screen import likeness
 from myexman import at_least, go_on
 from myexman.logger import read_rows
-from prune_kernels import read_kernels
 from utils import load_density, run_cli
 
 from . import comparison
 from .fig2 import PAPER, net_options, rows_beside
 from .grid import Driver, Job, command_line, work_folder
-from .methods import last_row, method_job
+from .methods import method_job, with_kernels
 from .rows import RESULTS, ROOT, markdown, select, unpack
 
 SIZES, SHIPPED = (7, 5), ROOT / "data/fconv"
@@ -100,12 +98,6 @@ def fit(argv):
     return Path(argv[-1])
 
 
-def with_likeness(run_dir):
-    """The last row of a run, and the likeness of its 5x5 kernels."""
-    rows, (*_, kernels) = last_row(run_dir), read_kernels(run_dir).values()
-    return [*rows, dict(metric="likeness", value=likeness(kernels), steps=rows[0]["steps"])]
-
-
 def jobs(args):
     """The fits, and the nets under what has been fitted."""
     for name in args.fits:
@@ -123,7 +115,7 @@ def jobs(args):
         for n, split in itertools.product(args.num_examples, range(args.splits)):
             own = net | dict(num_examples=n, data_split_seed=split)
             under = own | dict(net_cfg="bayes", prior_list=density)
-            yield method_job(args.panel, name, str(n), split, under)._replace(measure=with_likeness)
+            yield method_job(args.panel, name, str(n), split, under)._replace(measure=with_kernels)
             for method, start in STARTS.items() if n == min(args.num_examples) and name in FITS else ():
                 yield method_job(args.panel, name, str(n), split, own | start)._replace(options=dict(net=method))
 
@@ -163,7 +155,7 @@ def table(rows):
             values = [select(rows, panel="kernels", method=name, x=f"{k}x{k}", metric=metric) for k in SIZES]
             cells.append(", ".join(f"{v[0]:.3g}" if len(v) else "–" for v in values))
         case = "KL, 4096 5x5 kernels" + (f", {name}" if name != "vae" else "")
-        alike = select(rows, method=name, metric="likeness")
+        alike = select(rows, method=name, metric="likeness_last")
         lines.append([name, *cells, f"{1000 * cost[case]:.0f}" if case in cost else "–", f"{alike.mean():.3g}" if len(alike) else "–"])
     heads = ["density", *FACTS.values(), "KL of 4096 5x5 kernels, ms", "likeness of 5x5 kernels in the nets"]
     parts = [markdown(" | ".join(heads), lines)]

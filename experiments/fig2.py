@@ -28,13 +28,13 @@ from .methods import (
     FCONV,
     curve,
     every_row,
-    last_row,
     method_job,
     method_options,
     name_of,
     paper_curve,
     paper_method,
     shipped,
+    with_kernels,
 )
 from .rows import HERE, RESULTS, holm, interval, markdown, mean_std, p_value, pack, paired_differences, select, sentence, tidy_rows
 
@@ -101,8 +101,8 @@ def curve_options(args, n):
 
 
 def with_curve(options, run_dir):
-    """last_row(), and what experiments.early_stopping shows of the same run."""
-    return last_row(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
+    """with_kernels(), and what experiments.early_stopping shows of the same run."""
+    return with_kernels(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
 
 
 def last_step(n, epochs):
@@ -129,8 +129,8 @@ def jobs(args):
             for method in args.methods:
                 own = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
                 own |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
-                job = method_job(args.panel, method, str(n), split, own)
-                yield job._replace(measure=partial(with_curve, curve_options(args, n))) if args.eval_freq else job
+                measure = partial(with_curve, curve_options(args, n)) if args.eval_freq else with_kernels
+                yield method_job(args.panel, method, str(n), split, own)._replace(measure=measure)
 
 
 def rows_of(panel, epochs, start="vae", seed=0):
@@ -193,8 +193,23 @@ def differences(rows, base, others=()):
     return markdown("n | against | difference in accuracy | p | in NLL, nats | p | splits", lines)
 
 
+def kernels_table(panel, epochs):
+    """By n, method and start: how alike the kernels of the first and the last convolution are, and their norm, as Markdown."""
+    lines = []
+    for start in STARTS:
+        rows = rows_of(panel, epochs, start)
+        for n, method in itertools.product(sorted({r["x"] for r in rows}), CHOICES):
+            own = [
+                select(rows, method=method, x=n, metric=f"{fact}_{layer}") for layer in ("first", "last") for fact in ("likeness", "norm")
+            ]
+            if len(own[0]):
+                lines.append([n, name_of(method), start, *map(mean_std, own), len(own[0])])
+    heads = [f"{layer} layer: {fact}" for layer in ("first", "last") for fact in ("likeness", "norm")]
+    return markdown(" | ".join(["n", "prior", "start", *heads, "splits"]), lines) if lines else ""
+
+
 def report():
-    """Markdown lines for experiments.report: each schedule's means and paired differences; another seed of the start."""
+    """Markdown lines for experiments.report: each schedule's means and paired differences; another seed of the start; the kernels."""
     lines = []
     for panel, (epochs, (name, base)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
         rows, others = on_its_splits(rows_of(panel, epochs), base), rows_of(panel, epochs, "xavier")
@@ -208,6 +223,8 @@ def report():
         again = rows_of(panel, epochs, seed=1)
         if again:
             lines += ["", f"{name}, with other first kernels and other noise (`--seed 1`):", "", differences(again, base)]
+        if kernels := kernels_table(panel, epochs):
+            lines += ["", f"{name}: kernels at the end, how alike (mean absolute cosine) and how large:", "", kernels]
     return lines
 
 

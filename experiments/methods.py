@@ -4,7 +4,9 @@ import yaml
 
 import train_bnn
 from models.priors import DENSITIES
+from models.screen import likeness
 from myexman.logger import read_rows
+from prune_kernels import read_kernels
 
 from . import deep_ensemble
 from .grid import Job, command_line
@@ -122,6 +124,16 @@ def last_row(run_dir):
         values |= {f"kept {layer}": kept / total for layer, (kept, total) in report["kept"].items()}
     values |= deep_ensemble.ensemble_file(run_dir)["metrics"]
     return [dict(metric=k, value=v, steps=row["step"]) for k, v in values.items()]
+
+
+def with_kernels(run_dir):
+    """last_row(), and how alike the kernels of the first and the last convolution have become, and how large."""
+    rows = last_row(run_dir)
+    first, *_, last = read_kernels(run_dir).values()
+    for layer, w in dict(first=first, last=last).items():
+        facts = {f"likeness_{layer}": likeness(w), f"norm_{layer}": float(w.flatten(1).norm(dim=1).mean())}
+        rows += [dict(metric=metric, value=value, steps=rows[0]["steps"]) for metric, value in facts.items()]
+    return rows
 
 
 def every_row(run_dir):
