@@ -74,7 +74,9 @@ def parse_args(argv=None):
         "for all of it",
     )
     which.add_argument(
-        "--by_size", action="store_true", help="kernels of a size share a folder, from whichever convolution, of nets that may differ"
+        "--by_size",
+        action="store_true",
+        help="kernels of a size share a folder, and an entry of the lists above, in the order in which sizes come; of nets that may differ",
     )
     parser.add_argument("--test_share", type=share, default=0.2, help="share of the kept kernels that goes to test.npy")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the split and the subset")
@@ -129,8 +131,10 @@ def main(argv=None):
     args = parse_args(argv)
     runs = usable(args.runs)
     nets = [read_kernels(run) for run in runs]
-    if args.together or args.by_size:
-        nets = [together(net, args.together) if args.together else by_size(net) for net in nets]
+    if args.together:
+        nets = [together(net, args.together) for net in nets]
+    if args.by_size:
+        nets = by_size(nets)
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart, or take all kernels of a size together with --by_size")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]

@@ -43,7 +43,7 @@ from utils import (
     train_epoch,
 )
 
-PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), names_or_paths=("data", "prior_list"))
+PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), names_or_paths=("data", "model", "prior_list"))
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 RETIRED = dict(kl_memory=False)  # options that were, with their defaults, so that former runs go on
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
@@ -242,7 +242,8 @@ def former_posterior(run, name):
 
 def check_options(args):
     """Raise ValueError if options do not go together."""
-    given = [name for name, default in BAYESIAN.items() if getattr(args, name) != default]
+    said_by_default = [DEFAULT_PRIOR]  # in params.yaml, below
+    given = [name for name, default in BAYESIAN.items() if getattr(args, name) not in (default, said_by_default)]
     bayesian, fixed, snr = args.net_cfg.startswith("bayes"), args.alpha is not None, args.prune == "snr"
     if given and not bayesian:
         raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} has none")
@@ -269,8 +270,7 @@ def check_options(args):
         if wrong:
             raise ValueError(what)
     check_sources(args, priors if bayesian else ())
-    if bayesian and not args.prior_list:  # said in params.yaml, too
-        args.prior_list = [DEFAULT_PRIOR]
+    args.prior_list = (args.prior_list or said_by_default) if bayesian else None
 
 
 def check_net(args, net, layers, train, test):

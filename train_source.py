@@ -34,7 +34,7 @@ from utils import (
 
 def parse_args(argv=None):
     resume_with = ("epochs", "eval_freq", "bs", "lr")
-    parser = ExParser(description=__doc__, prog="train_source.py", resume_with=resume_with, names_or_paths=("data",))
+    parser = ExParser(description=__doc__, prog="train_source.py", resume_with=resume_with, names_or_paths=("data", "model"))
     add = parser.add_argument_group("net").add_argument
     add("--data", default="not-mnist", help="source data set (paper: not-mnist, cifar100)")
     add("--model", type=model_name, default="fconv", help=f"{', '.join(sorted(NETWORKS))}, or FILE.py:Class")

@@ -5,10 +5,12 @@ A small net's step waits for Python more than for the device, so the mean over p
 stopped goes on with what is missing.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import time
 from functools import partial
+from queue import Empty
 
 import torch
 from torch import nn
@@ -103,7 +105,14 @@ def measure(build, device, processes, seconds):
     workers = [context.Process(target=rate, args=(build, device, seconds, barrier, queue), daemon=True) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    found = [queue.get() for _ in workers]
+    found = []
+    while len(found) < processes:
+        with contextlib.suppress(Empty):
+            found.append(queue.get(timeout=5))
+        if any(worker.exitcode for worker in workers):
+            for worker in workers:
+                worker.kill()  # the others wait for it
+            raise ValueError(f"one of {processes} processes has failed, as where the memory is too small for so many")
     for worker in workers:
         worker.join()
     return 1000 / sum(calls / took for calls, took in found), None

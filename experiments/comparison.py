@@ -43,13 +43,12 @@ def table(rows, bases):
         splits = len(select(rows, method=label, metric="acc"))
         lines += [[label, base or "–", cells[0], acc, cells[1], nll, cells[2], splits]] if splits else []
     n = len(select(common, method=common[0]["method"], metric="acc")) if common else 0
+    means, size = f"means over the {n} split{'s' * (n != 1)} of all", rows[0]["x"] if rows else ""
     if set(bases.values()) <= {None, next(iter(bases))}:
         lines = [[line[0], *line[2:]] for line in lines]
-        heads = f"variant | accuracy (means over the {n} splits of all) | less the first's | NLL, nats | less the first's | ECE | splits"
+        heads = f"variant, n = {size} | accuracy ({means}) | less the first's | NLL, nats | less the first's | ECE | splits"
         return markdown(heads, lines)
-    return markdown(
-        f"variant | base | accuracy (means over the {n} splits of all) | less its base | NLL, nats | less its base | ECE | splits", lines
-    )
+    return markdown(f"variant, n = {size} | base | accuracy ({means}) | less its base | NLL, nats | less its base | ECE | splits", lines)
 
 
 def plot(rows, bases, file):

@@ -48,7 +48,7 @@ FITS = {
     **{name: Fit(name) for name, density in DENSITIES.items() if hasattr(density, "fit")},  # at once
 }
 LONG = {  # the shipped 5x5 VAE is fitted for 400 epochs, from seed 0
-    f"vae, {epochs} epochs{words}": Fit("vae", {}, VAE | dict(num_epochs=epochs) | seed, SIZES[:1])
+    f"vae, {epochs} epochs{words}": Fit("vae", {}, VAE | dict(num_epochs=epochs, bs=64) | seed, SIZES[:1])
     for epochs, words, seed in ((100, "", {}), (100, ", seed 1", dict(seed=1)), (200, "", {}), (400, ", seed 1", dict(seed=1)))
 }
 STARTS = {"sn": dict(net_cfg="bayes", prior_list="sn"), "det": dict(net_cfg="vanilla")}  # nets that take a density as their start alone

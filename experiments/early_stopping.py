@@ -1,17 +1,19 @@
 """What early stopping is worth: accuracy and NLL against the step on a schedule as long as the paper's.
 
-    python -m experiments.early_stopping --data_root DATA_ROOT --workers 2
+    python -m experiments.fig2 --epochs 10000 --eval_freq 500 --num_examples 50 --splits 1 --data_root DATA_ROOT --workers 2
+    python -m experiments.early_stopping
 
-The rate falls linearly to 0 at the last step, so a point of the curve is not what a shorter schedule would end at (experiments.fig2).
+The first command trains, and leaves its curves; the second draws them. The rate falls linearly to 0 at the last step, so a point of a curve
+is not what a shorter schedule would end at.
 """
 
 from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import PANELS, curve_options, last_step, net_options
+from .fig2 import curve_options
 from .grid import Driver
-from .methods import KL_SUMS, curve, every_row, method_job, method_options, name_of, shipped
+from .methods import KL_SUMS, curve, name_of
 from .rows import markdown, rows_of_common_splits, select
 
 CHOICES = (*KL_SUMS, "sn", "vd", "det")
@@ -19,23 +21,13 @@ CHOICES = (*KL_SUMS, "sn", "vd", "det")
 
 def add_arguments(parser):
     parser.add_argument("--num_examples", type=at_least(1), default=50, help="size of the training set")
-    parser.add_argument("--split", type=int, default=0, help="which training set")
     parser.add_argument("--epochs", type=at_least(1), default=10000, help="passes over the training set, as in the paper")
     parser.add_argument("--eval_freq", type=at_least(1), default=500, help="epochs between evaluations")
-    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="what to run")
     parser.set_defaults(start="vae", seed=0, vae_list=None)  # as fig2's own
 
 
 def shared(args):
     return {args.panel: curve_options(args, args.num_examples)}
-
-
-def jobs(args):
-    for method in args.methods:
-        options = net_options(args) | method_options(method, shipped("vae", PANELS[args.panel].layers))
-        options |= dict(num_examples=args.num_examples, data_split_seed=args.split, eval_freq=args.eval_freq)
-        last = last_step(args.num_examples, args.epochs)
-        yield method_job(args.panel, method, str(last), args.split, options)._replace(measure=every_row)
 
 
 def table(rows):
@@ -63,16 +55,8 @@ def plot(rows, file):
     save_figure(figure, file)
 
 
-DRIVER = Driver(
-    "early_stopping",
-    __doc__,
-    add_arguments,
-    dict(panel="glyph-digits", num_examples=20, epochs=4, eval_freq=2, methods=["dwp-256", "det"]),
-    shared,
-    jobs,
-    table,
-    plot,
-)
+SMOKE = dict(panel="glyph-digits", num_examples=20, epochs=3, eval_freq=2)
+DRIVER = Driver("early_stopping", __doc__, add_arguments, SMOKE, shared, lambda args: (), table, plot)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

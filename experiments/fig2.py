@@ -5,7 +5,7 @@
     python -m experiments.fig2 --plot_only
 
 The second command is the paper's schedule; the first stops early, after what two CPU cores do in an hour or two. Every method starts from
-the same kernels, drawn from the VAE prior, or with --start xavier from Xavier's, and is trained alike; experiments.fair lets each choose.
+the same kernels, drawn from the VAE prior, or with --start xavier from Xavier's, and is trained alike; experiments.tune lets each choose.
 The paper does not say from which kernels its baselines start.
 """
 
@@ -83,7 +83,7 @@ def options(panel, epochs, start="vae", seed=0, priors=()):
     net = PANELS[panel]
     narrow = net.hid_dim != NETWORKS[net.model].default_hid_dim
     named = [f"{Path(folder).resolve().name}@{fingerprint(folder)}" for folder in priors]
-    return dict(epochs=epochs, hid_dim=net.hid_dim * narrow, init_list=start if start != "vae" else "", seed=seed, vae_list=named)
+    return dict(epochs=epochs, hid_dim=net.hid_dim * narrow, init_list=start if start != "vae" else "", seed=seed or "", vae_list=named)
 
 
 def fingerprint(folder):

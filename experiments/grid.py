@@ -140,9 +140,9 @@ class Driver(NamedTuple):
             USUAL[self.shared] = self.shared(self.parse_args([]))
         return USUAL[self.shared]
 
-    def results(self, shared=None):
-        """Its rows of these options, {panel: dict}; of the usual ones."""
-        return self.among(tidy_rows(RESULTS / f"{self.name}.csv"), shared or self.usual())
+    def results(self):
+        """Its rows of the usual options."""
+        return self.among(tidy_rows(RESULTS / f"{self.name}.csv"), self.usual())
 
     def among(self, rows, shared):
         wanted = {panel: pack(options) for panel, options in shared.items()}
@@ -177,19 +177,19 @@ class Driver(NamedTuple):
 
 
 def run_stages(driver, args, file, shared):
-    """run_grid() with a driver's jobs, and again while there are more of them than before."""
+    """run_grid() with a driver's jobs, and again while there are others than before."""
 
     def jobs_now():
         return [] if args.plot_only else list(driver.jobs(args))
 
-    began, jobs, retry = time.monotonic(), jobs_now(), args.retry
+    began, jobs, asked, retry = time.monotonic(), jobs_now(), set(), args.retry
     while True:
         left = None if args.time_limit is None else max(args.time_limit - (time.monotonic() - began), 0)
         rows, failed = run_grid(jobs, file, shared, make_launcher(args, grid_folder(file) / "slurm"), left, retry)
-        more = jobs_now()
-        if len(more) <= len(jobs):
+        asked |= {job.key for job in jobs}
+        jobs, retry = jobs_now(), False
+        if asked.issuperset(job.key for job in jobs):
             return rows, failed
-        jobs, retry = more, False
 
 
 def work_folder(args, name):
@@ -207,7 +207,7 @@ def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=Fals
     is left to it, and waited for.
     Returns all rows of the file, and {a job's title: why it failed}."""
     file, launcher = Path(file), launcher or Here()
-    jobs = [job._replace(figure=file.stem, options=(shared or {}).get(job.panel, {}) | job.options) for job in jobs]
+    jobs = [job._replace(figure=file.stem, options=(shared[job.panel] if shared else {}) | job.options) for job in jobs]
     memory, finished = grid_folder(file) / "failed.csv", finished_keys(file)
 
     def failures():

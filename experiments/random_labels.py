@@ -32,7 +32,7 @@ def add_arguments(parser):
 
 
 def shared(args):
-    return {name: dict(epochs=args.epochs) for name in MODELS}
+    return {name: dict(num_examples=args.num_examples, epochs=args.epochs) for name in MODELS}
 
 
 def jobs(args):

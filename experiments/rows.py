@@ -43,7 +43,11 @@ def pack(options):
         listed = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         return shlex.quote(name if value is True else f"{name}={listed}")
 
-    return " ".join(word(name, value) for name, value in sorted(options.items()) if value not in (None, False, "", (), []))
+    return " ".join(
+        word(name, value)
+        for name, value in sorted(options.items())
+        if value is not None and value is not False and value not in ("", (), [])
+    )
 
 
 def unpack(text):
@@ -70,9 +74,11 @@ def identity(row):
 
 
 def tidy_rows(file):
-    """The rows of a CSV file of results, of each identity the first; none if there is no file."""
-    found = {}
-    for row in read_rows(file) if file.exists() else []:
+    """The rows of a CSV file of results, of each identity the first; none if there is no file.  Raises ValueError if it is none of them."""
+    found, rows = {}, read_rows(file) if file.exists() else []
+    if rows and "options" not in rows[0]:
+        raise ValueError(f"{file} was written by a former version, whose rows have no `options`: move it away")
+    for row in rows:
         found.setdefault(identity(row), row)
     return list(found.values())
 

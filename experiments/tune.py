@@ -1,4 +1,4 @@
-"""Fig. 2's methods, each at its own best: start, steps, rate and L2 from one small grid, chosen on validation images over several splits by
+"""Fig. 2's methods, each at its own best: start, steps, rate and L2 from one small grid, chosen on validation images, over the splits, by
 accuracy and by NLL; then the nets of both choices on test images.
 
     python -m experiments.tune --data_root DATA_ROOT --workers 2
@@ -17,7 +17,7 @@ from . import comparison
 from .fig2 import PANELS, net_options
 from .grid import Driver, folders
 from .methods import method_job, method_options, name_of, shipped
-from .rows import markdown, mean_std, pack, select, sentence, tidy_rows
+from .rows import markdown, mean_std, pack, select, sentence, tidy_rows, unpack
 
 SCHEDULES = ((600, 1e-3), (600, 3e-3), (1500, 1e-3))  # epochs and Adam's rate
 L2 = (1e-4, 1e-3, 1e-2)  # for det-l2, in place of the schedules
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     l2: float = 0.0
 
     def words(self, validate=False):
-        return pack(self._asdict() | dict(validate=validate))
+        return pack(self._asdict() | dict(l2=self.l2 or "", validate=validate))
 
 
 def recipes(method, quick=False):
@@ -60,20 +60,21 @@ def shared(args):
     return {panel: {} for panel in PANELS}
 
 
-def tried(rows, method, n, metric="acc", quick=False):
+def tried(rows, method, n, metric="acc"):
     """{Recipe: its values on validation images} among tune's rows of one panel; those of a deep ensemble are `det`'s."""
     method = "det" if method == "de" else method
-    return {r: select(rows, method=method, x=n, options=r.words(validate=True), metric=metric) for r in recipes(method, quick)}
+    own = [unpack(r["options"]) for r in rows if r["method"] == method and r["x"] == n]
+    found = dict.fromkeys(Recipe(o["init_list"], int(o["epochs"]), float(o["lr"]), float(o.get("l2", 0))) for o in own if "validate" in o)
+    return {r: select(rows, method=method, x=n, options=r.words(validate=True), metric=metric) for r in found}
 
 
-def best(rows, method, n, quick=False):
+def best(rows, method, n):
     """{"accuracy": Recipe, "NLL": Recipe}: those of highest mean accuracy and of lowest mean NLL on validation images among tune's rows
-    of one panel; nothing unless all recipes ran, on as many splits."""
-    found = tried(rows, method, n, "acc", quick)
-    if len({len(acc) for acc in found.values()}) > 1 or not all(map(len, found.values())):
+    of one panel; nothing unless all that were tried ran on as many splits."""
+    acc, nll = (tried(rows, method, n, metric) for metric in ("acc", "nll"))
+    if len({len(values) for values in acc.values()}) != 1:
         return {}
-    nll = tried(rows, method, n, "nll", quick)
-    return {"accuracy": max(found, key=lambda recipe: found[recipe].mean()), "NLL": min(nll, key=lambda recipe: nll[recipe].mean())}
+    return {"accuracy": max(acc, key=lambda recipe: acc[recipe].mean()), "NLL": min(nll, key=lambda recipe: nll[recipe].mean())}
 
 
 def job(args, method, n, split, recipe, validate=False):
@@ -81,7 +82,7 @@ def job(args, method, n, split, recipe, validate=False):
     options = net_options(args) | method_options(method, shipped("vae", layers), shipped("conv", layers), recipe.init_list)
     options |= dict(num_examples=n, data_split_seed=split, epochs=recipe.epochs, eval_freq=recipe.epochs, lr=recipe.lr)
     options |= (dict(l2=recipe.l2) if recipe.l2 else {}) | (dict(validate=True) if validate else {})
-    own = recipe._asdict() | dict(validate=validate)
+    own = recipe._asdict() | dict(l2=recipe.l2 or "", validate=validate)
     return method_job(args.panel, method, str(n), split, options)._replace(options=own)
 
 
@@ -93,8 +94,9 @@ def jobs(args):
             yield job(args, method, n, split, recipe, validate=True)
     rows = [r for r in tidy_rows(folders(args.quick)[0] / "tune.csv") if r["panel"] == args.panel]
     for n, split, method in itertools.product(args.num_examples, range(args.test_splits), args.methods):
-        for recipe in dict.fromkeys(best(rows, method, n, args.quick).values()):
-            yield job(args, method, n, split, recipe)
+        if set(tried(rows, method, n)) >= set(recipes("det" if method == "de" else method, args.quick)):
+            for recipe in dict.fromkeys(best(rows, method, n).values()):
+                yield job(args, method, n, split, recipe)
 
 
 def chosen(rows, n):
@@ -125,8 +127,11 @@ def table(rows):
             if (r["method"], r["options"], r["x"]) == (method, recipe.words(), n)
         ]
         dwp = next((label for label, (method, _) in labels.items() if method == "dwp"), None)
+        have = {r["method"] for r in named}
         if named:
             parts += [f"n = {n}, test images:", comparison.table(named, {label: dwp if label != dwp else None for label in labels})]
+        if lacking := [label for label in labels if label not in have]:
+            parts += [f"Chosen, too, but not yet run on test images: {'; '.join(lacking)}."]
         for method in TUNED:
             acc, nll = (tried(rows, method, n, metric) for metric in ("acc", "nll"))
             for recipe in (recipe for recipe in acc if len(acc[recipe])):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def architecture(model):
         raise FileNotFoundError(f"no file {file}, which defines the net {name}")
     spec = importlib.util.spec_from_file_location(f"net_of_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(spec)
+    if (folder := str(Path(file).parent)) not in sys.path:
+        sys.path.append(folder)  # for what it imports from beside it
     spec.loader.exec_module(module)
     arch = getattr(module, name, None)
     if not inspect.isclass(arch):

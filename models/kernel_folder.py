@@ -37,10 +37,14 @@ def together(net, groups):
     return merged
 
 
-def by_size(net):
-    """Kernels by convolution, as read_kernels() gives them, with those of a size as one, the smallest first."""
-    sizes = sorted({w.shape[-1] for w in net.values()})
-    return {f"{k}x{k}": torch.cat([w for w in net.values() if w.shape[-1] == k]) for k in sizes}
+def by_size(nets):
+    """Kernels of nets, each as read_kernels() gives them, with those of a size as one, in the order in which sizes come; perhaps none."""
+    sizes = dict.fromkeys(w.shape[-1] for net in nets for w in net.values())
+
+    def of_size(net, k):
+        return torch.cat([torch.empty(0, 1, k, k), *(w for w in net.values() if w.shape[-1] == k)])
+
+    return [{f"{k}x{k}": of_size(net, k) for k in sizes} for net in nets]
 
 
 def common_facts(params):
@@ -68,13 +72,18 @@ def provenance(runs, nets, names):
                 facts = read_params(pool)
             except ValueError:
                 facts = {}
-            if facts.keys() != {"nets", "kernels", "source"} or facts["kernels"].keys() != set(names):
+            if set(facts.get("kernels", {})) - set(names):  # taken together by size, which the name begins with
+                counts = Counter()
+                for name, n in facts["kernels"].items():
+                    counts[name.partition("_")[0]] += n
+                facts["kernels"] = dict(counts)
+            if facts.keys() != {"nets", "kernels", "source"} or not facts["kernels"].keys() <= set(names):
                 raise ValueError(f"{pool} does not describe {run}, whose layers are {', '.join(names)}: delete it, or write the pool anew")
         else:
             source = common_facts([read_params(params)]) if params.exists() else {}
             facts = dict(nets=1, kernels=dict(zip(names, map(len, net.values()))), source=source)
         known.append(facts)
-    kernels = {name: sum(facts["kernels"][name] for facts in known) for name in names}
+    kernels = {name: sum(facts["kernels"].get(name, 0) for facts in known) for name in names}
     return dict(nets=sum(facts["nets"] for facts in known), kernels=kernels, source=common_facts([facts["source"] for facts in known]))
 
 

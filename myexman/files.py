@@ -54,7 +54,8 @@ def acquire(lock, timeout=-1):
         if isinstance(e, TimeoutError) or (isinstance(e, OSError) and e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)):
             raise
         place = Path(lock.lock_file).parent
-        raise OSError(f"the file system of {place} has no locks ({e}): set $DWP_PATH, or --root, to a folder on another one") from e
+        where = "work in a folder on another one ($DWP_PATH and --root say where runs go)"
+        raise OSError(f"the file system of {place} has no locks ({e}): {where}") from e
 
 
 def sync_folder(folder):

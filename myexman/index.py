@@ -85,7 +85,7 @@ def unfinished(script, argv):
             with suppress(OSError, ValueError):
                 meta = read_params(link / "params.yaml").get("meta") or {}
                 if {name: meta.get(name) for name in origin} == origin:
-                    if meta.get("code") == code_hash(script):
+                    if meta.get("code") == code_hash(script, tuple(argv)):
                         return link.resolve()
                     others.append((link.resolve(), meta.get("commit")))
     if others:

@@ -59,7 +59,7 @@ def checked(number, fits, what):
         try:
             value = number(text)
         except ValueError as e:
-            hint = ": what has no flag of its own comes first" if Path(text).exists() else ""
+            hint = ": what has no flag of its own comes first" if os.path.exists(text) else ""
             raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if number is int else 'a number'}{hint}") from e
         if not fits(value) or (number is int and abs(value) > LARGEST):
             raise argparse.ArgumentTypeError(f"{text} is not {what}")
@@ -252,7 +252,7 @@ def provenance(prog, argv):
         time=datetime.now().isoformat(timespec="seconds"),
         script=prog,
         **git_state(),
-        code=code_hash(prog),
+        code=code_hash(prog, tuple(argv)),
         python=platform.python_version(),
         versions={p: installed(p) for p in VERSIONS},
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -262,11 +262,13 @@ def provenance(prog, argv):
 
 
 @cache
-def code_hash(script):
-    """Of the code that a run of a script depends on: this project's modules, and the script itself if it is an experiment's."""
+def code_hash(script, argv=()):
+    """Of the code that a run of a script depends on: this project's modules, the script itself if it is an experiment's, and files of the
+    command line, as in FILE.py:Class."""
     home, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     files = [file for folder in ("", "data", "models", "myexman") for file in sorted((home / folder).glob("*.py"))]
-    for file in [*files, home / "experiments" / script]:
+    own = [Path(file) for file, colon, _ in (str(word).rpartition(":") for word in argv) if colon and file.endswith(".py")]
+    for file in [*files, home / "experiments" / script, *own]:
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]

@@ -137,7 +137,6 @@ DRIVERS = {  # and the methods of its smoke run
     fig3: {"dwp", "filters", "xavier"},
     fig4: {"dwp", "filters", "xavier"},
     tune: {"det", "de"},
-    early_stopping: {"dwp-256", "det"},
     posterior: {"sn", "dwp"},
     ablations: {"as in Fig. 2", "256 kernels a step"},
     tightness: {"learned", "frozen"},
@@ -246,10 +245,10 @@ def test_fig2_shows_both_schedules_both_starts_and_paired_differences(tmp_path, 
     assert "| 50 | standard normal | +0.110 (+0.085 to +0.135) | 0.003 |" in text  # .0027 and, doubled by Holm, 2 x .0008
 
 
-def test_a_long_run_leaves_its_curve_beside(glyphs):
-    """So that early_stopping, asked for it at the same frequency, has nothing left to train."""
+def test_a_long_run_leaves_its_curve_beside(glyphs, capsys):
+    """Which early_stopping draws; a figure and a table."""
     words = ["--quick", "--data_root", str(glyphs)]
-    fig2.DRIVER.main([*words, "--methods", "det", "--eval_freq", "2"])
+    fig2.DRIVER.main([*words, "--methods", "det", "dwp-256", "--eval_freq", "2"])
     folder = Path(os.environ["DWP_PATH"]) / "quick"
     last, curve = (read_rows(folder / f"{name}.csv") for name in ("fig2", "early_stopping"))
     assert (
@@ -259,8 +258,10 @@ def test_a_long_run_leaves_its_curve_beside(glyphs):
     )
     kernels = {f"{fact}_{layer}" for fact in ("likeness", "norm") for layer in ("first", "last")}  # of those at the end alone
     assert {r["metric"] for r in last} - {r["metric"] for r in curve} == kernels
-    numbers = {(r["metric"], r["value"]) for r in last if r["metric"] not in kernels}
-    assert numbers == {(r["metric"], r["value"]) for r in curve if r["x"] == 3}
+    numbers = {(r["method"], r["metric"], r["value"]) for r in last if r["metric"] not in kernels}
+    assert numbers == {(r["method"], r["metric"], r["value"]) for r in curve if r["x"] == 3}
+    early_stopping.DRIVER.main(["--quick"])
+    assert (folder / "early_stopping.png").exists() and "| 3 |" in capsys.readouterr().out
 
 
 def test_fig2_under_other_priors(glyphs, priors):
@@ -286,7 +287,7 @@ def test_a_new_comparison_is_a_list_of_variants(glyphs, monkeypatch):
         add_rows(rows, folder / "two_priors.csv")
     text = "\n".join(report.section("two_priors", driver, "Two priors", "", "", []))
     assert "| one Gaussian | 1.750 ± 1.000 | +0.250 (+0.250 to +0.250) |" in text
-    assert "| N(0, 1) | 1.500 ± 1.000 | – |" in text and "over the 3 splits of all" in text
+    assert "| N(0, 1) | 1.500 ± 1.000 | – |" in text and "over the 3 splits of all" in text and "| variant, n = 50 |" in text
 
 
 def test_holms_correction_and_the_verdict_of_a_claim():
@@ -459,6 +460,7 @@ def test_the_best_recipe_is_that_of_the_highest_accuracy_or_the_lowest_nll():
     labels = tune.chosen(rows, 50)
     assert list(labels.values()) == [(method, recipe) for method in ("det", "de") for recipe in best.values()]
     test = [row | dict(options=best["NLL"].words(), x=50, seed=0, metric=m, value=0.25) for m in ("acc", "nll", "ece")]
+    assert "Chosen, too, but not yet run on test images: deterministic, by accuracy" in tune.table(rows + test)
     assert f"| {list(labels)[1]} | 0.250 | – | 0.250 | – | 0.250 | 1 |" in tune.table(rows + test)
 
 
@@ -566,6 +568,35 @@ if __name__ == "__main__":
 """
 
 
+def test_a_file_of_a_former_version_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text(
+        "figure,panel,method,x,seed,metric,value,steps,device,commit,seconds,setting\nf,p,m,1,0,acc,1,1,,,,how\n"
+    )
+    for use in (lambda file: tidy_rows(file), lambda file: add_rows([dict.fromkeys(COLUMNS, "")], file), lambda file: run_grid([], file)):
+        with pytest.raises(ValueError, match="written by a former version"):
+            use(tmp_path / "rows.csv")
+
+
+def test_jobs_that_others_bring_are_run_though_as_many_go(tmp_path, monkeypatch):
+    """As where the choice of a driver changes with what has run."""
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    done = []
+
+    def run(argv):
+        done.append(argv[0])
+        (tmp_path / argv[0]).mkdir()
+        (tmp_path / argv[0] / "params.yaml").write_text("device: cpu")
+        return tmp_path / argv[0]
+
+    def jobs(args):
+        names = ["one", "two"] if "one" not in done else ["one", "three"]
+        return [Job("mnist", name, "", 0, [name], run, lambda folder: [dict(metric="acc", value=1, steps=1)]) for name in names]
+
+    driver = grid.Driver("d", "", lambda parser: None, {}, lambda args: {"mnist": {}}, jobs, lambda rows: str(len(rows)))
+    driver.main([])
+    assert done == ["one", "two", "three"] and len(tidy_rows(tmp_path / "d.csv")) == 3
+
+
 def test_two_processes_on_one_grid_share_its_runs(tmp_path):
     """Each run is begun once, each row written once, and both processes end with all of them."""
     script, file = tmp_path / "counted.py", tmp_path / "rows.csv"
@@ -581,10 +612,10 @@ def test_two_processes_on_one_grid_share_its_runs(tmp_path):
 
 
 def test_options_are_packed_in_one_way_and_read_back():
-    options = dict(hid_dim=(32, 64), epochs=600, raw=True, vae_list=["a b/c", "d"], seed=0, l2=0.0, start="", validate=False)
+    options = dict(hid_dim=(32, 64), epochs=600, raw=True, vae_list=["a b/c", "d"], lr=0, start="", validate=False, bs=None)
     text = pack(options)
-    assert text == "epochs=600 hid_dim=32,64 raw 'vae_list=a b/c,d'" == pack(unpack(text)) == pack(dict(reversed(options.items())))
-    assert unpack(text) == dict(epochs="600", hid_dim="32,64", raw=True, vae_list="a b/c,d") and unpack("") == {}
+    assert text == "epochs=600 hid_dim=32,64 lr=0 raw 'vae_list=a b/c,d'" == pack(unpack(text)) == pack(dict(reversed(options.items())))
+    assert unpack(text) == dict(epochs="600", hid_dim="32,64", lr="0", raw=True, vae_list="a b/c,d") and unpack("") == {}
     assert sentence("epochs=600 hid_dim=32,64 raw", dict(epochs=10000)) == "reduced: 600 epochs, 32,64 filters, raw features"
     assert sentence("epochs=10000 var_lr=10", dict(epochs=10000, hid_dim="")) == "10000 epochs, var_lr 10"
 

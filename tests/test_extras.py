@@ -9,11 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 import train_source
 from data.glyphs import make_glyphs
 from experiments import peers, prior_page
 from myexman.logger import read_rows
+from utils import load_vae
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,8 +89,9 @@ window.addEventListener("load", () => {
   }
   const slider = document.querySelector("#sliders input");
   if (slider) { slider.value = 2; slider.dispatchEvent(new Event("input")); seen.push(pixels()); }
-  const code = document.getElementById("code").textContent;
-  document.title = JSON.stringify({errors, kernels: new Set(seen).size, looks: seen.length, code});
+  const code = document.getElementById("code").textContent, at = [1, -1.5, 0.5, 2].slice(0, data.dims.length);  // points of the grid
+  const decoded = [...decode(at)], dims = data.dims;
+  document.title = JSON.stringify({errors, kernels: new Set(seen).size, looks: seen.length, code, at, dims, decoded});
 });
 </script>"""
 
@@ -115,4 +118,8 @@ def test_a_priors_page_in_a_browser(prior, looks, priors, tmp_path):
     page = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     found = json.loads(html.unescape(re.search(r"<title>(\{.*?\})</title>", page)[1]))
     assert found["errors"] == [] and found["kernels"] == found["looks"] == looks
+    vae, z = load_vae(folder), torch.zeros(1, 4 if looks == 4 else 2)
+    z[0, found["dims"]] = torch.tensor(found["at"], dtype=torch.float32)
+    mean = vae.decoder(z)[0].flatten()
+    assert (mean - torch.tensor(found["decoded"])).abs().max() < 0.02 * vae.decoder(2.5 * torch.randn(500, z.shape[1]))[0].abs().max()
     assert found["code"].count("=") == (4 if looks == 4 else 2) and "1.50" in found["code"]

@@ -355,7 +355,7 @@ def test_a_job_goes_on_with_its_own_unfinished_run_alone(monkeypatch, capsys):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert go_on(main, words) == ["--resume", str(queued)]
     assert go_on(main, ["--lr", "5"]) == ["--lr", "5"]
-    monkeypatch.setattr("myexman.index.code_hash", lambda script: "another")
+    monkeypatch.setattr("myexman.index.code_hash", lambda script, argv: "another")
     assert go_on(main, words) == words and "was begun by other code" in capsys.readouterr().err
     monkeypatch.undo()
     main.__module__ = "other"

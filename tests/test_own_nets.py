@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from experiments.fig2 import fingerprint, options
 from models import build_net
 from models.kernel_folder import load_kernels
 from myexman import acquire
+from myexman.parser import code_hash
 from utils import load_run
 
 from .conftest import write_prior
@@ -52,13 +54,19 @@ def test_a_net_of_ones_own_file_is_trained_resumed_and_loaded(digits, priors, tm
     source = train_source.main([*words[:-2], "--lr", "0.01"])
     prune_kernels.main([str(source), "--out", "kernels", "--keep", "1"])
     assert load_kernels(tmp_path / "kernels/conv5x5/train.npy").shape[1:] == (1, 5, 5)
-    run = train_bnn.main([*words, "--prior_list", "vae", "--init_list", "vae", "--vae_list", priors[1]])
+    argv = [*words, "--prior_list", "vae", "--init_list", "vae", "--vae_list", priors[1]]
+    run, former = train_bnn.main(argv), code_hash("train_bnn.py", tuple(argv))
+    write_net(tmp_path / "net.py", more=", dropout=0.5")
+    assert code_hash("train_bnn.py", (*argv, "another")) != former  # code of another file is other code
+    write_net(tmp_path / "net.py")
     monkeypatch.chdir("/")
     assert train_bnn.main(["--resume", str(run), "--epochs", "2"]) == run
     net, _, test = load_run(run)
     assert type(net).__name__ == "Net" and net(test.x).shape == (30, 3)
     assert yaml.safe_load((run / "params.yaml").read_text())["model"] == f"{tmp_path}/net.py:Net"
-    (tmp_path / "net.py").unlink()
+    shutil.move(tmp_path / "net.py", priors[0])
+    assert train_bnn.main(["--resume", str(run), "--epochs", "3", "--model", f"{priors[0]}/net.py:Net"]) == run
+    Path(priors[0], "net.py").unlink()
     with pytest.raises(FileNotFoundError, match="which defines the net Net"):
         load_run(run)
 
@@ -105,6 +113,17 @@ def test_kernels_of_nets_that_differ_are_taken_together_by_size(tmp_path, capsys
         capsys, prune_kernels.main, [*files, "--out", tmp_path, "--keep", 1]
     )
     prune_kernels.main([*files, "--out", str(tmp_path / "k"), "--by_size", "--keep", "1"])
+    prune_kernels.main(
+        [*files, "--out", str(tmp_path / "apart"), "--by_size", "--min_norm", "4", "6", "--pool", str(tmp_path / "pool.torch")]
+    )
+    assert [len(list((tmp_path / f"apart/conv{k}x{k}").iterdir())) for k in (3, 5)] == [4, 4]  # |w| is 3 or 6, and 5 or 10
+    norms = [[load_kernels(tmp_path / f"apart/conv{k}x{k}/train.npy").flatten(1).norm(dim=1).min()] for k in (3, 5)]
+    assert norms == [[6.0], [10.0]]
+    torch.save({"a.weight": torch.ones(9, 2, 3, 3)}, tmp_path / "small.pt")  # has no 5x5 kernels
+    again = [str(tmp_path / "pool.torch"), str(tmp_path / "small.pt"), "--out", str(tmp_path / "again"), "--by_size", "--keep", "1"]
+    prune_kernels.main(again)
+    said = [yaml.safe_load((tmp_path / f"again/conv{k}x{k}/pruning.yaml").read_text()) for k in (3, 5)]
+    assert [(facts["kernels"], facts["kept"], facts["nets"]) for facts in said] == [(48, 36, 3), (34, 10, 3)]
     for k, counts in ((3, (12, 18)), (5, (24, 10))):
         kernels = torch.cat([load_kernels(tmp_path / f"k/conv{k}x{k}/{split}.npy") for split in ("train", "test")])
         assert [int((kernels == i).all((1, 2, 3)).sum()) for i in (1, 2)] == list(counts)
@@ -120,6 +139,8 @@ def test_the_default_prior_is_said_in_params_yaml(digits):
     assert yaml.safe_load((train_bnn.main([*words, "--net_cfg", "vanilla"]) / "params.yaml").read_text())["prior_list"] is None
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | dict(prior_list=None)))
     assert train_bnn.main(["--resume", str(run), "--epochs", "2"]) == run
+    plain = train_bnn.main(["--config", str(run / "params.yaml"), "--net_cfg", "vanilla"])
+    assert yaml.safe_load((plain / "params.yaml").read_text())["prior_list"] is None
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("flock")])
