@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -49,8 +50,8 @@ class Job(NamedTuple):
 
     @property
     def title(self):
-        """What tells it from the others of its driver."""
-        return " / ".join(word for word in self.key[1:] if word)
+        """What tells it from the others of its driver, as a rule: not the options."""
+        return " / ".join(word for word in self.key[1:-1] if word)
 
     def __str__(self):
         return " / ".join(self.key)
@@ -213,7 +214,8 @@ def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=Fals
     def failures():
         return {row["run"]: row["why"] for row in (read_rows(memory) if memory.exists() else [])}
 
-    former = {} if retry else failures()
+    former, counts = {} if retry else failures(), Counter(job.title for job in jobs)
+    titles = {str(job): job.title if counts[job.title] == 1 else str(job) for job in jobs}
     by_name = {str(job): job for job in jobs if job.key not in finished}
     failed = {name: former[name] for name in by_name if name in former}
     to_go = {name: partial(run_job, job) for name, job in by_name.items() if name not in failed}
@@ -267,10 +269,10 @@ def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=Fals
                         add_rows([row for row in rows if row["figure"] == figure], file.with_name(f"{figure}.csv"))
                 launcher.collected(name)
                 claims.release(name)
-                tqdm.write(f"{by_name[name].title}: {f'failed, {why}' if why else 'done'} ({state()})")
+                tqdm.write(f"{titles[name]}: {f'failed, {why}' if why else 'done'} ({state()})")
     if to_go:
         print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; the same command goes on from here")
-    return tidy_rows(file), {by_name[name].title: why for name, why in failed.items()}
+    return tidy_rows(file), {titles[name]: why for name, why in failed.items()}
 
 
 class Claims:

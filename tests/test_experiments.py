@@ -116,7 +116,7 @@ def test_the_cards_say_what_the_priors_do():
         written = {q: float(line.split("|")[2]) for q, words in QUANTITIES.items() for line in card if line.startswith(f"| {words} |")}
         _, test = screening.kernels_of(ROOT / "data" / kernels_of)
         vae = load_vae(ROOT / "data" / prior)
-        assert abs(written["elbo"] - np.mean([held_out(vae, test)["elbo"] for _ in range(20)])) < 0.3
+        assert abs(written["elbo"] - np.mean([held_out(vae, test)["elbo"] for _ in range(8)])) < 0.4
         assert {q.split("_")[0] for q in QUANTITIES.keys() - written.keys()} <= {"flatness"}  # not yet measured when they were made
         for quantity in ("independent_gaussian", "full_gaussian", "kernel_norm", "zero_is_denser", "likeness_600"):
             assert abs(written[quantity] - rows[prior, quantity]) < 0.05
@@ -370,7 +370,7 @@ def killed(argv):
 
 def test_a_job_goes_on_from_the_checkpoint_of_a_driver_that_was_killed(digits, tmp_path):
     """With its driver its workers are told to end; the second driver resumes their runs, to the same numbers."""
-    jobs = some_jobs(digits, "--epochs 100 --save_every 0 --ens 2")
+    jobs = some_jobs(digits, "--epochs 40 --save_every 0 --ens 2")
     whole, _ = run_grid(jobs, tmp_path / "whole.csv", launcher=Workers(1))  # of one thread, as those below: sums differ with threads
     process = multiprocessing.get_context("spawn").Process(target=run_grid, args=(jobs, tmp_path / "f.csv", None, Workers(1)))
     process.start()
