@@ -187,7 +187,7 @@ def plot(rows, file):
 
 DRIVER = Driver(
     *("densities", __doc__, add_arguments),
-    dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=1, fits=["gmm", "flow", "gauss"]),
+    dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=1, fits=["gauss-indep", "flow", "gauss"]),
     *(shared, jobs, table, plot),
     varied=("net",),
     full=PAPER,

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from myexman import check_archive, commit_name, progress, read_params, replacing
+from myexman import commit_name, load_plain, progress, read_params, replacing
 
 from .memory import build, check_room
 from .pictures import plot_kernels, plot_latent
@@ -190,8 +190,7 @@ def load_weights(file, device="cpu"):
         if file.suffix == ".safetensors":
             state = in_order(safetensors.torch.load_file(file, device=str(device)))
         else:
-            check_archive(file)
-            state = torch.load(file, map_location=device, weights_only=True)
+            state = load_plain(file, device)
     except Exception as e:  # torch raises a dozen kinds for a damaged or unsafe file
         why = re.sub(r"\x1b\[[0-9;]*m", "", str(e) or type(e).__name__).splitlines()[0][:120]  # torch prints in bold
         raise ValueError(f"{file} is damaged or not a plain state dict, as torch.save(net.state_dict(), …) writes it: {why}") from e

@@ -1,7 +1,7 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
-from .checkpoint import Checkpoints, Stopped, load_checkpoint, resume, save_checkpoint, save_state
-from .files import acquire, check_archive, replacing, runs_root
+from .checkpoint import Checkpoints, Stopped, load_checkpoint, load_plain, resume, save_checkpoint, save_state
+from .files import acquire, replacing, runs_root
 from .index import Index, go_on, run_folder
 from .life import script, status
 from .logger import Logger, progress
@@ -17,12 +17,12 @@ __all__ = [
     "Stopped",
     "acquire",
     "at_least",
-    "check_archive",
     "checked",
     "commit_name",
     "finite",
     "go_on",
     "load_checkpoint",
+    "load_plain",
     "positive",
     "progress",
     "read_params",

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -136,6 +137,14 @@ def resume(args, epochs, **objects):
     return done
 
 
+def load_plain(file, device):
+    """What torch.save() wrote, without running anything that a file holds.  Raises a dozen kinds of errors if it is damaged."""
+    check_archive(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of how a file was written
+        return torch.load(file, map_location=device, weights_only=True)
+
+
 def load_checkpoint(run_dir, device, **objects):
     """Restore what save_checkpoint wrote into the same objects; returns the number of epochs already done.
 
@@ -144,8 +153,9 @@ def load_checkpoint(run_dir, device, **objects):
     if not file.exists():
         raise FileNotFoundError(f"nothing to resume: no {file}")
     try:
-        check_archive(file)
-        state = torch.load(file, map_location=device, weights_only=True)
+        state = load_plain(file, device)
+        if not isinstance(state, dict):
+            raise TypeError("no dict")
         epoch, rng = int(state["epoch"]), state["rng"]
         for name, o in objects.items():
             o.load_state_dict(state[name])

@@ -39,9 +39,9 @@ def commands(folder):
     for split, n in (("train", 40), ("test", 8)):
         np.save(folder / f"{split}.npy", rng.normal(size=(n, 1, 7, 7)))
     priors = [str(ROOT / f"data/fconv/vae{k}x{k}") for k in (7, 5)]
-    bnn = "--data glyph-digits --hid_dim 3 4 --epochs 20 --eval_freq 10 --ens 2 --bs 50 --prior_list vae --init_list vae"
-    source = "--data glyph-letters --hid_dim 8 6 --epochs 20 --eval_freq 10 --bs 25 --drop_dead 0.05 --l2 0.01"
-    vae = f"--data_dir {folder} --num_epochs 40 --eval_freq 20 --bs 8 --z_dim 2 --hidden_dim 8 --no_screen"
+    bnn = "--data glyph-digits --hid_dim 3 4 --epochs 12 --eval_freq 6 --ens 2 --bs 50 --prior_list vae --init_list vae"
+    source = "--data glyph-letters --hid_dim 8 6 --epochs 12 --eval_freq 6 --bs 25 --drop_dead 0.05 --l2 0.01"
+    vae = f"--data_dir {folder} --num_epochs 24 --eval_freq 12 --bs 8 --z_dim 2 --hidden_dim 8 --no_screen"
     data = ["--data_root", str(folder), "--save_every", "0.3"]
     return {
         "train_bnn.py": ([*bnn.split(), "--kl_kernels", "4", *data, "--vae_list", *priors], "model.torch"),

@@ -181,11 +181,11 @@ def test_densities_in_miniature(glyphs, capsys):
     densities.DRIVER.main(["--quick", "--data_root", str(glyphs)])
     rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/densities.csv")
     assert {(r["method"], r["x"]) for r in rows if r["metric"] == "elbo" and r["panel"] == "kernels"} == set(
-        itertools.product(("gmm", "flow", "gauss"), ("7x7", "5x5"))
+        itertools.product(("gauss-indep", "flow", "gauss"), ("7x7", "5x5"))
     )
     nets = {(r["method"], unpack(r["options"]).get("net")) for r in rows if r["metric"] == "acc"}
-    assert nets == set(itertools.product(("gmm", "flow", "gauss"), (None, "sn", "det")))
-    assert all(r["value"] > 0 for r in rows if r["metric"] == "parameters") and "| gmm | " in capsys.readouterr().out
+    assert nets == set(itertools.product(("gauss-indep", "flow", "gauss"), (None, "sn", "det")))
+    assert all(r["value"] > 0 for r in rows if r["metric"] == "parameters") and "| gauss-indep | " in capsys.readouterr().out
 
 
 def test_auroc_of_two_normals():
