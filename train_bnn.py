@@ -65,7 +65,8 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--start_from", type=run_folder, metavar="RUN", help="begin with the net of a former run, all of it")
     add_init_flags(parser)
     add = parser.add_argument_group("posterior").add_argument
-    add("--logvarinit", type=finite, help="initial log-variance of the posterior (paper: -10)")
+    what = "initial log-variance of the posterior (paper: -10), or relative:R, which makes sigma R times a layer's root mean square weight"
+    add("--logvarinit", type=log_variance, help=what)
     add("--logvarinit_std", type=at_least(0, float), help="its spread over weights (Kharitonov et al.: 0.2)")
     add("--logitinit", type=finite, help="under `vd`, whose posterior variance is alpha mean^2, initial logit of alpha (release: -2)")
     what = "factor of the log-variances' learning rate, under `vd` of the logits': at 1 they cannot follow the objective (REPORT.md)"
@@ -106,6 +107,14 @@ def prior_name(word):
     if name not in PRIORS or (name == "posterior") != bool(run) or word.endswith(":"):
         raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
     return f"{name}:{run_folder(run)}" if run else word
+
+
+def log_variance(word):
+    """An argparse type: a number, or relative:R with R above 0."""
+    relative, colon, share = word.partition(":")
+    if relative == "relative" and colon:
+        return f"relative:{positive(share)}"
+    return finite(word)
 
 
 def name_and_run(word):

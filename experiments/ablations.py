@@ -34,6 +34,7 @@ VARIANTS = {
         "N(0, 1) on the first layer": part(prior_list=["sn", "vae", "vae"]),
         "N(0, 1) on the other two": part(prior_list=["vae", "sn", "sn"]),
         "a hundredth of the KL term": part(kl_scale=0.01),
+        "noise of 3 % of the weights, as on MNIST": part(logvarinit="relative:0.03"),
     },
 }
 DRIVER = comparison("ablations", __doc__, VARIANTS, {"mnist": 50, "cifar10": 200})

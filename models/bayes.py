@@ -113,11 +113,17 @@ LAYERS = {
 }
 
 
+def noise_share(logvar):
+    """R of 'relative:R', which makes sigma that share of the root mean square of a layer's means; None of a number."""
+    return float(logvar.partition(":")[2]) if isinstance(logvar, str) else None
+
+
 @torch.no_grad()
 def init_posterior(layers, logvar, spread=0.0):
-    """Draw the log-variances of Bayesian layers from N(logvar, spread^2)."""
+    """Draw the log-variances of Bayesian layers from N(logvar, spread^2).  logvar: a number, or 'relative:R', see noise_share()."""
     for layer in layers:
-        layer.var.weight.fill_(logvar)
+        share = noise_share(logvar)
+        layer.var.weight.fill_(logvar if share is None else (share * layer.mean.weight).square().mean().log())
         if spread:
             layer.var.weight.add_(spread * torch.randn_like(layer.var.weight))
 

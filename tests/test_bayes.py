@@ -99,6 +99,15 @@ def test_quantiles_of_the_log_variances():
     assert log_variances([]) == {}
 
 
+def test_noise_can_be_a_share_of_a_layers_weights():
+    layers = bayes_layers(FConvMNIST((3, 4), conv=BayesConv2d))
+    init_posterior(layers, "relative:0.03")
+    for layer in layers:
+        size = layer.mean.weight.square().mean().sqrt()
+        torch.testing.assert_close(layer.scale(), (0.03 * size).expand_as(layer.mean.weight))
+    assert layers[0].scale()[0, 0, 0, 0] != layers[1].scale()[0, 0, 0, 0]
+
+
 def test_reparametrisation_is_what_autograd_would_make_of_it():
     mean, var = torch.randn(3, 4, requires_grad=True), torch.rand(3, 4, requires_grad=True)
     results = []

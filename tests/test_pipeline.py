@@ -161,6 +161,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--prior_list", "dropout"], "give --alpha"),
         (train_bnn.main, [*good, "--lr", "nan"], "nan is not a number from 0 up"),
         (train_bnn.main, [*good, "--logvarinit", "nan"], "nan is not a finite number"),
+        (train_bnn.main, [*good, "--logvarinit", "relative:0"], "0 is not a number above 0"),
         (
             train_bnn.main,
             [*good, "--net_cfg", "bayes-all", "--prior_list", "vae"],
