@@ -233,3 +233,14 @@ def test_a_run_goes_on_with_the_data_that_it_began_with_alone(digits, tmp_path, 
     (run / "data.yaml").unlink()  # of a run of a former version
     train_bnn.main(["--resume", str(run), "--epochs", "3"])
     assert read_log(run / "logs.csv")[-1]["epoch"] == 3 and (run / "data.yaml").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.15, 0.6])
+def test_an_interrupt_during_the_imports_leaves_no_traceback(seconds):
+    process = subprocess.Popen(
+        [sys.executable, "train_bnn.py", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert said == "" and process.returncode != 0
