@@ -1,14 +1,19 @@
-"""What the scripts import first: Ctrl-C while they import PyTorch, which takes seconds, ends them without a traceback."""
+"""What the scripts import first: Ctrl-C while they import PyTorch, which takes seconds, ends them at once and without a traceback."""
 
+import signal
 import sys
 from pathlib import Path
 
 
-def hook(kind, error, traceback):
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, traceback)
+def over():
+    """From now on Ctrl-C raises KeyboardInterrupt again."""
+    if waiting:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 started = getattr(sys.modules["__main__"], "__file__", None)
-if started and Path(started).resolve().parent == Path(__file__).resolve().parent:  # one of the scripts, not who imports it
-    sys.excepthook = hook
+# by one of the scripts, not by who imports it; and not where Ctrl-C is ignored, as in the background
+waiting = started and Path(started).resolve().parent == Path(__file__).resolve().parent
+waiting = bool(waiting) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if waiting:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,5 +1,7 @@
 """What the scripts share: flags, seeds, the epoch function, prediction, metrics, and loading (load_vae and its like, from models/)."""
 
+import quiet
+
 import hashlib
 import math
 import os
@@ -28,6 +30,7 @@ def run_cli(main):
     """Run main() from the shell. A mistake in the input, a NaN, or too little memory is one line on stderr and exit status 2
     ($DWP_TRACEBACK shows where it came from). A terminal that lacks a character shows another, and one that is lost ends nothing."""
     survive_a_lost_terminal()
+    quiet.over()
     try:
         main()
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as e:
