@@ -122,7 +122,7 @@ def test_a_run_on_another_machine_is_judged_by_its_signs_of_life(tmp_path, monke
 
 def test_of_two_processes_that_resume_one_run_the_second_is_refused(tmp_path, capsys):
     words, _ = commands(tmp_path)["train_source.py"]
-    run, err = interrupted("train_source.py", [*words, "--epochs", "100000", "--eval_freq", "5"], tmp_path / "logs", signal.SIGTERM, 4)
+    run, err = interrupted("train_source.py", [*words, "--epochs", "100000", "--eval_freq", "5"], tmp_path / "logs", signal.SIGTERM, 8)
     assert "go on with --resume" in err and status(run)["state"] == "stopped"
     with alive(run), pytest.raises(SystemExit) as e:
         run_cli(lambda: train_source.main(["--resume", str(run)]))
