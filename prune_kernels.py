@@ -10,7 +10,7 @@ What is kept must be alike in norm. Kernels of widely spread norms are a scale m
 fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough (models/screen.py measures the harm).
 """
 
-import quiet  # noqa: F401  before what takes its time
+import myexman.quiet  # noqa: F401  before what takes its time
 
 import sys
 from pathlib import Path

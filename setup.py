@@ -9,7 +9,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=["data", "experiments", "models", "myexman"],
-    py_modules=["prune_kernels", "quiet", "train_bnn", "train_source", "train_vae_prior", "utils"],
+    py_modules=["prune_kernels", "train_bnn", "train_source", "train_vae_prior", "utils"],
     extras_require={
         "cluster": ["submitit>=1.5"],
         "tensorboard": ["tensorboard>=2.14"],

@@ -6,7 +6,7 @@
 With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic counterpart; there are no priors then, and --l2 regularises.
 """
 
-import quiet  # noqa: F401  before what takes its time
+import myexman.quiet  # noqa: F401  before what takes its time
 
 import sys
 import time

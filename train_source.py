@@ -5,7 +5,7 @@
 Run it once per seed; prune_kernels.py then collects the kernels of all runs.
 """
 
-import quiet  # noqa: F401  before what takes its time
+import myexman.quiet  # noqa: F401  before what takes its time
 
 import time
 

@@ -7,7 +7,7 @@ The run folder is a prior folder, to be loaded by utils.load_density: params.yam
 vae_params_best.torch (best ELBO on the held-out kernels), pictures, sums, and a README.md card. --out copies all but the best elsewhere.
 """
 
-import quiet  # noqa: F401  before what takes its time
+import myexman.quiet  # noqa: F401  before what takes its time
 
 import sys
 from functools import partial

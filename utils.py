@@ -1,7 +1,5 @@
 """What the scripts share: flags, seeds, the epoch function, prediction, metrics, and loading (load_vae and its like, from models/)."""
 
-import quiet
-
 import hashlib
 import math
 import os
@@ -21,7 +19,7 @@ from models.kernel_folder import load_kernels  # noqa: F401  for those who use t
 from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
 from models.priors import DENSITIES
 from models.sources import DEFAULT_INIT, prior_names
-from myexman import Stopped, at_least, read_params, resolve_paths, run_folder, survive_a_lost_terminal, write_yaml
+from myexman import Stopped, at_least, quiet, read_params, resolve_paths, run_folder, survive_a_lost_terminal, write_yaml
 
 # ---------------------------------------------------------------- running a script
 

@@ -1,5 +1,6 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
+from . import quiet  # isort: split  before PyTorch
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, load_plain, resume, save_checkpoint, save_state
 from .files import acquire, replacing, runs_root
 from .index import Index, go_on, run_folder
@@ -25,6 +26,7 @@ __all__ = [
     "load_plain",
     "positive",
     "progress",
+    "quiet",
     "read_params",
     "replacing",
     "resolve_paths",

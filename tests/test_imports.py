@@ -14,7 +14,7 @@ FILES = sorted(
     if p.name != "setup.py"
 )
 SCRIPTS = ("train_source", "prune_kernels", "train_vae_prior", "train_bnn")
-PACKAGES = ("quiet", "data", "models", "myexman", "utils", *SCRIPTS, "experiments")
+PACKAGES = ("data", "models", "myexman", "utils", *SCRIPTS, "experiments")
 
 
 def module_name(file):
@@ -26,7 +26,7 @@ def layer(module):
     top, _, rest = module.partition(".")
     if top == "models":
         return 1 if rest in ("lenet", "cifarnet", "vgg", "resnet", "image_vae", "") else 0
-    return {"quiet": -1, "myexman": -1, "data": 0, "utils": 2, "experiments": 4}.get(top, 3)
+    return {"myexman": -1, "data": 0, "utils": 2, "experiments": 4}.get(top, 3)
 
 
 def project_imports(file):

@@ -13,7 +13,7 @@ def over():
 
 started = getattr(sys.modules["__main__"], "__file__", None)
 # by one of the scripts, not by who imports it; and not where Ctrl-C is ignored, as in the background
-waiting = started and Path(started).resolve().parent == Path(__file__).resolve().parent
+waiting = started and Path(started).resolve().parent == Path(__file__).resolve().parents[1]
 waiting = bool(waiting) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if waiting:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
