@@ -19,7 +19,7 @@ from models.kernel_folder import load_kernels  # noqa: F401  for those who use t
 from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
 from models.priors import DENSITIES
 from models.sources import DEFAULT_INIT, prior_names
-from myexman import Stopped, at_least, quiet, read_params, resolve_paths, run_folder, survive_a_lost_terminal, write_yaml
+from myexman import Stopped, at_least, find_run, quiet, read_params, resolve_paths, survive_a_lost_terminal, write_yaml
 
 # ---------------------------------------------------------------- running a script
 
@@ -275,7 +275,7 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     run_dir: its folder, or its number under $DWP_PATH, as `python -m myexman` shows it.
     device: by default the GPU if there is one.  data_root: of the data sets, if not where the run found them.  Returns (net, train,
     test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
-    run_dir = Path(run_folder(str(run_dir)))
+    run_dir = Path(find_run(str(run_dir)))
     device = device or default_device()
     params = read_params(run_dir / "params.yaml")
     if (params.get("meta") or {}).get("script") != "train_bnn.py":

@@ -13,8 +13,8 @@ are one more, batched. Up to rounding (about 1e-6) the results are those of nn.C
 parameters, `weight` and `bias`, in the same shapes and with the same initial values.
 
 This pays on a CPU. A GPU, whose convolutions use tensor cores, gets the plain sum, and images one after the other, which are then channels
-last as they lie: by_images(). Its convolutions may be in TF32, as cuDNN's are by default; that rounds .2 % of the KL term's gradient, far
-below the noise of a draw of z.
+last as they lie: by_images(). Its convolutions may be in TF32, as cuDNN's are by default; rounding that is expected to be far
+below the noise of a draw of z (experiments.benchmark --gpu compares both ways).
 """
 
 import torch

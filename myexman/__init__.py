@@ -3,7 +3,7 @@
 from . import quiet  # isort: split  before PyTorch
 from .checkpoint import Checkpoints, Stopped, load_checkpoint, load_plain, resume, save_checkpoint, save_state
 from .files import acquire, replacing, runs_root
-from .index import Index, go_on, run_folder
+from .index import Index, find_run, go_on, run_folder
 from .life import script, status
 from .logger import Logger, progress
 from .parser import ExParser, Parser, at_least, checked, commit_name, finite, positive, read_params, resolve_paths, share, write_yaml
@@ -20,6 +20,7 @@ __all__ = [
     "at_least",
     "checked",
     "commit_name",
+    "find_run",
     "finite",
     "go_on",
     "load_checkpoint",

@@ -59,10 +59,15 @@ class Index:
         return row | {"note": "; ".join(notes)} if notes else row
 
 
+def find_run(name):
+    """The folder of a run, a path as text, by that or by its number under $DWP_PATH, as `python -m myexman` shows.  Raises ValueError."""
+    return str(Index(runs_root()).find(name)) if name.isdigit() and not Path(name).exists() else name
+
+
 def run_folder(name):
-    """An argparse type: a run's folder, or its number under $DWP_PATH, as `python -m myexman` shows it; a path as text."""
+    """find_run() as an argparse type."""
     try:
-        return str(Index(runs_root()).find(name)) if name.isdigit() and not Path(name).exists() else name
+        return find_run(name)
     except ValueError as e:
         raise ArgumentTypeError(str(e)) from e
 

@@ -154,6 +154,11 @@ def test_a_file_system_without_locks_is_named(error, tmp_path, monkeypatch):
         acquire(lock)
 
 
+def test_a_run_that_is_not_there_is_a_value_error():
+    with pytest.raises(ValueError, match="no run 99999 under"):
+        load_run(99999)
+
+
 def test_priors_of_one_name_are_told_apart_in_rows(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
