@@ -19,12 +19,13 @@ from tqdm import trange
 
 from models import NETWORKS, build_net, model_name
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variances, set_rates
+from models.checks import BAYESIAN, check_options
 from models.cost import announce_cost
 from models.initialization import initialize
 from models.memory import check_room
 from models.prior_folder import load_into, trained_weights
 from models.priors import DENSITIES, PRIORS, KernelPrior
-from models.sources import DEFAULT_PRIOR, layer_sources, prior_names
+from models.sources import layer_sources, name_and_run, prior_names
 from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, run_folder, save_state, script, write_yaml
 from utils import (
@@ -33,7 +34,6 @@ from utils import (
     add_init_flags,
     check_batches,
     check_same_data,
-    check_sources,
     data_options,
     evaluate,
     linear_lr,
@@ -49,10 +49,6 @@ PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), nam
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 RETIRED = dict(kl_memory=False)  # options that were, with their defaults, so that former runs go on
 PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
-# Options for Bayesian layers only, and their defaults; which prior takes which it says itself (`needs`, `variance`)
-BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None)
-BAYESIAN |= dict(var_lr=1.0, train_reverse=1, gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0)
-BAYESIAN |= dict(kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
 
 
 def parse_args(argv=None, prog="train_bnn.py"):
@@ -117,12 +113,6 @@ def log_variance(word):
     if relative == "relative" and colon:
         return f"relative:{positive(share)}"
     return finite(word)
-
-
-def name_and_run(word):
-    """An entry of --prior_list: posterior:RUN -> ("posterior", "RUN"); sn -> ("sn", "")."""
-    name, _, run = word.partition(":")
-    return name, run
 
 
 def kl_factor_at(epoch, anneal_epochs=0, scale=1.0):
@@ -249,39 +239,6 @@ def former_posterior(run, name):
     if any(w is None for w in found.values()):
         raise ValueError(f"{run} has no posterior of {name}: it needs the same --model and --net_cfg, and neither --alpha nor vd")
     return found
-
-
-def check_options(args):
-    """Raise ValueError if options do not go together."""
-    said_by_default = [DEFAULT_PRIOR]  # in params.yaml, below
-    given = [name for name, default in BAYESIAN.items() if getattr(args, name) not in (default, said_by_default)]
-    bayesian, fixed, snr = args.net_cfg.startswith("bayes"), args.alpha is not None, args.prune == "snr"
-    if given and not bayesian:
-        raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} has none")
-    priors = {name_and_run(word)[0] for word in args.prior_list or [DEFAULT_PRIOR]}
-    variances = {option for prior in PRIORS.values() for option in (*prior.variance, "var_lr")}
-    for option in given:
-        takers = sorted(name for name, prior in PRIORS.items() if option in (*prior.needs, *prior.variance))
-        if fixed and option in variances:
-            raise ValueError(f"--{option} is for a free variance; with --alpha there is none")
-        if takers and priors.isdisjoint(takers):
-            raise ValueError(f"--{option} is for the priors {', '.join(takers)}, of which --prior_list names none")
-    of_a_new_net = [name for name in ("init_list", "pretrained") if getattr(args, name)]
-    of_a_new_net += [name for name in given if name in variances - {"max_logsigma", "var_lr"}]
-    for wrong, what in (
-        (args.start_from and of_a_new_net, f"--{(*of_a_new_net, '')[0]} is for a new net; with --start_from it is the former run's"),
-        (args.l2 and bayesian, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
-        (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
-        (args.bound == "iw" and args.dwp_samples == 1, "--bound iw with one code is the other bound, only noisier: give --dwp_samples too"),
-        ("vd" in priors and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
-        ("vd" in priors and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
-        (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
-        ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
-    ):
-        if wrong:
-            raise ValueError(what)
-    check_sources(args, priors if bayesian else ())
-    args.prior_list = (args.prior_list or said_by_default) if bayesian else None
 
 
 def check_net(args, net, layers, train, test):

@@ -17,8 +17,7 @@ from models.bayes import bayes_layers, is_stochastic, mode, set_mode, set_rates
 from models.initialization import INITS
 from models.kernel_folder import load_kernels  # noqa: F401  for those who use them from here
 from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
-from models.priors import DENSITIES
-from models.sources import DEFAULT_INIT, prior_names
+from models.sources import prior_names
 from myexman import Stopped, at_least, find_run, quiet, read_params, resolve_paths, survive_a_lost_terminal, write_yaml
 
 # ---------------------------------------------------------------- running a script
@@ -77,19 +76,6 @@ def add_init_flags(parser):
     what = "folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none"
     add("--filters_list", nargs="+", default=[], help=what)
     add("--pretrained", help="run, or state dict, of a trained net, for `pretrained` in --init_list")
-
-
-def check_sources(args, priors=()):
-    """Raise ValueError if kernels or priors are given that neither an entry of --init_list nor one of the names in `priors` takes."""
-    inits, priors = set(args.init_list or [DEFAULT_INIT]), set(priors)
-    for flag, given, takers in (
-        ("--vae_list", args.vae_list, {"vae", "vae-mean", *DENSITIES}),
-        ("--filters_list", args.filters_list, {"filters", *(name for name, kind in DENSITIES.items() if hasattr(kind, "fit"))}),
-        ("--pretrained", args.pretrained, {"pretrained"}),
-    ):
-        if given and not takers & (inits | priors):
-            said = "--init_list says " + ", ".join(sorted(inits)) + (", --prior_list " + ", ".join(sorted(priors)) if priors else "")
-            raise ValueError(f"{flag} is given, but nothing takes it: {said}; it is for {', '.join(sorted(takers))}")
 
 
 def check_batches(net, n, bs):

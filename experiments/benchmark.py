@@ -1,6 +1,6 @@
 """Time and memory of the project's path against a plain textbook implementation (experiments/textbook.py).
 
-    python -m experiments.benchmark            # results/benchmark.csv, figures/benchmark.png
+    python -m experiments.benchmark            # results/benchmark.csv
     python -m experiments.benchmark --quick    # smoke check, under a minute, results under logs/
     python -m experiments.benchmark --gpu --device cuda    # experiments/benchmark_gpu.py
 
@@ -8,11 +8,8 @@ Both must first give the same number from the same random state; then they are t
 stochastic forward pass per Monte-Carlo sample.
 """
 
-import copy
 import multiprocessing
-import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,23 +21,21 @@ from torch import nn
 from torch.distributions import Normal
 from tqdm import tqdm
 
-from data import Dataset, load_dataset
+from data import Dataset
 from models import NETWORKS
 from models.bayes import BayesConv2d, bayes_layers, set_mode
 from models.cost import FROZEN, LEARNED, count_flops, kl_flops
-from models.pictures import new_figure, save_figure
 from models.priors import DENSITIES, PRIORS, KernelPrior
 from models.vae import VAE
-from myexman import Parser, commit_name, save_checkpoint
-from myexman.checkpoint import state_of
+from myexman import Parser, commit_name
 from myexman.logger import read_rows
 from train_bnn import negative_elbo
-from utils import default_data_root, ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
+from utils import ensemble_average, mc_ensemble, predict, run_cli, train_epoch, usable_device
 
 from . import textbook
 from .densities import FITS
 from .grid import device_name, folders
-from .rows import FIGURES, RESULTS, markdown, write_rows
+from .rows import RESULTS, markdown, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "target", "gflops", "gemm_share", "peak_mb", "threads", "device", "commit")
 
@@ -244,38 +239,13 @@ def source_step(device, hid_dim=(256, 512), n=128):
     return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], reference_step, LEARNED * count_flops(lambda: objective(x, y)))
 
 
-def checkpoint(device, model="fconv", copied=False):
-    """A checkpoint of a Bayesian net of the paper's widths, under the deep weight prior: on the disk, or the copy in memory that a run of
-    slow epochs keeps of each, for a signal."""
-    net = NETWORKS[model](conv=BayesConv2d).to(device)
-    priors = nn.ModuleList(KernelPrior(kernel_vae(k, device), kl_kernels=256) for k in (7, 5))
-    opt = torch.optim.Adam([p for p in [*net.parameters(), *priors.parameters()] if p.requires_grad], fused=True)
-    x, y = images(NETWORKS[model], 8, device)
-    train_epoch((x, y), 8, opt, lambda x, y: negative_elbo(net, bayes_layers(net), priors, 8, x, y))
-    objects, folder = dict(net=net, priors=priors, opt=opt), tempfile.TemporaryDirectory()
-
-    def ours():
-        state = copy.deepcopy(state_of(1, objects)) if copied else save_checkpoint(folder.name, 1, **objects)
-        return 1.0 if state is None else float(state["epoch"])
-
-    return Case(ours)
-
-
-def load(name, root, device):
-    """load_dataset of a set that lies in the data root."""
-    return Case(lambda: sum(float(d.to(device).x[-1].mean()) for d in load_dataset(name, root)))
-
-
 QUICK = {
     "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn", n=5), None),
     "its convolutions and noise alone": (bare_step, dict(model="fconv", n=5), None),
     "KL, 16 5x5 kernels": (kl_term, dict(kernels=16), None),
-    "KL, 64 5x5 kernels": (kl_term, dict(kernels=64), None),
     "ensemble of 10, 10 images": (ensemble, dict(n=10), None),
-    "ensemble of 1, 1000 images": (ensemble, dict(n=1000, members=1), None),
     "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64), None),
     **{f"KL, 16 5x5 kernels, {name}": (density_kl, dict(name=name, kernels=16), None) for name in DENSITIES if name not in ("vae", "kde")},
-    "checkpoint, fconv, vae": (checkpoint, {}, None),
     "source step, filters 8/16": (source_step, dict(hid_dim=(8, 16), n=16), None),
 }
 
@@ -294,12 +264,8 @@ FULL = {
     "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7), None),
     "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5), None),
     "source step, filters 256/512": (source_step, {}, 1.0),
-    "checkpoint, fconv, vae": (checkpoint, {}, None),
-    "its copy in memory": (checkpoint, dict(copied=True), None),
-    **{f"KL, {m} 5x5 kernels": (kl_term, dict(kernels=m), None) for m in (64, 256, 1024, 4096)},
+    "KL, 4096 5x5 kernels": (kl_term, dict(kernels=4096), None),
     **{f"KL, 4096 5x5 kernels, {name}": (density_kl, dict(name=name), None) for name in DENSITIES if name != "vae"},
-    **{f"ensemble of 10, {n} images": (ensemble, dict(n=n), None) for n in (100, 300, 1000, 3000)},
-    **{f"ensemble of {k}, 1000 images": (ensemble, dict(n=1000, members=k), None) for k in (1, 3, 30)},
 }
 
 
@@ -356,7 +322,8 @@ def peak_memory(builder, options, device):
         return torch.cuda.max_memory_allocated()
     if not Path("/proc/self/status").exists():
         return None
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
     queue = context.SimpleQueue()
     process = context.Process(target=report_memory, args=(builder, options, device, queue))
     process.start()
@@ -402,42 +369,23 @@ def kept_rows(file, shared):
 
 
 def table(rows):
-    """Markdown."""
+    """Markdown; the share is that of a large matrix product's rate."""
 
-    def cell(value, digits=0, scale=1):
-        return "" if value in (None, "") else f"{scale * value:.{digits}f}"
+    def cell(value, scale=1, digits=2):
+        return "–" if value in (None, "") else f"{scale * value:.{digits if abs(scale * value) < 1000 else 0}f}"
 
     lines = []
     for r in rows:
-        times = [cell(r[c], 1, 1000) for c in ("seconds", "reference_seconds")]
-        ratio = [cell(r[c], 1) for c in ("ratio", "target")]
-        lines.append([r["case"], *times, *ratio, cell(r["gflops"]), cell(r["gemm_share"], 2), cell(r["peak_mb"])])
-    return markdown("case | ours, ms | reference, ms | ratio | aimed at | GFLOP/s | of GEMM | peak MB", lines)
-
-
-def plot(rows, file):
-    """Cost against the number of kernels, of images, and of ensemble members."""
-    panels = {
-        "KL of a layer of 5x5 kernels": ("kernels", r"KL, (\d+) 5x5 kernels"),
-        "ensemble of 10": ("images", r"ensemble of 10, (\d+) images"),
-        "ensemble, 1000 images": ("members", r"ensemble of (\d+), 1000 images"),
-    }
-    figure, axes = new_figure(11, 3.4, columns=3)
-    for axis, (title, (xlabel, pattern)) in zip(axes, panels.items()):
-        points = [(int(m[1]), r) for r in rows if (m := re.fullmatch(pattern, r["case"]))]
-        points.sort(key=lambda point: point[0])
-        for column, label, colour in (("reference_seconds", "textbook", "0.6"), ("seconds", "this project", "#0072B2")):
-            axis.plot([n for n, _ in points], [1000 * r[column] for _, r in points], "o-", color=colour, label=label)
-        axis.set(title=title, xlabel=xlabel, ylabel="ms", xscale="log", yscale="log")
-        axis.legend(frameon=False)
-    figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads", fontsize=10)
-    save_figure(figure, file)
+        times = [cell(r[column], 1000, 1) for column in ("seconds", "reference_seconds")]
+        lines.append(
+            [r["case"], *times, cell(r["ratio"]), cell(r["target"], digits=1), cell(r["gemm_share"]), cell(r["peak_mb"], digits=0)]
+        )
+    return markdown("case | ours, ms | textbook, ms | ratio | aimed at | of the GEMM rate | peak MB", lines)
 
 
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, cuda, …")
-    parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     parser.add_argument("--only", help="cases whose name contains this; nothing is written then")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for one case, beyond its first three rounds")
     parser.add_argument("--gpu", action="store_true", help="time of steps on an accelerator, alone and side by side, instead")
@@ -451,13 +399,7 @@ def main(argv=None):
         from . import benchmark_gpu  # which is made of what is here
 
         return benchmark_gpu.main(args.device, args.quick)
-    results, figures, cases, budget = RESULTS, FIGURES, FULL, args.seconds
-    if args.quick:
-        results, figures = folders(quick=True)
-        cases, budget = QUICK, 0.0
-    else:
-        names = {"glyph-digits", *(file.stem for file in Path(args.data_root).expanduser().glob("*.npz"))}
-        cases = cases | {f"load {name}": (load, dict(name=name, root=args.data_root), None) for name in sorted(names)}
+    results, cases, budget = (folders(quick=True)[0], QUICK, 0.0) if args.quick else (RESULTS, FULL, args.seconds)
     cases = {name: case for name, case in cases.items() if (args.only or "") in name}
     shared = dict(threads=torch.get_num_threads(), device=device_name(args.device), commit=commit_name())
     gemm = gemm_rate(args.device)
@@ -471,8 +413,7 @@ def main(argv=None):
                 write_rows([{c: row[c] for c in COLUMNS} for row in rows.values()], file)
     print(table(rows.values()))
     if not args.only:
-        plot(list(rows.values()), figures / "benchmark.png")
-        print(f"wrote {file} and {figures / 'benchmark.png'}")
+        print(f"wrote {file}")
 
 
 if __name__ == "__main__":

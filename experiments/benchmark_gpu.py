@@ -100,7 +100,7 @@ def measure(build, device, processes, seconds):
             torch.cuda.reset_peak_memory_stats()
         calls, took = rate(build, device, seconds)
         return 1000 * took / calls, torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # whose server never touches the device
     barrier, queue = context.Barrier(processes), context.Queue()
     workers = [context.Process(target=rate, args=(build, device, seconds, barrier, queue), daemon=True) for _ in range(processes)]
     for worker in workers:

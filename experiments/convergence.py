@@ -15,20 +15,11 @@ from tqdm import tqdm
 
 from data import load_dataset
 from models import NETWORKS, build_net
+from models.checks import check_sources
 from models.image_vae import ImageVAE
 from models.sources import initialized
 from myexman import ExParser, Logger, at_least, script
-from utils import (
-    add_init_flags,
-    add_run_flags,
-    check_sources,
-    default_data_root,
-    evaluate,
-    minibatches,
-    run_cli,
-    seed_everything,
-    train_epoch,
-)
+from utils import add_init_flags, add_run_flags, default_data_root, evaluate, minibatches, run_cli, seed_everything, train_epoch
 
 PIXELS = {  # how the grey values x in [0, 1] are read; the paper does not say
     "grey": lambda x: x,

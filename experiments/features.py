@@ -15,12 +15,12 @@ from tqdm import trange
 from data import Dataset
 from models import NETWORKS, build_net
 from models.bayes import mode
+from models.checks import check_sources
 from models.sources import initialized
 from myexman import ExParser, Logger, script
 from utils import (
     add_common_flags,
     add_init_flags,
-    check_sources,
     data_options,
     evaluate,
     linear_lr,

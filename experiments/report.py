@@ -20,26 +20,11 @@ from myexman import Parser
 from myexman.logger import read_rows
 from utils import run_cli
 
-from . import claims, fig4
+from . import benchmark, claims, fig4
 from .grid import Driver
 from .methods import name_of, paper_method
 from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std, sentence
 
-SPEED = (  # the cases of results/benchmark.csv that experiments/README.md shows
-    "step, fconv, sn",
-    "step, fconv, loguniform",
-    "its convolutions and noise alone",
-    "step, fconv, vae",
-    "step, fconv, vae, 256 kernels",
-    "step, cifarnet, sn",
-    "step, cifarnet, loguniform",
-    "step, cifarnet, vae, 256 kernels",
-    "step, cifarnet, vae",
-    "ensemble of 10, 10000 images",
-    "epoch, 7x7 VAE, 2000 kernels",
-    "epoch, 5x5 VAE, 2000 kernels",
-    "source step, filters 256/512",
-)
 OUR_NAMES = {"vgg-cifar10": "vgg", "train accuracy": "train_acc", "test accuracy": "acc"}  # of panels and metrics in paper_results.csv
 
 
@@ -169,21 +154,6 @@ def parameter_tables(published):
     return markdown("part | paper | ours | difference", lines)
 
 
-def speed(rows):
-    """The main cases of the benchmark, as Markdown."""
-    by_case = {r["case"]: r for r in rows}
-
-    def cell(value, scale=1, digits=2):
-        return "–" if value in (None, "") else f"{scale * value:.{digits if abs(scale * value) < 1000 else 0}f}"
-
-    lines = []
-    for case in SPEED:
-        r = by_case[case]
-        times = [cell(r[column], 1000, 1) for column in ("seconds", "reference_seconds")]
-        lines.append([case, *times, cell(r["ratio"]), cell(r["target"], digits=1), cell(r["gemm_share"])])
-    return markdown("case | ours, ms | textbook, ms | ratio | ratio aimed at | of the GEMM rate", lines)
-
-
 def write_into(file, name, text):
     """Write text into the place of that name in a file.  Raises ValueError if it has none."""
     before, start, rest = file.read_text().partition(f"<!-- {name}: written by experiments.report -->")
@@ -196,7 +166,7 @@ def write_into(file, name, text):
 def main(argv=None):
     root = parse_args(argv).root
     write_into(root / "README.md", "claims", claims.table())
-    write_into(root / "experiments/README.md", "speed", speed(read_rows(RESULTS / "benchmark.csv")))
+    write_into(root / "experiments/README.md", "speed", benchmark.table(read_rows(RESULTS / "benchmark.csv")))
     (root / "experiments/REPORT.md").write_text(report())
     print(f"wrote {root / 'experiments/REPORT.md'}, and the tables in README.md and experiments/README.md")
 

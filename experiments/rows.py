@@ -6,6 +6,7 @@ from one another.
 """
 
 import shlex
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,9 @@ def pack(options):
     )
 
 
+@cache  # tens of thousands of rows have a few hundred texts
 def unpack(text):
-    """The options of pack(), as {name: text, or True}."""
+    """The options of pack(), as {name: text, or True}, which all callers share."""
     pairs = (word.partition("=") for word in shlex.split(str(text)))
     return {name: value if equals else True for name, equals, value in pairs}
 

@@ -74,3 +74,9 @@ def initialized(net, args):
 def prior_names(prior_list, layers):
     """The entries of --prior_list, one per Bayesian layer; none for a net without."""
     return one_per_layer(prior_list, DEFAULT_PRIOR, len(layers), "--prior_list") if layers else []
+
+
+def name_and_run(word):
+    """An entry of --prior_list: posterior:RUN -> ("posterior", "RUN"); sn -> ("sn", "")."""
+    name, _, run = word.partition(":")
+    return name, run

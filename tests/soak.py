@@ -27,8 +27,8 @@ from myexman.logger import read_rows
 from utils import load_weights, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTEXT = multiprocessing.get_context("forkserver")  # which imports once
-CONTEXT.set_forkserver_preload(["train_bnn", "train_source", "train_vae_prior"])
+CONTEXT = multiprocessing.get_context("forkserver")  # which imports once, also what the first optimiser and the first picture import
+CONTEXT.set_forkserver_preload(["train_bnn", "train_source", "train_vae_prior", "torch._dynamo", "models.pictures", "matplotlib.figure"])
 
 
 def commands(folder):
@@ -50,12 +50,12 @@ def commands(folder):
     }
 
 
-def work(script, words, root, err):
-    """A script in a process of its own."""
+def work(script, words, root, err, out=os.devnull):
+    """A script in a process of its own; err, out: files that it prints to."""
     os.environ["DWP_PATH"] = str(root)
     torch.set_num_threads(1)
     sys.argv = [script]
-    with open(os.devnull, "w") as nothing, open(err, "w") as said, redirect_stdout(nothing), redirect_stderr(said):
+    with open(out, "w") as printed, open(err, "w") as said, redirect_stdout(printed), redirect_stderr(said):
         run_cli(partial(importlib.import_module(script.removesuffix(".py")).main, words))
 
 
@@ -126,8 +126,8 @@ def soak(counts, seed=0):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         scripts = commands(folder)
-        whole = {script: run_to_the_end(script, words, folder / f"whole-{script}") for script, (words, _) in scripts.items()}
         rounds = [signum for signum, n in counts.items() for _ in range(n)]
+        whole = {script: run_to_the_end(script, scripts[script][0], folder / f"whole-{script}") for script in [*scripts][: len(rounds)]}
         for i, signum in enumerate(tqdm(rounds, desc="signals", disable=None)):
             script = list(scripts)[i % 3]
             words, weights = scripts[script]

@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -337,6 +336,21 @@ def test_two_drivers_lose_no_rows(tmp_path):
     assert sorted((r["a"], r["b"]) for r in read_rows(file)) == [(seed, i) for seed in range(4) for i in range(25)]
 
 
+def in_another_process(function, *args):
+    """A process, begun, that calls function(*args) in this one's environment."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.methods", "torch._dynamo"])
+    process = context.Process(target=with_environment, args=(dict(os.environ), function, *args))
+    process.start()
+    return process
+
+
+def with_environment(environment, function, *args):
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    function(*args)
+
+
 def some_jobs(digits, *words):
     """Jobs of a second, with further words for each."""
     options = command_line(data=digits, hid_dim=(2, 2), epochs=1, eval_freq=1, ens=0)
@@ -372,9 +386,8 @@ def test_a_job_goes_on_from_the_checkpoint_of_a_driver_that_was_killed(digits, t
     """With its driver its workers are told to end; the second driver resumes their runs, to the same numbers."""
     jobs = some_jobs(digits, "--epochs 40 --save_every 0 --ens 2")
     whole, _ = run_grid(jobs, tmp_path / "whole.csv", launcher=Workers(1))  # of one thread, as those below: sums differ with threads
-    process = multiprocessing.get_context("spawn").Process(target=run_grid, args=(jobs, tmp_path / "f.csv", None, Workers(1)))
-    process.start()
     runs = Path(os.environ["DWP_PATH"]) / "runs"
+    process = in_another_process(run_grid, jobs, tmp_path / "f.csv", None, Workers(1))
     deadline = time.time() + 60
     while len(list(runs.glob("*/checkpoint.torch"))) < 2 and time.time() < deadline:
         time.sleep(0.01)
@@ -527,45 +540,19 @@ def test_pictures_of_the_priors(tmp_path):
 
 def test_a_driver_killed_in_the_middle_goes_on_where_it_was(glyphs):
     """SIGKILL after the first finished run; the second call repeats none."""
-    command = [sys.executable, "-m", "experiments.fig2", "--quick", "--data_root", str(glyphs), "--methods", "sn", "vd", "det"]
+    words = ["--quick", "--data_root", str(glyphs), "--methods", "sn", "vd", "det"]
     results = Path(os.environ["DWP_PATH"]) / "quick/fig2.csv"
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = in_another_process(fig2.DRIVER.main, words)
     deadline = time.time() + 120
-    while not (results.exists() and read_rows(results)) and process.poll() is None and time.time() < deadline:
+    while not (results.exists() and read_rows(results)) and process.is_alive() and time.time() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     before = read_rows(results)
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    fig2.DRIVER.main(words)
     rows = read_rows(results)
     assert rows[: len(before)] == before and sum(r["metric"] == "acc" for r in rows) == 3  # once each
     assert (results.parent / "fig2.png").exists()
-
-
-COUNTED = """
-import sys, time
-from pathlib import Path
-from experiments.grid import Job, run_grid
-
-def run(argv):
-    folder = Path(argv[0])
-    folder.mkdir(exist_ok=True)
-    (folder / "params.yaml").write_text("device: cpu")
-    with open(folder / "begun", "a") as begun:
-        begun.write("x")
-    time.sleep(0.3)
-    return folder
-
-def measure(run_dir):
-    return [dict(metric=m, value=1, steps=1) for m in ("acc", "nll")]
-
-if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    jobs = [Job("p", "m", "x", seed, [str(file.parent / str(seed))], run, measure) for seed in range(8)]
-    rows, failed = run_grid(jobs, file)
-    assert len(rows) == 16 and not failed, (len(rows), failed)
-"""
 
 
 def test_a_file_of_a_former_version_is_refused(tmp_path):
@@ -597,15 +584,29 @@ def test_jobs_that_others_bring_are_run_though_as_many_go(tmp_path, monkeypatch)
     assert done == ["one", "two", "three"] and len(tidy_rows(tmp_path / "d.csv")) == 3
 
 
+def begin_once(argv):
+    """A run that says, whenever it begins, that it did."""
+    folder = Path(argv[0])
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text("device: cpu")
+    with open(folder / "begun", "a") as begun:
+        begun.write("x")
+    time.sleep(0.3)
+    return folder
+
+
+def two_numbers(run_dir):
+    return [dict(metric=m, value=1, steps=1) for m in ("acc", "nll")]
+
+
 def test_two_processes_on_one_grid_share_its_runs(tmp_path):
-    """Each run is begun once, each row written once, and both processes end with all of them."""
-    script, file = tmp_path / "counted.py", tmp_path / "rows.csv"
-    script.write_text(COUNTED)
-    environment = dict(os.environ, PYTHONPATH=f"{ROOT}:{tmp_path}")
-    command = [sys.executable, str(script), str(file)]
-    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    """Each run is begun once, each row written once."""
+    file = tmp_path / "rows.csv"
+    jobs = [Job("p", "m", "x", seed, [str(tmp_path / str(seed))], begin_once, two_numbers) for seed in range(8)]
+    processes = [in_another_process(run_grid, jobs, file) for _ in range(2)]
     for process in processes:
-        assert process.communicate(timeout=120)[1].count("Error") == 0 and process.returncode == 0
+        process.join(timeout=120)
+        assert process.exitcode == 0
     rows = read_rows(file)
     assert len(rows) == 16 and len({(r["seed"], r["metric"]) for r in rows}) == 16
     assert [(tmp_path / str(seed) / "begun").read_text() for seed in range(8)] == ["x"] * 8

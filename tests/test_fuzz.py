@@ -16,9 +16,9 @@ from .fuzz import fuzz, huge_npz, npy
 
 @pytest.mark.filterwarnings("ignore")
 def test_odd_words_and_damaged_files_end_well_or_in_one_line():
-    codes, failures = fuzz(160)
+    codes, failures = fuzz(110)
     assert not failures, failures[0]
-    assert codes[0] > 15 and codes[2] > 80 and sum(codes.values()) >= 150  # hypothesis leaves out what it has drawn before
+    assert codes[0] > 10 and codes[2] > 55 and sum(codes.values()) >= 100  # hypothesis leaves out what it has drawn before
 
 
 @pytest.mark.parametrize("word", ["1e9", "1000000000", "99999999999999999999"])

@@ -396,7 +396,7 @@ def test_the_contract_of_a_prior(name):
 @pytest.mark.parametrize("name", DENSITIES)
 def test_the_contract_of_a_density(name):
     """Shapes, and samples that agree with log_prob: by Stein's identity E_p[(w - m) d log p / dw] = -1 for each weight and any m."""
-    density, n = make_density(name, exact=True), 20_000
+    density, n = make_density(name, exact=True), 10_000
     w = density.sample(n)
     assert w.shape == (n, 1, 5, 5) and not w.requires_grad and density.kernel_dim == 5
     w.requires_grad_()

@@ -1,0 +1,55 @@
+"""Which options of the scripts go together."""
+
+from .priors import DENSITIES, PRIORS
+from .sources import DEFAULT_INIT, DEFAULT_PRIOR, name_and_run
+
+# Options for Bayesian layers only, and their defaults; which prior takes which it says itself (`needs`, `variance`)
+BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None)
+BAYESIAN |= dict(var_lr=1.0, train_reverse=1, gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0)
+BAYESIAN |= dict(kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
+
+
+def check_options(args):
+    """Raise ValueError if options do not go together."""
+    said_by_default = [DEFAULT_PRIOR]  # in params.yaml, below
+    given = [name for name, default in BAYESIAN.items() if getattr(args, name) not in (default, said_by_default)]
+    bayesian, fixed, snr = args.net_cfg.startswith("bayes"), args.alpha is not None, args.prune == "snr"
+    if given and not bayesian:
+        raise ValueError(f"--{given[0]} needs Bayesian layers: --net_cfg {args.net_cfg} has none")
+    priors = {name_and_run(word)[0] for word in args.prior_list or [DEFAULT_PRIOR]}
+    variances = {option for prior in PRIORS.values() for option in (*prior.variance, "var_lr")}
+    for option in given:
+        takers = sorted(name for name, prior in PRIORS.items() if option in (*prior.needs, *prior.variance))
+        if fixed and option in variances:
+            raise ValueError(f"--{option} is for a free variance; with --alpha there is none")
+        if takers and priors.isdisjoint(takers):
+            raise ValueError(f"--{option} is for the priors {', '.join(takers)}, of which --prior_list names none")
+    of_a_new_net = [name for name in ("init_list", "pretrained") if getattr(args, name)]
+    of_a_new_net += [name for name in given if name in variances - {"max_logsigma", "var_lr"}]
+    for wrong, what in (
+        (args.start_from and of_a_new_net, f"--{(*of_a_new_net, '')[0]} is for a new net; with --start_from it is the former run's"),
+        (args.l2 and bayesian, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
+        (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
+        (args.bound == "iw" and args.dwp_samples == 1, "--bound iw with one code is the other bound, only noisier: give --dwp_samples too"),
+        ("vd" in priors and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
+        ("vd" in priors and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
+        (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
+        ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
+    ):
+        if wrong:
+            raise ValueError(what)
+    check_sources(args, priors if bayesian else ())
+    args.prior_list = (args.prior_list or said_by_default) if bayesian else None
+
+
+def check_sources(args, priors=()):
+    """Raise ValueError if kernels or priors are given that neither an entry of --init_list nor one of the names in `priors` takes."""
+    inits, priors = set(args.init_list or [DEFAULT_INIT]), set(priors)
+    for flag, given, takers in (
+        ("--vae_list", args.vae_list, {"vae", "vae-mean", *DENSITIES}),
+        ("--filters_list", args.filters_list, {"filters", *(name for name, kind in DENSITIES.items() if hasattr(kind, "fit"))}),
+        ("--pretrained", args.pretrained, {"pretrained"}),
+    ):
+        if given and not takers & (inits | priors):
+            said = "--init_list says " + ", ".join(sorted(inits)) + (", --prior_list " + ", ".join(sorted(priors)) if priors else "")
+            raise ValueError(f"{flag} is given, but nothing takes it: {said}; it is for {', '.join(sorted(takers))}")
