@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data import Dataset
 from models import NETWORKS
+from models.autograd import normal_like
 from models.bayes import BayesConv2d, bayes_layers, set_mode
 from models.cost import FROZEN, LEARNED, count_flops, kl_flops
 from models.priors import DENSITIES, PRIORS, KernelPrior
@@ -124,7 +125,7 @@ def bare_step(model, device, n=50):
 
     def ours():
         for layer, inputs, output in work:
-            noise = torch.randn_like(output)
+            noise = normal_like(output)
             needed = [inputs.requires_grad_()] if layer is not work[0][0] else []
             for weight in (layer.mean.weight, layer.var.weight):
                 torch.autograd.grad(layer.apply_weight(inputs, weight, None), [weight, *needed], output)

@@ -2,6 +2,7 @@
 of the log-variances.
 
     python -m experiments.posterior --data_root DATA_ROOT --workers 2
+    python -m experiments.posterior --validate --data_root DATA_ROOT --workers 2        # which rate to take
 
 Adam moves a weight by its rate in a step. In the paper's schedule the rates sum up to 5, so a log-variance that begins at -10 ends at -5
 at most, wherever the objective's optimum is. --var_lr lets it go further.
@@ -41,6 +42,7 @@ def add_arguments(parser):
     parser.add_argument("--eval_freq", type=at_least(1), default=200, help="epochs between evaluations")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=["sn", "dwp"], help="priors")
     parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="of the log-variances' rate")
+    parser.add_argument("--validate", action="store_true", help="on validation images, on which to choose a factor")
 
 
 def shared(args):
@@ -49,14 +51,16 @@ def shared(args):
 
 def jobs(args):
     vaes = shipped("vae", PANELS[args.panel].layers)
-    net = net_options(args) | dict(num_examples=args.num_examples, eval_freq=args.eval_freq)
+    net = (
+        net_options(args) | dict(num_examples=args.num_examples, eval_freq=args.eval_freq) | (dict(validate=True) if args.validate else {})
+    )
     for split in range(args.splits):
         for factor in args.factors:
             for method in args.methods:
                 options = net | method_options(method, vaes) | dict(data_split_seed=split, var_lr=factor)
                 job = method_job(args.panel, method, str(last_step(args.num_examples, args.epochs)), split, options)
-                yield job._replace(measure=partial(both_terms, args.num_examples), options=dict(var_lr=factor))
-    for layer, (priors, n) in FLOORS.items() if "dwp" in args.methods or "dwp-256" in args.methods else ():
+                yield job._replace(measure=partial(both_terms, args.num_examples), options=dict(var_lr=factor, validate=args.validate))
+    for layer, (priors, n) in FLOORS.items() if not args.validate and {"dwp", "dwp-256"} & {*args.methods} else ():
         steps = args.epochs if args.quick else 3000
         options = net | method_options("dwp", vaes) | dict(prior_list=priors, hid_dim=(32, 2), epochs=steps, eval_freq=steps, ens=0)
         options |= dict(kl_scale=1e6, var_lr=10)  # beside which the data term is nothing
@@ -78,27 +82,34 @@ def alone(rows, layer):
     return [r for r in rows if unpack(r["options"]).get("kl_alone") == layer]
 
 
-def by_factor(rows, method):
-    """{factor: rows of that method}, in order."""
-    own = [(int(unpack(r["options"]).get("var_lr", 0)), r) for r in rows if r["method"] == method]
-    return {factor: [r for f, r in own if f == factor] for factor in sorted({f for f, _ in own} - {0})}
+def by_factor(rows, method, validate=False):
+    """{factor: rows of that method on test images, or on validation images}, in order."""
+    found = {}
+    for row in (r for r in rows if r["method"] == method):
+        options = unpack(row["options"])
+        if "var_lr" in options and options.get("validate", False) == validate:
+            found.setdefault(int(options["var_lr"]), []).append(row)
+    return dict(sorted(found.items()))
 
 
 def table(rows):
-    """By prior and factor, at the last step: the objective's terms in nats, quantiles of log sigma^2, and predictions, as Markdown."""
-    lines = []
-    for method in CHOICES:
-        for factor, own in by_factor(rows, method).items():
-            last = max(r["x"] for r in own)
-            values = {metric: select(own, x=last, metric=metric) for metric in {r["metric"] for r in own}}
-            variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
-            terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
-            found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
-            lines.append([name_of(method), factor, last, *terms, *found, len(values["acc"])])
+    """By prior and factor, at the last step: the objective's terms in nats, quantiles of log sigma^2, and predictions on test images, then
+    on validation images, as Markdown."""
     heads = "prior | factor | steps | data term | KL term | log σ², 5 % to 95 % | accuracy | NLL, nats | ECE | splits"
-    lowest = floor(rows)
-    least = f"The deep weight prior's KL term alone, minimised: {lowest:.0f} nats; that of N(0, 1): 0." if lowest else ""
-    return f"{markdown(heads, lines)}\n\n{least}".strip()
+    parts, lowest = [], floor(rows)
+    for validate, title in ((False, ""), (True, "On validation images:")):
+        lines = []
+        for method in CHOICES:
+            for factor, own in by_factor(rows, method, validate).items():
+                last = max(r["x"] for r in own)
+                values = {metric: select(own, x=last, metric=metric) for metric in {r["metric"] for r in own}}
+                variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
+                terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
+                found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
+                lines.append([name_of(method), factor, last, *terms, *found, len(values["acc"])])
+        parts += [title, markdown(heads, lines)] if lines else []
+    parts += [f"The deep weight prior's KL term alone, minimised: {lowest:.0f} nats; that of N(0, 1): 0."] if lowest else []
+    return "\n\n".join(filter(None, parts))
 
 
 def walk(step, epochs, factor):
@@ -140,7 +151,7 @@ def plot(rows, file):
 
 
 SMOKE = dict(panel="glyph-digits", num_examples=20, splits=1, epochs=2, eval_freq=1, factors=[1, 10], methods=["sn", "dwp"])
-DRIVER = Driver("posterior", __doc__, add_arguments, SMOKE, shared, jobs, table, plot, varied=("var_lr", "kl_alone", "kernels"))
+DRIVER = Driver("posterior", __doc__, add_arguments, SMOKE, shared, jobs, table, plot, varied=("var_lr", "validate", "kl_alone", "kernels"))
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)
