@@ -4,7 +4,7 @@
 
 Every method trains the net of Fig. 2 on 200 digits. Measured on test images: NLL and accuracy against the number of ensemble
 members, a reliability diagram, the predictive entropy on digits and on letters (notMNIST) with the AUROC of telling them apart by
-it, and the class probabilities of a digit while it is turned.
+it, and the class probabilities of a digit while it is turned, means over all its test images.
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ BINS = 10  # of the reliability diagram
 SHOWN = 1e-3  # share of the images that a bin must have to be drawn
 ENTROPIES = np.linspace(0, np.log(10), 24)  # edges of the histogram's bins, nats
 ANGLES = range(0, 181, 15)
-DIGIT = 3  # the class whose first test image is turned
+DIGIT = 3  # the class whose test images are turned
 
 
 def add_arguments(parser):
@@ -67,12 +67,11 @@ def entropy(log_probs):
     return -(log_probs.exp() * log_probs).sum(1)
 
 
-def rotate(image, angles):
-    """An image (1, H, W) turned counter-clockwise by each angle, degrees: (angles, 1, H, W)."""
-    turn = torch.deg2rad(torch.tensor([float(a) for a in angles], device=image.device))
+def rotate(images, angle):
+    """Images (n, 1, H, W) turned counter-clockwise by an angle, degrees."""
+    turn = torch.deg2rad(torch.tensor(float(angle), device=images.device))
     zero = torch.zeros_like(turn)
-    theta = torch.stack([torch.stack([turn.cos(), -turn.sin(), zero], 1), torch.stack([turn.sin(), turn.cos(), zero], 1)], 1)
-    images = image.expand(len(turn), *image.shape)
+    theta = torch.stack([turn.cos(), -turn.sin(), zero, turn.sin(), turn.cos(), zero]).view(1, 2, 3).expand(len(images), -1, -1)
     return F.grid_sample(images, F.affine_grid(theta, images.shape, align_corners=False), align_corners=False)
 
 
@@ -113,10 +112,10 @@ def measure(run_dir, strange):
     for metric, values in (("entropy_in", inside), ("entropy_out", outside)):
         for left, right, count in zip(ENTROPIES, ENTROPIES[1:], np.histogram(values, ENTROPIES)[0]):
             add(metric, count / len(values), round((left + right) / 2, 4))
-    turned = rotate(test.x[test.y == DIGIT][0], ANGLES)
-    for angle, probs in zip(ANGLES, ensemble_average(members_of(nets, turned)).exp().tolist()):
-        for c, p in enumerate(probs):
-            add(f"p({c})", p, angle)
+    for angle in ANGLES:
+        turned = rotate(test.x[test.y == DIGIT], angle)
+        for c, p in enumerate(ensemble_average(members_of(nets, turned)).exp().mean(0).tolist()):
+            add(f"turned_p({c})", p, angle)
     return rows
 
 
@@ -169,13 +168,13 @@ def plot(rows, file):
     strange.legend(frameon=False, fontsize=8)
     for axis, method in zip(turned, pair):
         for c in range(10):
-            angles, probs = points(rows, method, f"p({c})")
-            label = str(c) if max(probs) > 0.2 else None
+            angles, probs = points(rows, method, f"turned_p({c})")
+            label = str(c) if max(probs, default=0) > 0.2 else None
             axis.plot(angles, probs, marker="osv^D*xP+h"[c], color=f"C{c}" if label else "0.8", label=label, zorder=2 if label else 1)
         axis.set(
             xlabel="rotation, degrees",
             ylabel="probability of the class",
-            title=f"a turned {DIGIT}: {name_of(method)}",
+            title=f"turned {DIGIT}s: {name_of(method)}",
             ylim=(-0.02, 1.35),  # the legend is above the lines
             yticks=(0, 0.5, 1),
         )

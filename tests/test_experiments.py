@@ -192,12 +192,10 @@ def test_auroc_of_two_normals():
     assert abs(uncertainty.auroc(inside, outside) - 0.5 * (1 + math.erf(0.5))) < 0.01  # P(x < y), x - y ~ N(-1, 2)
 
 
-def test_a_turned_image():
-    image = torch.rand(1, 28, 28)
-    turned = uncertainty.rotate(image, [0, 90, 180])
-    torch.testing.assert_close(turned[0], image, atol=1e-4, rtol=0)
-    torch.testing.assert_close(turned[2], image.flip(1, 2), atol=1e-4, rtol=0)
-    torch.testing.assert_close(turned[1], image.rot90(1, (1, 2)), atol=1e-4, rtol=0)  # counter-clockwise
+def test_turned_images():
+    images = torch.rand(2, 1, 28, 28)
+    for angle, turned in ((0, images), (90, images.rot90(1, (2, 3))), (180, images.flip(2, 3))):  # counter-clockwise
+        torch.testing.assert_close(uncertainty.rotate(images, angle), turned, atol=1e-4, rtol=0)
 
 
 def test_entropy_and_reliability_by_hand():
