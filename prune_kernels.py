@@ -49,22 +49,22 @@ def parse_args(argv=None):
         nargs="+",
         metavar="R",
         help="raise the cut until the 90 %% quantile of the kept norms is at most R times the 10 %% quantile; one number or one per "
-        "convolution, inf for one that stays as it is",
+        "convolution; inf leaves the cut as it is",
     )
     parser.add_argument(
         "--mean_norm",
         type=at_least(0, float),
         nargs="+",
         metavar="N",
-        help="multiply what is kept of a layer so that its mean norm is N, one number or one per convolution, 0 for one that stays as it "
-        "is: the larger kernels are, the longer a Bayesian net's keep their shape (published 7x7: 1.34)",
+        help="scale the kept kernels to a mean norm of N; one number or one per convolution, 0 for no scaling. In a Bayesian net, larger "
+        "kernels keep their shape for longer (published 7x7: 1.34)",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
     parser.add_argument(
         "--pool",
         metavar="FILE",
-        help="write the kernels above the first cut, before --spread, as a state dict that can stand for the runs, with FILE.yaml, which "
-        "says what it was made of (float16: the same cut again may find a few kernels more or less); --keep 1 for all",
+        help="write the kernels above the first cut, before --spread, to a state dict that can be given in place of the runs; FILE.yaml "
+        "says what it was made of (float16: the same cut again may keep a few kernels more or fewer); --keep 1 stores all",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -72,16 +72,16 @@ def parse_args(argv=None):
         type=at_least(1),
         nargs="+",
         metavar="N",
-        help="convolutions in a row whose kernels share a folder, and an entry of the lists above: 7 6 6 for the stages of `resnet`, 19 "
-        "for all of it",
+        help="how many consecutive convolutions share a folder, and an entry in the lists above: 7 6 6 for the stages of `resnet`, 19 "
+        "for the whole net",
     )
     which.add_argument(
         "--by_size",
         action="store_true",
-        help="kernels of a size share a folder, and an entry of the lists above, in the order in which sizes come; of nets that may differ",
+        help="kernels of one size share a folder, and an entry in the lists above, in order of first appearance; the nets may differ",
     )
     parser.add_argument("--test_share", type=share, default=0.2, help="share of the kept kernels that goes to test.npy")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the split and the subset")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the split and the subset")
     return parser.parse_args(argv)
 
 

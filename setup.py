@@ -1,4 +1,4 @@
-"""pip install -e . puts the scripts and packages on the path of an environment of their own; the names are too plain to share one."""
+"""pip install -e . puts the scripts and packages on the path. Use a separate environment: names such as `data` and `utils` may clash."""
 
 from setuptools import setup
 

@@ -60,14 +60,14 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--model", type=model_name, default="fconv", help=f"{', '.join(sorted(NETWORKS))}, or FILE.py:Class")
     what = "Bayesian convolutions (all layers: bayes-all), or a plain net (with dropout)"
     add("--net_cfg", choices=sorted(LAYERS), default="bayes", help=what)
-    add("--start_from", type=run_folder, metavar="RUN", help="begin with the net of a former run, all of it")
+    add("--start_from", type=run_folder, metavar="RUN", help="start from all weights of a former run's net")
     add_init_flags(parser)
     add = parser.add_argument_group("posterior").add_argument
     what = "initial log-variance of the posterior (paper: -10), or relative:R, which makes sigma R times a layer's root mean square weight"
     add("--logvarinit", type=log_variance, help=what)
     add("--logvarinit_std", type=at_least(0, float), help="its spread over weights (Kharitonov et al.: 0.2)")
-    add("--logitinit", type=finite, help="under `vd`, whose posterior variance is alpha mean^2, initial logit of alpha (release: -2)")
-    what = "factor of the log-variances' learning rate, under `vd` of the logits': at 1 they cannot follow the objective (REPORT.md)"
+    add("--logitinit", type=finite, help="for `vd`: initial logit of alpha; the posterior variance is alpha mean^2 (release: -2)")
+    what = "factor on the learning rate of the log-variances (`vd`: the logits); at 1 they cannot follow the objective (REPORT.md)"
     add("--var_lr", type=positive, help=what)
     add("--max_logsigma", type=finite, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
     add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
@@ -82,10 +82,10 @@ def parse_args(argv=None, prog="train_bnn.py"):
     what = "iw: the importance-weighted bound of a VAE, with --dwp_samples codes of one w, which is tighter (paper: elbo)"
     add("--bound", choices=["elbo", "iw"], help=what)
     add("--kl_kernels", type=at_least(0), help="kernels of a layer per step in the KL estimate; 0 takes all (paper: 0)")
-    chunk = "kernels that pass the coders at once: bounds memory; 0 is 512 on a CPU, else 16384"
+    chunk = "kernels that go through the coders at a time, to bound memory; 0 means 512 on a CPU, else 16384"
     add("--kl_chunk", type=at_least(0), help=chunk)
     add("--kl_scale", type=at_least(0, float), help="factor of the KL term")
-    rise = "epochs in which that factor rises from 0 (Kharitonov et al.: 20)"
+    rise = "epochs over which that factor rises linearly from 0 (Kharitonov et al.: 20)"
     add("--kl_anneal_epochs", type=at_least(0), help=rise)
     add = add_common_flags(parser, epochs=10000, bs=BATCH)
     l2 = "weight of the sum of squares of `features`, the layers before the classifier, for nets without priors"
@@ -95,7 +95,7 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--ens", type=at_least(0), default=10, help="networks in the test ensemble (paper: 10)")
     add("--eval_freq", type=at_least(1), default=100, help="epochs between evaluations")
     add("--prune", choices=sorted(CRITERIA), help="after training, drop weights by signal-to-noise ratio or by mean; writes pruned.torch")
-    add("--threshold", type=at_least(0, float), help="what --prune keeps at least (default: mean^2 / sigma^2 0.05, or |mean| 0.01)")
+    add("--threshold", type=at_least(0, float), help="smallest value that --prune keeps (default: mean^2 / sigma^2 0.05, or |mean| 0.01)")
     return parser.parse_args(argv)
 
 

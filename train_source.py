@@ -43,7 +43,7 @@ def parse_args(argv=None):
     add("--net_cfg", choices=["vanilla", "vanilla-do"], default="vanilla", help="plain, or with dropout")
     l2 = "weight of the sum of squares of `features`, the layers before the classifier (paper: 0.001)"
     add("--l2", type=at_least(0, float), default=1e-3, help=l2)
-    add("--drop_dead", type=positive, metavar="NORM", help="after every epoch, filters of a smaller norm leave the net")
+    add("--drop_dead", type=positive, metavar="NORM", help="after every epoch, remove the filters whose norm is below this")
     add("--augment", action="store_true", help="train on randomly moved and mirrored images (for pictures, not for letters)")
     add("--eval_freq", type=at_least(1), default=5, help="epochs between evaluations")
     add(

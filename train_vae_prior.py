@@ -4,7 +4,7 @@
     python train_vae_prior.py --hidden_dim 64 --kernel_dim 5 --z_dim 4 --num_epochs 300 --data_dir data/fconv/conv5x5
 
 The run folder is a prior folder, to be loaded by utils.load_density: params.yaml, vae_params.torch and .safetensors (last),
-vae_params_best.torch (best ELBO on the held-out kernels), pictures, sums, and a README.md card. --out copies all but the best elsewhere.
+vae_params_best.torch (best ELBO on the held-out kernels), pictures, checksums, README.md (a card). --out copies all but the best elsewhere.
 """
 
 import myexman.quiet  # noqa: F401  before what takes its time
@@ -37,20 +37,20 @@ def parse_args(argv=None):
     parser.set_defaults(**SHAPE, **TRAINING)
     add = parser.add_argument_group("density").add_argument
     add("--kernel_dim", type=int, choices=sorted(CODERS), default=7, help="size k of the k x k kernels")
-    what = "the paper's, or one of those that its section 3.1 and appendix A name"
+    what = "the paper's VAE, or an alternative that its section 3.1 or appendix A names"
     add("--density", choices=sorted(DENSITIES), default="vae", help=what)
     add("--z_dim", type=at_least(1), help="latent dimensions (paper: 2 for 7x7, 4 for 5x5)")
     add("--hidden_dim", type=at_least(1), help="width of the coders (paper: 32 for 7x7, 64 for 5x5)")
-    add("--var", choices=["train", "shared"], help="decoder's variance: one per weight (paper), or one")
-    add("--min_std", type=at_least(0, float), help="bound on the decoder's certainty of a weight, for few kernels (paper: 0)")
+    add("--var", choices=["train", "shared"], help="decoder's variance: one per weight (train, as in the paper), or a single one (shared)")
+    add("--min_std", type=at_least(0, float), help="lower bound on the decoder's standard deviations, needed if kernels are few (paper: 0)")
     add("--transitions", type=at_least(0), help="steps of the Markov chain of `chain`")
     add("--layers", type=at_least(1), help="couplings of `flow`, masked convolutions of `pixelcnn`")
     add("--components", type=at_least(1), help="Gaussians of `gmm`, and of each weight of `pixelcnn`")
-    add = parser.add_argument_group("training, of densities that are not fitted at once").add_argument
+    add = parser.add_argument_group("training, for densities that are fitted by gradient steps").add_argument
     add("--num_epochs", type=at_least(1), help="passes over the training kernels (paper: 300)")
     add("--bs", type=at_least(1), help="kernels per step")
     add("--lr", type=at_least(0, float), help="Adam's learning rate at the start")
-    add("--decrease_from", type=at_least(0), help="epoch from which it falls linearly to 0 (default: half of them)")
+    add("--decrease_from", type=at_least(0), help="epoch from which the rate falls linearly to 0 (default: half of --num_epochs)")
     add("--eval_freq", type=at_least(1), help="epochs between evaluations")
     add = parser.add_argument_group("kernels and prior").add_argument
     add("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
@@ -114,7 +114,7 @@ def train_density(args, density, train, test, decrease_from):
     watched, name = test, "test"
     if density.overfits:
         if len(train) < 12:
-            raise ValueError(f"{len(train)} training kernels are too few to leave a sixth out, as {args.density} needs")
+            raise ValueError(f"{len(train)} training kernels are too few to hold out a sixth, as {args.density} needs")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(train.device)
         watched, train, name = train[order[: len(train) // 6]], train[order[len(train) // 6 :]], "valid"
     density.adapt(train)

@@ -25,7 +25,7 @@ from myexman import Stopped, at_least, find_run, quiet, read_params, resolve_pat
 
 def run_cli(main):
     """Run main() from the shell. A mistake in the input, a NaN, or too little memory is one line on stderr and exit status 2
-    ($DWP_TRACEBACK shows where it came from). A terminal that lacks a character shows another, and one that is lost ends nothing."""
+    ($DWP_TRACEBACK shows where it came from). A character that the terminal lacks is replaced; a lost terminal does not end the run."""
     survive_a_lost_terminal()
     quiet.over()
     try:
@@ -55,9 +55,9 @@ def add_common_flags(parser, epochs, bs, lr=1e-3):
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     add("--num_examples", type=at_least(0), default=0, help="size of a stratified training subset; 0 is the whole set (paper: 50 to 1000)")
     add("--data_split_seed", type=at_least(0), default=0, help="draws the subset (paper: 0 to 9)")
-    add("--validate", action="store_true", help="test on a sixth of the training images of each class instead, to choose hyper-parameters")
+    add("--validate", action="store_true", help="test on a held-out sixth of each class's training images, to choose hyper-parameters")
     add("--random_labels", action="store_true", help="shuffle the training labels, whatever the images show")
-    add("--permute", type=at_least(0), metavar="SEED", help="shuffle the pixels of every image in the same way, drawn with this seed")
+    add("--permute", type=at_least(0), metavar="SEED", help="apply one permutation of the pixels, drawn with this seed, to every image")
     add = parser.add_argument_group("training").add_argument
     add("--hid_dim", type=at_least(1), nargs="+", help="widths of the hidden layers, filters of convolutions; by default the paper's")
     add("--epochs", type=at_least(1), default=epochs, help="passes over the training set (paper: 10000 for the Bayesian nets)")
@@ -71,9 +71,9 @@ def add_init_flags(parser):
     """Where the first kernels of each convolution come from; a single entry of a list stands for all convolutions."""
     add = parser.add_argument_group("first kernels").add_argument
     add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier; paper: vae)")
-    what = "prior folder of each convolution, whatever its density, for `vae` in --init_list and for --prior_list, or none"
+    what = "prior folder for each convolution (of any density), or none; for `vae` in --init_list and for --prior_list"
     add("--density_list", "--vae_list", dest="vae_list", nargs="+", default=[], metavar="DIR", help=what)
-    what = "folder with train.npy of each convolution, for `filters` or `gauss` in a list, or none"
+    what = "folder with train.npy for each convolution, or none; for `filters` in --init_list, `gauss` and the like in --prior_list"
     add("--filters_list", nargs="+", default=[], help=what)
     add("--pretrained", help="run, or state dict, of a trained net, for `pretrained` in --init_list")
 
@@ -81,7 +81,7 @@ def add_init_flags(parser):
 def check_batches(net, n, bs):
     """Raise ValueError if a net with batch normalisation would get a minibatch of one of n images."""
     if (bs == 1 or n % bs == 1) and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules()):
-        raise ValueError(f"--bs {bs} makes a minibatch of one of {n} images, of which no statistics can be taken: choose another")
+        raise ValueError(f"--bs {bs} makes a minibatch of one of {n} images, too few for batch normalisation: choose another --bs")
 
 
 def data_options(params):
@@ -109,7 +109,7 @@ def check_same_data(args, data):
         digest.update(some.cpu().contiguous().numpy().tobytes())
     facts = dict(shapes=" ".join("x".join(map(str, t.shape)) for t in data), sha256=digest.hexdigest())
     if args.resume and file.exists() and read_params(file) != facts:
-        raise ValueError(f"{args.run_dir} began with other training data than there are now, so it cannot go on: start a new run")
+        raise ValueError(f"{args.run_dir} began with other training data than it finds now, so it cannot be resumed: start a new run")
     write_yaml(file, facts)
 
 
@@ -166,7 +166,7 @@ def minibatches(data, bs):
 
 
 def take_steps(data, bs, opt, objective):
-    """The steps of one pass, in which nothing looks at a value: none waits for the device.  Yields loss, report, size of the minibatch."""
+    """The steps of one pass. No value is read meanwhile, so no step waits for the device.  Yields loss, report, size of the minibatch."""
     for batch in minibatches(data, bs):
         loss, report = objective(*batch)
         opt.zero_grad(set_to_none=True)
@@ -268,7 +268,7 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
         raise ValueError(f"{run_dir / 'params.yaml'} is not of a run of train_bnn.py")
     params = resolve_paths(params, ("data_root",), ("data",))
     if params.get("validate") and "cwd" not in params["meta"]:
-        raise ValueError(f"{run_dir} held out every sixth training image, as --validate did then; today's images are others")
+        raise ValueError(f"{run_dir} was validated on every sixth training image, as --validate then did; today it holds out other images")
     try:
         train, test = load_data(**data_options(params) | dict(device=device) | (dict(data_root=data_root) if data_root else {}))
         net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train).to(device)

@@ -183,7 +183,7 @@ def warn_of_odd_training_images(x, y, source):
     absent = np.setdiff1d(np.arange(y.max()), y)
     if len(absent):
         some = ", ".join(map(str, absent[:5])) + (", …" if len(absent) > 5 else "")
-        print(f"warning: {source}: no training image has the label {some}; a net has an output for it all the same", file=sys.stderr)
+        print(f"warning: {source}: no training image has the label {some}; the net has an output for it nevertheless", file=sys.stderr)
 
 
 def as_dataset(x, y):

@@ -112,7 +112,7 @@ def measure(build, device, processes, seconds):
         if any(worker.exitcode for worker in workers):
             for worker in workers:
                 worker.kill()  # the others wait for it
-            raise ValueError(f"one of {processes} processes has failed, as where the memory is too small for so many")
+            raise ValueError(f"one of {processes} processes has failed, perhaps because memory is too small for so many")
     for worker in workers:
         worker.join()
     return 1000 / sum(calls / took for calls, took in found), None

@@ -62,8 +62,8 @@ FACTS = {
 
 
 def add_arguments(parser):
-    parser.add_argument("--fits", nargs="+", choices=[*FITS, *LONG], default=list(FITS), help="which")
-    where = "folder of kernels, in conv7x7 and conv5x5, told apart by its name; with another one nothing but fits"
+    parser.add_argument("--fits", nargs="+", choices=[*FITS, *LONG], default=list(FITS), help="fits to make, and to train nets under")
+    where = "folder holding conv7x7 and conv5x5, whose name marks the results; if not the shipped one, no nets are trained"
     parser.add_argument("--data_dir", type=lambda folder: Path(folder).resolve(), default=SHIPPED, help=where)
     parser.add_argument("--fits_only", action="store_true", help="fit them, and train no nets")
     parser.add_argument("--num_examples", type=at_least(1), nargs="+", default=[50, 100, 200], help="sizes of the training set")

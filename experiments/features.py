@@ -37,7 +37,7 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
-    add("--scale", type=multiple, default=Fraction(1), help="k: so many times the filters of each convolution (paper: 1/16 to 1)")
+    add("--scale", type=multiple, default=Fraction(1), help="k: factor on the number of filters of each convolution (paper: 1/16 to 1)")
     add("--raw", action="store_true", help="leave features as they are, instead of scaling each to mean 0 and variance 1")
     add_init_flags(parser)
     add_common_flags(parser, epochs=20, bs=256, lr=0.01)

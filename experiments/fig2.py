@@ -67,15 +67,15 @@ def add_arguments(parser):
     parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (paper: 50 100 200 500 1000)")
     parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set (paper: 10000)")
-    what = "epochs between evaluations, whose curves go to early_stopping.csv (default: one, at the end)"
+    what = "epochs between evaluations; the curves go to early_stopping.csv (default: evaluate only at the end)"
     parser.add_argument("--eval_freq", type=at_least(1), help=what)
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
     parser.add_argument(
-        "--vae_list", nargs="+", metavar="DIR", help="priors in place of the shipped ones, as those that the authors published"
+        "--vae_list", nargs="+", metavar="DIR", help="priors in place of the shipped ones, such as those that the authors published"
     )
     what = "first kernels of every method: samples of the priors, their decoders' means, or Xavier's"
     parser.add_argument("--start", choices=STARTS, default="vae", help=what)
-    parser.add_argument("--seed", type=int, default=0, help="of all randomness but the splits', the first kernels' among it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything except the splits, including the first kernels")
 
 
 def options(panel, epochs, start="vae", seed=0, priors=()):
@@ -123,7 +123,7 @@ def jobs(args):
     if len(vaes) != len(panel.layers):
         raise ValueError(f"--vae_list: {panel.model} has {len(panel.layers)} convolutions, and needs as many priors, not {len(vaes)}")
     if args.seed and "de" in args.methods:
-        raise ValueError("--seed: a deep ensemble is of nets with seeds of its own, 0 to 4")
+        raise ValueError("--seed: the nets of a deep ensemble (de) have fixed seeds, 0 to 4")
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:

@@ -32,7 +32,7 @@ def k_value(x):
 
 def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
-    parser.add_argument("--scales", nargs="+", help="k: so many times the paper's filters (default: its shares, 1/16 to 1)")
+    parser.add_argument("--scales", nargs="+", help="k: factors on the paper's numbers of filters (default: its shares, 1/16 to 1)")
     parser.add_argument("--splits", type=at_least(1), default=5, help="seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=at_least(1), default=20, help="passes over the training set")
     parser.add_argument("--lr", type=float, default=LR, help="Adam's rate, falling linearly to 0")

@@ -56,7 +56,7 @@ PANELS = {
 def add_arguments(parser):
     parser.add_argument("--panel", nargs="+", choices=list(PANELS), default=list(PANELS), help="what converges")
     parser.add_argument("--splits", type=at_least(1), default=3, help="seeds 0, 1, …")
-    parser.add_argument("--pixels", nargs="+", choices=convergence.PIXELS, default=[*convergence.PIXELS], help="of the image VAE: readings")
+    parser.add_argument("--pixels", nargs="+", choices=convergence.PIXELS, default=[*convergence.PIXELS], help="how to read VAE pixels")
     parser.add_argument("--steps", type=at_least(1), help="steps of a run (default: 1000 of the VAE, 300 and 390 of the classifiers)")
 
 

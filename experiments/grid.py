@@ -98,8 +98,8 @@ class Driver(NamedTuple):
     """An experiment of many runs: results/<name>.csv, figures/<name>.png, and a table.
 
     doc: the module's docstring.  add_arguments(parser): its own flags.  smoke: the arguments of a smoke run.
-    shared(args): {panel: the options that all its rows share}; rows that share others are trials.  varied: names of those that jobs have
-    of their own.  full: the paper's, where ours may be reduced.
+    shared(args): {panel: the options that all its rows share}; rows with other values are trials.  varied: names of options that differ
+    between jobs.  full: the paper's values of options that ours may reduce.
     jobs(args): the Jobs; if some need what others leave, those that can run now, and it is asked again when they have.
     table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
     by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own.
@@ -169,7 +169,7 @@ class Driver(NamedTuple):
         if rows:
             print(self.table(rows))
         elif not failed:
-            raise FileNotFoundError(f"nothing to show: no results of these options in {file}")
+            raise FileNotFoundError(f"nothing to show: no results for these options in {file}")
         if rows and self.plot:
             own = f"{self.name}_{args.panel}" if self.by_panel and args.panel == "cifar10" else self.name
             self.plot(rows, figures / f"{own}.png")
@@ -204,8 +204,8 @@ def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=Fals
     file: its name is the rows' figure; those of another figure, which a job's `measure` may add, go to that one's file beside it.
     shared: {panel: options that its rows have beside a job's own}.
     launcher: one of experiments.launchers; by default Here.  time_limit: seconds after which no further job is started.
-    A job that fails does not stop the others, and is not run again before `retry` asks for it. What another process runs of the same file
-    is left to it, and waited for.
+    A job that fails does not stop the others, and is not run again before `retry` asks for it. Jobs of the same file that another process
+    runs are left to it, and waited for.
     Returns all rows of the file, and {a job's title: why it failed}."""
     file, launcher = Path(file), launcher or Here()
     jobs = [job._replace(figure=file.stem, options=(shared[job.panel] if shared else {}) | job.options) for job in jobs]
@@ -271,7 +271,7 @@ def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=Fals
                 claims.release(name)
                 tqdm.write(f"{titles[name]}: {f'failed, {why}' if why else 'done'} ({state()})")
     if to_go:
-        print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; the same command goes on from here")
+        print(f"stopped at the time limit with {len(to_go)} of {len(jobs)} runs to go; run the same command again to continue")
     return tidy_rows(file), {titles[name]: why for name, why in failed.items()}
 
 

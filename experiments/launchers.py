@@ -86,7 +86,7 @@ class Workers(Launcher):
                 return self.pipe.recv()
             except EOFError:
                 self.process.join()
-                return None, f"its process ended without a result (exit code {self.process.exitcode}; -9: killed, as when memory is short)"
+                return None, f"its process ended without a result (exit code {self.process.exitcode}; -9: killed, often for lack of memory)"
 
     def __init__(self, n):
         self.n, self.handles, self.context = n, {}, multiprocessing.get_context("forkserver")
@@ -168,7 +168,7 @@ class Slurm(Launcher):
             if self.job.paths.result_pickle.exists():
                 error = self.job.exception()
                 return (None, " ".join(str(error).split())[-300:]) if error else self.job.result()
-            return None, f"job {self.number} left the queue without a result; its words are in {self.job.paths.stderr}"
+            return None, f"job {self.number} left the queue without a result; see {self.job.paths.stderr}"
 
     def __init__(self, folder, parameters):
         try:
@@ -184,7 +184,7 @@ class Slurm(Launcher):
 
     def __exit__(self, kind, *_):
         if kind is KeyboardInterrupt:
-            print("the jobs go on; the same command collects them, and scancel ends them")
+            print("the jobs keep running; the same command collects their results, and scancel ends them")
 
     def submitted(self):
         """{name: the number of its job}, of those that have not been collected."""
@@ -235,7 +235,7 @@ def add_launcher_flags(parser):
     add("--time_limit", type=at_least(0, float), help="seconds after which no further run starts on this machine")
     add("--retry", action="store_true", help="run again what failed before")
     add("--partition", help="Slurm's partition")
-    add("--minutes", type=at_least(1), default=60, help="time of a Slurm job, which then goes on in another")
+    add("--minutes", type=at_least(1), default=60, help="time limit of a Slurm job; an unfinished run continues in a new job")
     add("--gpus", type=at_least(0), default=0, help="GPUs of a Slurm job")
     add("--cpus", type=at_least(1), default=1, help="cores, and threads, of a Slurm job")
     add("--mem_gb", type=positive, default=4.0, help="memory of a Slurm job")

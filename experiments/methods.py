@@ -114,8 +114,8 @@ def logged(row):
 
 
 def last_row(run_dir):
-    """The numbers of a run when it ended, of its pruning, and of the ensemble that it ends: tidy rows, less what they share with the
-    job's other rows."""
+    """The numbers of a run at its end, of its pruning, and of the ensemble whose last member it is: tidy rows without the columns that
+    the job's rows share."""
     row = read_rows(run_dir / "logs.csv")[-1]
     values = logged(row)
     if (run_dir / "pruning.yaml").exists():

@@ -41,8 +41,8 @@ def add_arguments(parser):
     parser.add_argument("--epochs", type=at_least(1), default=1000, help="passes over the training set")
     parser.add_argument("--eval_freq", type=at_least(1), default=200, help="epochs between evaluations")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=["sn", "dwp"], help="priors")
-    parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="of the log-variances' rate")
-    parser.add_argument("--validate", action="store_true", help="on validation images, on which to choose a factor")
+    parser.add_argument("--factors", nargs="+", type=int, default=FACTORS, help="factors on the learning rate of the log-variances")
+    parser.add_argument("--validate", action="store_true", help="evaluate on validation images, to choose a factor")
 
 
 def shared(args):

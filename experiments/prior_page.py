@@ -31,7 +31,7 @@ LIMIT = 2.5  # of the codes that are shown
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("prior", type=Path, metavar="DIR", help="a prior folder")
-    parser.add_argument("--kernels", type=Path, metavar="DIR", help="folder of the kernels it was fitted to (default: what it says itself)")
+    parser.add_argument("--kernels", type=Path, metavar="DIR", help="folder of the kernels it was fitted to (default: from params.yaml)")
     parser.add_argument("--out", type=Path, default=Path("prior.html"), help="the page")
     return parser.parse_args(argv)
 
@@ -140,7 +140,7 @@ def page(args):
     figure, axes = new_figure(3.8 * len(groups) + 0.8, 3.8, columns=len(groups), squeeze=False)
     draw_kernels(axes[0], {name: w[torch.randperm(len(w))[:100]] for name, w in groups.items()})
     pictures = picture(figure, "A hundred of each, on one scale.") + picture(draw_norms(groups), "Their norms.")
-    drifts = "The drift test: how alike (mean absolute cosine) kernels become that only the prior moves; near 1 it ruins a net."
+    drifts = "The drift test: how alike (mean absolute cosine) kernels become when only the prior moves them; a value near 1 ruins a net."
     pictures += picture(draw_drift(priors), drifts)
     facts = latent_grid(density, kernels, float(samples.abs().quantile(0.99))) if type(density) is VAE else None
     fields = dict(

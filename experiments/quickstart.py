@@ -30,7 +30,7 @@ METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--data_root", default=default_data_root(), help="where the embedded data are cached")
-    parser.add_argument("--nets", type=at_least(1), default=3, help="source nets")
+    parser.add_argument("--nets", type=at_least(1), default=3, help="number of source nets")
     parser.add_argument("--source_epochs", type=at_least(1), default=8, help="passes over the letters")
     parser.add_argument("--source_dim", type=at_least(1), nargs=2, default=[32, 64], help="filters of the source nets")
     parser.add_argument("--vae_epochs", type=at_least(1), nargs=2, default=[600, 40], help="of the 7x7 and the 5x5 VAE")

@@ -57,7 +57,7 @@ def add_arguments(parser):
     parser.add_argument("--gamma_a", type=float, nargs="+", default=[0.51], help="shapes of the Gamma hyperprior")
     parser.add_argument("--epochs", type=at_least(1), help="passes over the training set (default: 40 for LeNet-5; else the paper's, 200)")
     parser.add_argument("--splits", type=at_least(1), default=1, help="seeds 0, 1, … (paper: 5)")
-    parser.add_argument("--draw", type=Path, metavar="RUN", help="draw the weights of a LeNet-5 run before and after, and do nothing else")
+    parser.add_argument("--draw", type=Path, metavar="RUN", help="only draw the weights of a LeNet-5 run, before and after training")
 
 
 def shared(args):

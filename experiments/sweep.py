@@ -59,7 +59,7 @@ def parse_args(argv=None):
     parser = Parser(description=__doc__, prog="python -m experiments.sweep")
     parser.add_argument("script", choices=SCRIPTS, help="what to run")
     parser.add_argument("--grid", nargs="+", type=axis, required=True, metavar="NAME=VALUES", help="options and their values")
-    parser.add_argument("--fixed", default="", metavar="WORDS", help="further options of every run, in one word")
+    parser.add_argument("--fixed", default="", metavar="WORDS", help="further options of every run, quoted as one argument")
     parser.add_argument("--name", default="sweep", help="of the files of results")
     parser.add_argument("--metric", help="column of the logs to draw (default: the first of accuracy or ELBO)")
     add_launcher_flags(parser)
@@ -146,7 +146,7 @@ def main(argv=None):
     args = parse_args(argv)
     file = runs_root() / "sweeps" / f"{args.name}.csv"
     if "root" in options_of(args.fixed) or "root" in dict(args.grid):
-        raise ValueError("--root, under which a sweep that is started again would not find its runs, is none of its options: set $DWP_PATH")
+        raise ValueError("a sweep takes no --root, since it could not find its runs there when started again: set $DWP_PATH instead")
     wanted = list(jobs(args))
     rows, failed = run_grid(wanted, file, None, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
     keys = {job._replace(figure=file.stem).key for job in wanted}

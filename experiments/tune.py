@@ -51,7 +51,7 @@ def add_arguments(parser):
     parser.add_argument("--panel", choices=["mnist", "cifar10"], default="mnist", help="data set")
     parser.add_argument("--num_examples", type=at_least(1), nargs="+", default=[50], help="sizes of the training set")
     parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, … to choose on")
-    parser.add_argument("--test_splits", type=at_least(1), default=5, help="split seeds of the nets of the choices")
+    parser.add_argument("--test_splits", type=at_least(1), default=5, help="split seeds 0, 1, … to test the choices on")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=list(CHOICES), help="what to tune")
     parser.set_defaults(epochs=0)  # the recipes have their own
 

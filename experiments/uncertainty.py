@@ -1,4 +1,4 @@
-"""What Bayesian nets know of what they do not know: ensembles, calibration, strange images, rotated digits (slides).
+"""Whether Bayesian nets know what they do not know: ensembles, calibration, unfamiliar images, rotated digits (slides).
 
     python -m experiments.uncertainty --data_root DATA_ROOT --workers 2
 

@@ -24,7 +24,7 @@ def model_name(word):
     if not colon and word in NETWORKS:
         return word
     if not (file.endswith(".py") and name.isidentifier() and Path(file).expanduser().is_file()):
-        raise ArgumentTypeError(f"{word!r} is neither one of {', '.join(sorted(NETWORKS))} nor FILE.py:Class of a file that is there")
+        raise ArgumentTypeError(f"{word!r} is neither one of {', '.join(sorted(NETWORKS))} nor FILE.py:Class with a file that exists")
     return f"{Path(file).expanduser().resolve()}:{name}"
 
 

@@ -1,4 +1,4 @@
-"""Gradients written by hand, where autograd's own would cost time or memory. They are exact, but where Reparametrized has a floor.
+"""Gradients written by hand, where autograd's own would cost time or memory. They are exact, except at the floor in Reparametrized.
 
 What each gains is measured by experiments/benchmark.py (results/benchmark.csv; experiments/README.md, "Speed")."""
 

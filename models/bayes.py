@@ -82,7 +82,7 @@ class BayesLayer(nn.Module):
 class BayesConv2d(BayesLayer):
     """Conv2d with q(w); x: (B, C_in, H, W) -> (B, C_out, H', W').  Weights: (C_out, C_in, k, k).
 
-    others: of Conv2d's options none.  Raises ValueError."""
+    Raises ValueError for any other option of Conv2d."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True, logvarinit=-10.0, **others):
         if others:

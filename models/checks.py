@@ -29,10 +29,13 @@ def check_options(args):
     for wrong, what in (
         (args.start_from and of_a_new_net, f"--{(*of_a_new_net, '')[0]} is for a new net; with --start_from it is the former run's"),
         (args.l2 and bayesian, "--l2 is for nets without priors: leave it out with --net_cfg bayes"),
-        (args.threshold is not None and not args.prune, "--threshold is what --prune keeps at least: give --prune too"),
-        (args.bound == "iw" and args.dwp_samples == 1, "--bound iw with one code is the other bound, only noisier: give --dwp_samples too"),
+        (args.threshold is not None and not args.prune, "--threshold is the smallest value that --prune keeps: give --prune too"),
+        (
+            args.bound == "iw" and args.dwp_samples == 1,
+            "--bound iw with one code equals the other bound, only noisier: give --dwp_samples too",
+        ),
         ("vd" in priors and fixed, "--alpha fixes the noise, which is learned under the prior vd: leave one of them out"),
-        ("vd" in priors and snr, "--prune snr: under the prior vd alpha is below 1, and no weight is noise; take mean"),
+        ("vd" in priors and snr, "--prune snr: under the prior vd alpha is below 1, so no weight is mostly noise; take mean"),
         (fixed and snr, "--prune snr: with --alpha all weights have the same signal-to-noise ratio; take mean"),
         ("dropout" in priors and not fixed, "the prior dropout is for a fixed noise: give --alpha"),
     ):

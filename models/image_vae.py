@@ -14,7 +14,7 @@ from .vae import variance
 class ImageVAE(nn.Module):
     """x: (B, 1, 28, 28) in [0, 1]; Bernoulli likelihood, z ~ N(0, I) of z_dim dimensions.
 
-    The table prints neither z_dim nor padding, and 1 641 665 parameters. They come out exactly with z_dim 64, a linear layer from the code
+    The table gives 1 641 665 parameters, but neither z_dim nor padding. They come out exactly with z_dim 64, a linear layer from the code
     to 128 x 7 x 7, a stride of 2 in the encoder's second layer, too, paddings that make 28 -> 14 -> 5 and 7 -> 7 -> 14 -> 28, and one
     vector of 64 biases less: here the first layer's. Other readings may come out as well. (By the letter, without that linear layer and
     those paddings, z_dim 78 comes within 0.08 %.)"""

@@ -78,7 +78,7 @@ def provenance(runs, nets, names):
                     counts[name.partition("_")[0]] += n
                 facts["kernels"] = dict(counts)
             if facts.keys() != {"nets", "kernels", "source"} or not facts["kernels"].keys() <= set(names):
-                raise ValueError(f"{pool} does not describe {run}, whose layers are {', '.join(names)}: delete it, or write the pool anew")
+                raise ValueError(f"{pool} does not describe {run}, whose layers are {', '.join(names)}: delete {pool} or remake the pool")
         else:
             source = common_facts([read_params(params)]) if params.exists() else {}
             facts = dict(nets=1, kernels=dict(zip(names, map(len, net.values()))), source=source)
@@ -130,7 +130,7 @@ def read_kernels(run):
     if others:
         print(f"note: {file}: left out {', '.join(others)}, whose kernels are not square", file=sys.stderr)
     if not file.is_dir() and file.suffix == ".safetensors" and len({re.sub(r"\d+", "", name) for name in convs}) > 1:
-        print(f"note: {file} has no order of layers, and their names do not tell it; taken: {', '.join(convs)}", file=sys.stderr)
+        print(f"note: {file} stores no order of layers, and their names do not show it; order taken: {', '.join(convs)}", file=sys.stderr)
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}
 
 

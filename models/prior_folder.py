@@ -139,7 +139,7 @@ def check_sum(file):
     lines = (line.split() for line in sums.read_text(errors="replace").splitlines()) if sums.exists() else ()
     known = {words[1]: words[0] for words in lines if len(words) == 2}
     if file.name in known and hashlib.sha256(file.read_bytes()).hexdigest() != known[file.name]:
-        raise ValueError(f"{file} was altered or cut off: it does not have the sum in {SUMS} (delete that file if you meant it)")
+        raise ValueError(f"{file} was altered or cut off: its checksum is not the one in {SUMS} (if you meant to change it, delete {SUMS})")
 
 
 def same_folder(a, b):
@@ -251,7 +251,7 @@ def check_trained(run):
     if done == 0:
         raise ValueError(f"{run} stopped before its first evaluation: it is untrained (its logs.csv is missing or empty)")
     if done and epochs and done < epochs:
-        print(f"note: {run} stopped after {done} of {epochs} epochs; --resume goes on", file=sys.stderr)
+        print(f"note: {run} stopped after {done} of {epochs} epochs; --resume continues it", file=sys.stderr)
 
 
 def load_into(module, state, source):

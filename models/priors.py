@@ -183,8 +183,8 @@ class KernelPrior(Prior):
     dwp_samples: draws of w per kernel, in mirrored pairs; with bound "iw" codes z of one w instead, in the importance-weighted bound of a
     VAE, which for more of them is nearer to log p(w).
     kl_kernels: kernels of a layer that estimate the sum over all of them, drawn anew in every step without replacement; 0 takes all, as
-    the paper does. A kernel is then pushed rarely and n / kl_kernels times as hard, of which Adam, dividing by the root mean square, makes
-    sqrt(n / kl_kernels) times less than of an even push.
+    the paper does. A kernel is then pushed rarely, but n / kl_kernels times as hard. Adam divides by the root mean square, which makes the
+    effect sqrt(n / kl_kernels) times weaker than that of an even push.
     kl_chunk: kernels that the density looks at at once; 0 is 512 on a CPU, whose cache they then fit, and 16384 elsewhere."""
 
     needs = ("density", "dwp_samples", "kl_kernels", "kl_chunk", "train_reverse", "bound")
@@ -192,7 +192,7 @@ class KernelPrior(Prior):
     def __init__(self, density, dwp_samples=1, kl_kernels=0, kl_chunk=0, train_reverse=True, bound="elbo"):
         super().__init__()
         if bound == "iw" and (not isinstance(density, VAE) or isinstance(density, Chain)):  # a Chain's codes are not drawn at once
-            raise ValueError(f"the importance-weighted bound is of a VAE's codes; a {type(density).__name__} has no such codes")
+            raise ValueError(f"the importance-weighted bound needs the codes of a VAE, which a {type(density).__name__} does not have")
         self.density = copy.deepcopy(density).requires_grad_(False)
         for p in self.density.reverse_model():
             p.requires_grad_(bool(train_reverse))

@@ -20,7 +20,7 @@ def of_unit_norm(w, u, v):
     convolution, of its second (spectral normalisation, Miyato et al. 2018)."""
     matrices = [w.movedim(d, 0).flatten(1) for d in range(min(w.ndim, 2))]
     values = [u @ matrix @ v for matrix in matrices if matrix.shape == (len(u), len(v))]
-    return w / max(values, key=abs)  # u and v are singular vectors of one of two that fit, and of the other not
+    return w / max(values, key=abs)  # if both shapes fit, u and v are singular vectors of one matrix only
 
 
 RECIPES = {

@@ -1,4 +1,4 @@
-"""A screen for priors over kernels: what tells one under which a net keeps its kernels apart from one that makes them all alike.
+"""A screen for priors over kernels: it tells priors that keep a net's kernels different from priors that make them all alike.
 
 A prior acts through its density's peaks: under the full KL sum Adam drives every kernel of a layer to the nearest. Three faults can ruin
 the layer. A density of kernels whose norms are widely spread has one peak, at zero. One of kernels of which many are flat, all weights

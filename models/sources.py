@@ -28,8 +28,8 @@ def one_per_layer(values, default, layers, flag, stages=()):
 
 def layer_sources(net, init_list=None, vae_list=(), filters_list=(), pretrained=None):
     """The Layers of a net, on the CPU, from input to output.  The lists have an entry per convolution, per stage of a net that has some
-    (its `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry; it starts from Xavier's, or, if all others do,
-    from --pretrained."""
+    (its `stages`), or one for all; a folder may be `none`. A 1x1 convolution has no entry; it starts from Xavier's, or from --pretrained
+    if all others do."""
     every = conv_layers(net)
     convs = {name: conv for name, conv in every.items() if conv.kernel_size != (1, 1)}
     inits, vaes, filters = (

@@ -57,11 +57,11 @@ def readers(net):
 
     Raises ValueError for a net without convolutions, or with batch normalisation, which gives a channel of zeros a value again."""
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()):
-        raise ValueError("filters cannot leave a net with batch normalisation")
+        raise ValueError("filters cannot be removed from a net with batch normalisation")
     layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     found = [(layer, reader) for layer, reader in pairwise(layers) if isinstance(layer, nn.Conv2d)]
     if not found:
-        raise ValueError("a net without convolutions has no filters that could leave it")
+        raise ValueError("a net without convolutions has no filters to remove")
     return found
 
 
@@ -73,11 +73,13 @@ def check_chain(net, x):
         name = next(name for name, module in net.named_modules() if module is conv)
         plain = conv.groups == 1 == getattr(reader, "groups", 1)
         if not plain or not read_by_one(net, conv, reader, x):
-            raise ValueError(f"filters can leave a plain chain of layers alone; what {name} makes takes another way, too, or changes on it")
+            raise ValueError(
+                f"only plain chains of layers can lose filters; what {name} makes also reaches other layers, or is changed on the way"
+            )
 
 
 def read_by_one(net, conv, reader, x):
-    """Whether the convolution's first channel changes what its reader sees of it alone, and nothing else if the reader says nothing."""
+    """Whether the first channel reaches only its own part of the reader's input, and the net's output only through the reader."""
 
     def run(value):
         seen = []

@@ -136,7 +136,7 @@ class VAE(Density):
         """Turn the density of w into that of factor * w.
 
         Exact but for the variance, whose softplus is taken for an exponential: within 1 % where variances stay below 0.02. min_std is
-        scaled, too, and is not in the state dict: who saves the VAE writes it to params.yaml."""
+        scaled, too, and is not in the state dict: whoever saves the VAE must write it to params.yaml."""
         *_, mean = self.decoder.fc_mu.modules()
         *_, var = self.decoder.fc_var.modules()
         with torch.no_grad():

@@ -105,7 +105,7 @@ def again(option):
 
     def command(argv):
         name = {"--resume": "resume", "--config": "rerun"}[option]
-        parser = make_parser(name, "Start a run's script again, under its own options; others may follow.")
+        parser = make_parser(name, "Start a run's script again with the run's own options; you may add others.")
         parser.add_argument("run", help="number or folder")
         args, more = parser.parse_known_args(argv)
         run = Index(args.root).find(args.run)
@@ -115,7 +115,7 @@ def again(option):
         elif (ROOT / "experiments" / script).is_file():
             words = ["-m", f"experiments.{Path(script).stem}"]
         else:
-            raise ValueError(f"{run} was made by {script}, which cannot be started by itself: its driver goes on with it")
+            raise ValueError(f"{run} was made by {script}, which cannot be started by itself: run its driver again to resume it")
         target = run if option == "--resume" else run / "params.yaml"
         return subprocess.call([sys.executable, *words, option, str(target), *more])
 
@@ -126,7 +126,7 @@ def remove(argv):
     parser = make_parser("rm", "Remove the folders of runs.")
     parser.add_argument("runs", nargs="*", metavar="run", help="numbers or folders")
     parser.add_argument("--failed", action="store_true", help="those in the state `failed`")
-    parser.add_argument("--killed", action="store_true", help="those in the state `killed`, which could go on")
+    parser.add_argument("--killed", action="store_true", help="those in the state `killed`, which could still be resumed")
     parser.add_argument("--yes", action="store_true", help="without asking")
     args = parser.parse_args(argv)
     states = [state for state in ("failed", "killed") if getattr(args, state)]

@@ -130,7 +130,7 @@ def resume(args, epochs, **objects):
     args: of ExParser, with --resume.  Raises what load_checkpoint does, and ValueError if more epochs than `epochs` are done."""
     done = load_checkpoint(args.run_dir, args.device, **objects)
     if done > epochs:
-        raise ValueError(f"{done} epochs of {args.run_dir} are done; {epochs} are fewer")
+        raise ValueError(f"{done} epochs of {args.run_dir} are done already, more than the {epochs} asked for")
     read_log(args.run_dir / "logs.csv")  # raises if it is damaged, before anything is written
     meta = read_params(args.run_dir / "params.yaml").get("meta") or {}
     write_params(args, meta | dict(resumed=[*meta.get("resumed", []), args.again]))

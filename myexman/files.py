@@ -54,7 +54,7 @@ def acquire(lock, timeout=-1):
         if isinstance(e, TimeoutError) or (isinstance(e, OSError) and e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)):
             raise
         place = Path(lock.lock_file).parent
-        where = "work in a folder on another one ($DWP_PATH and --root say where runs go)"
+        where = "use a folder on another file system ($DWP_PATH and --root say where runs go)"
         raise OSError(f"the file system of {place} has no locks ({e}): {where}") from e
 
 
@@ -78,4 +78,4 @@ def check_archive(file):
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if bad := archive.testzip():
-                raise ValueError(f"{file} is damaged: {bad} does not have its checksum")
+                raise ValueError(f"{file} is damaged: the checksum of {bad} does not match")

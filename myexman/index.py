@@ -95,7 +95,7 @@ def unfinished(script, argv):
                     others.append((link.resolve(), meta.get("commit")))
     if others:
         run, commit = others[0]
-        print(f"note: {run} was begun by other code (commit {commit}): a new run begins; --resume would go on with it", file=sys.stderr)
+        print(f"note: {run} was begun by other code (commit {commit}): a new run begins; --resume continues the old one", file=sys.stderr)
     return None
 
 

@@ -68,8 +68,8 @@ class Logger:
 
 
 def append_rows(rows, file, columns):
-    """Append rows, dicts by column, to a CSV file, all or none; they are on the disk when this returns. A new file gets the columns first,
-    and a last line that a kill cut off goes.
+    """Append rows, dicts by column, to a CSV file, all or none; they are on the disk when this returns. A new file gets a header first.
+    A last line that was cut off by a kill is removed.
 
     Raises OSError, as on a full disk; the file is then as it was."""
     file, text = Path(file), io.StringIO()
@@ -89,14 +89,14 @@ def append_rows(rows, file, columns):
             os.fsync(f.fileno())
         except OSError as e:
             f.truncate(whole)
-            raise OSError(f"cannot write {file} ({e.strerror}); it is as it was") from e
+            raise OSError(f"cannot write {file} ({e.strerror}); it is unchanged") from e
 
 
 def read_log(file):
     """The rows of a logs.csv; none if there is none yet.  Raises OSError, and ValueError if it is damaged."""
     rows = read_rows(file) if file.exists() else []
     if not all(isinstance(row.get("epoch"), int) and all(isinstance(v, (int, float)) for v in row.values()) for row in rows):
-        raise ValueError(f"{file} is not the log of a run: rows of numbers, of which `epoch` is a whole one")
+        raise ValueError(f"{file} is not the log of a run, which has rows of numbers and whole numbers as `epoch`")
     return rows
 
 

@@ -59,7 +59,7 @@ def checked(number, fits, what):
         try:
             value = number(text)
         except ValueError as e:
-            hint = ": what has no flag of its own comes first" if os.path.exists(text) else ""
+            hint = ": arguments without a flag must come first" if os.path.exists(text) else ""
             raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if number is int else 'a number'}{hint}") from e
         if not fits(value) or (number is int and abs(value) > LARGEST):
             raise argparse.ArgumentTypeError(f"{text} is not {what}")
@@ -101,9 +101,9 @@ class ExParser(Parser):
         self.resume_with, self.check, self.retired = resume_with, check, retired or {}
         if resume_with is not None:
             may = ", ".join(f"--{name}" for name in resume_with)
-            what = f"go on with a stopped run, in its folder, from its last checkpoint; {may}, folders and device may be others"
+            what = f"continue a stopped run, in its folder, from its last checkpoint; {may}, folders and device may be changed"
             group.add_argument("--resume", metavar="RUN", help=what)
-            every = "seconds between checkpoints, beside those of evaluations and of a signal to end"
+            every = "seconds between checkpoints, besides those at evaluations and on a signal to end"
             group.add_argument("--save_every", type=at_least(0, float), default=300.0, metavar="SECONDS", help=every)
             group.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too, into the run's folder")
 
@@ -135,7 +135,7 @@ class ExParser(Parser):
                 was, now = values[name] if name in elsewhere and name in values else getattr(former, name), getattr(args, name)
                 movable = name in (*self.paths, *self.names_or_paths) and file_names(now) == file_names(was)
                 if now != was and not movable:
-                    self.error(f"--resume goes on with --{name} {was}; another is another run")
+                    self.error(f"--resume goes on with --{name} {was}; a different value needs a new run")
             here = dict(vars(args), meta=dict(cwd="."))
             vars(args).update(
                 {name: resolve_paths(here, self.paths, self.names_or_paths, True)[name] for name in elsewhere & vars(args).keys()}

@@ -1,4 +1,4 @@
-"""A terminal that is lost ends nothing."""
+"""Printing that survives a lost terminal."""
 
 import os
 import sys

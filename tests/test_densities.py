@@ -290,6 +290,6 @@ def test_mistakes_in_a_density(tmp_path):
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}.npy", two_heaps(9, 5).numpy())
     words = ["--kernel_dim", "5", "--data_dir", str(tmp_path)]
-    for density, message in ((["gmm", "--components", "10"], "fewer are needed"), (["flow"], "too few to leave a sixth out")):
+    for density, message in ((["gmm", "--components", "10"], "fewer are needed"), (["flow"], "too few to hold out a sixth")):
         with pytest.raises(ValueError, match=message):
             train_vae_prior.main([*words, "--density", *density])

@@ -71,7 +71,7 @@ def test_resuming_keeps_the_options_but_a_few_and_says_so(tmp_path, capsys):
     again = parser().parse_args(["--resume", str(first.run_dir), "--lr", "7"])
     assert (again.run_dir, again.hid_dim, again.fast, again.lr) == (first.run_dir, [5], True, 7)
     save_checkpoint(first.run_dir, 3)
-    with pytest.raises(ValueError, match=r"3 epochs of .* are done; 2 are fewer"):
+    with pytest.raises(ValueError, match=r"3 epochs of .* are done already, more than the 2 asked for"):
         resume(again, 2)
     assert [resume(again, epochs) for epochs in (3, 4)] == [3, 3]
     params = yaml.safe_load((first.run_dir / "params.yaml").read_text())
@@ -202,7 +202,7 @@ def test_a_run_finds_its_files_from_elsewhere(tmp_path, monkeypatch, capsys):
     for words in (["--folders", "moved", "none"], ["--data", "cifar10"]):
         with pytest.raises(SystemExit):
             with_files().parse_args(["--resume", str(run), *words])
-        assert "another is another run" in capsys.readouterr().err
+        assert "a different value needs a new run" in capsys.readouterr().err
     with pytest.raises(SystemExit) as e:
         with_files().parse_args(["--resume", str(run), "--config", str(run / "params.yaml")])
     assert e.value.code == 2 and "leave --config out" in capsys.readouterr().err

@@ -100,7 +100,7 @@ def test_weights_beyond_the_memory_are_refused_before_they_are_made(net_cfg):
 def test_a_device_without_values_and_a_file_after_a_list_of_numbers_are_refused(digits, tmp_path, capsys):
     assert "--device: meta: " in refuse(capsys, train_bnn.main, ["--data", digits, "--device", "meta"])
     said = refuse(capsys, prune_kernels.main, ["--out", tmp_path / "k", "--keep", "1", digits])
-    assert f"'{digits}' is not a number: what has no flag of its own comes first" in said
+    assert f"'{digits}' is not a number: arguments without a flag must come first" in said
 
 
 def test_kernels_of_nets_that_differ_are_taken_together_by_size(tmp_path, capsys):

@@ -154,7 +154,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
             "--vae_list is given, but nothing takes it: --init_list says xavier, --prior_list",
         ),
         (train_bnn.main, [*bnn[:-3], "--filters_list", one, "none"], "--filters_list is given, but nothing takes it"),
-        (train_bnn.main, [*good, "--prior_list", "vae", "--bound", "iw"], "with one code is the other bound"),
+        (train_bnn.main, [*good, "--prior_list", "vae", "--bound", "iw"], "with one code equals the other bound"),
         (train_bnn.main, [*good, "--start_from", "run"], "--init_list is for a new net; with --start_from"),
         (train_bnn.main, [*good, "--kl_kernels", "4"], "--kl_kernels is for the priors chain, "),
         (train_bnn.main, [*good, "--prior_list", "gauss", "--filters_list", one, "none"], "1 kernels, all of them alike, are too few"),

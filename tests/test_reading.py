@@ -154,9 +154,9 @@ def test_odd_images_and_labels_are_warned_of_once(tmp_path, capsys):
     write_set(tmp_path, x=np.ones((20, 4, 4), np.uint8))
     assert capsys.readouterr().err.endswith("the brightest pixel is 1 of 255; multiply images of 0 and 1 by 255\n")
     write_set(tmp_path, y=1 + np.arange(20) % 4)
-    assert capsys.readouterr().err.endswith("no training image has the label 0; a net has an output for it all the same\n")
+    assert capsys.readouterr().err.endswith("no training image has the label 0; the net has an output for it nevertheless\n")
     write_set(tmp_path, y=10 * (np.arange(20) % 2))
-    assert "the label 1, 2, 3, 4, 5, …; a net" in capsys.readouterr().err
+    assert "the label 1, 2, 3, 4, 5, …; the net" in capsys.readouterr().err
 
 
 def test_images_with_channels_first_and_negative_labels_are_refused(tmp_path):

@@ -212,7 +212,7 @@ class Ways(nn.Module):
 def test_filters_leave_a_plain_chain_alone(way):
     x = torch.rand(2, 2, 8, 8)
     check_chain(Ways("plain"), x)
-    with pytest.raises(ValueError, match="what first makes takes another way, too, or changes on it"):
+    with pytest.raises(ValueError, match="what first makes also reaches other layers, or is changed on the way"):
         check_chain(Ways(way), x)
 
 
