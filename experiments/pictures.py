@@ -42,36 +42,39 @@ def kernels_and_samples():
     return {"learned 7x7 kernels": shown, "samples of their prior": load_vae(shipped("vae")[0]).sample(100)}
 
 
+LEADS = (  # of the overview: schedule, what its baselines start from, their marker, whether it is filled, the baselines
+    (10000, "vae", "o", True, ("sn", "vd", "det")),
+    (10000, "xavier", "^", True, ("sn", "vd")),
+    (600, "vae", "o", False, ("sn", "vd", "det")),
+)
+
+
 def overview(args, file):
     """The deep weight prior less each baseline on the same splits, with 95 % intervals, against the number of images; the paper's grey."""
-    figure, axes = new_figure(11, 4.4, columns=2)
-    baselines, sizes = ("sn", "vd", "det"), [50, 100, 200, 500, 1000]
+    figure, axes = new_figure(11, 4.6, columns=2)
+    sizes, series = [50, 100, 200, 500, 1000], [(lead, method) for lead in LEADS for method in lead[-1]]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
-        for i, method in enumerate(baselines):
-            name = name_of(method)
-            for j, (epochs, (schedule, base)) in enumerate(fig2.SCHEDULES.items()):
-                rows = fig2.rows_of("mnist", epochs)
-                gaps = {n: paired_differences(rows, base, method, x=n, metric=metric) for n in sizes}
-                shown = {n: gap for n, gap in gaps.items() if len(gap) > 1}
-                if shown:
-                    at = [sizes.index(n) + 0.13 * (i - 1) + 0.4 * (j - 0.5) for n in shown]
-                    mean = np.array([gap.mean() for gap in shown.values()])
-                    ends = np.array([interval_ends(gap) for gap in shown.values()]).T
-                    style = dict(
-                        color=colour_of(method), capsize=3, linestyle="", marker="o", markerfacecolor="w" if j else colour_of(method)
-                    )
-                    axis.errorbar(at, mean, np.abs(ends - mean), label=f"minus {name}, {schedule}", **style)
-            theirs = [(paper_value("fig2", "mnist", "dwp", n), paper_value("fig2", "mnist", method, n)) for n in sizes]
-            if metric == "acc" and method != "det":  # which is not in the paper
-                at, style = np.arange(5) + 0.13 * (i - 1) - 0.2, dict(color="0.55", marker="sx"[i], markersize=5, linestyle="")
-                axis.plot(at, [dwp - other for dwp, other in theirs], label=f"paper: minus {name}", **style)
+        for i, ((epochs, start, marker, filled, _), method) in enumerate(series):
+            schedule, base = fig2.SCHEDULES[epochs]
+            rows = [r for r in fig2.rows_of("mnist", epochs) if r["method"] == base]
+            rows += [r for r in fig2.rows_of("mnist", epochs, start) if r["method"] == method]
+            gaps = {n: paired_differences(rows, base, method, x=n, metric=metric) for n in sizes}
+            shown = {n: gap for n, gap in gaps.items() if len(gap) > 1}
+            if shown:
+                at = [sizes.index(n) - 0.4 + 0.8 * (i + 1) / (len(series) + 1) for n in shown]
+                mean, ends = np.array([gap.mean() for gap in shown.values()]), np.array([interval_ends(gap) for gap in shown.values()]).T
+                style = dict(color=colour_of(method), marker=marker, markerfacecolor=colour_of(method) if filled else "w")
+                label = f"{name_of(method)}, {schedule}{', from Xavier' * (start == 'xavier')}"
+                axis.errorbar(at, mean, np.abs(ends - mean), capsize=3, linestyle="", label=label, **style)
+        for method, marker in dict(sn="s", vd="x").items() if metric == "acc" else ():
+            theirs = [paper_value("fig2", "mnist", "dwp", n) - paper_value("fig2", "mnist", method, n) for n in sizes]
+            axis.plot(np.arange(5) - 0.4, theirs, marker, color="0.55", markersize=5, label=f"paper: {name_of(method)}")
         axis.axhline(0, color="0.3", linewidth=0.8)
         for between in range(4):
             axis.axvline(between + 0.5, color="0.85", linewidth=0.8, zorder=0)
         axis.set_xticks(range(5), sizes)
-        axis.set_xlim(-0.5, 4.5)
         better = "above" if metric == "acc" else "below"
-        axis.set(xlabel="training images", title=f"deep weight prior minus the other: {what} ({better} 0: it is better)")
+        axis.set(xlabel="training images", title=f"deep weight prior minus the other: {what} ({better} 0: it is better)", xlim=(-0.5, 4.5))
         axis.title.set_fontsize(9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=7, ncols=4)
     save_figure(figure, file)
