@@ -71,9 +71,9 @@ def add_init_flags(parser):
     """Where the first kernels of each convolution come from; a single entry of a list stands for all convolutions."""
     add = parser.add_argument_group("first kernels").add_argument
     add("--init_list", nargs="+", choices=INITS, help="initialisation of each convolution (default: xavier; paper: vae)")
-    what = "prior folder for each convolution (of any density), or none; for `vae` in --init_list and for --prior_list"
+    what = "prior folder for each convolution (of any density), or none; for `vae` in --init_list, and priors"
     add("--density_list", "--vae_list", dest="vae_list", nargs="+", default=[], metavar="DIR", help=what)
-    what = "folder with train.npy for each convolution, or none; for `filters` in --init_list, `gauss` and the like in --prior_list"
+    what = "folder with train.npy for each convolution, or none; for `filters` in --init_list, and priors that are fitted"
     add("--filters_list", nargs="+", default=[], help=what)
     add("--pretrained", help="run, or state dict, of a trained net, for `pretrained` in --init_list")
 

@@ -60,13 +60,6 @@ def verdict(values, paper, difference=True):
     return "**yes**" if high >= paper else "**smaller**"
 
 
-def of_fig2(panel, epochs, x, better, worse, start="vae"):
-    """Fig. 2's differences in accuracy.  start: the kernels from which `worse` is trained."""
-    own, others = fig2.rows_of(panel, epochs), fig2.rows_of(panel, epochs, start)
-    rows = [r for r in own if r["method"] == better] + [r for r in others if r["method"] == worse]
-    return paired_differences(rows, better, worse, x=x, metric="acc")
-
-
 def after_steps(panel, x):
     return paired_differences(fig4.in_main(fig4.DRIVER.results()), "dwp", "xavier", panel=panel, x=x, metric=fig4.PANELS[panel].metric)
 
@@ -84,13 +77,20 @@ STARTS = {"xavier": "Xavier's", "vae": "the prior's"}  # the paper does not say 
 CLAIMS = [
     *(
         Claim(
-            f"Fig. 2{what}, trained from {words} kernels",
+            f"Fig. 2{what} from {words} kernels",
             *("fig2", panel, str(x), "dwp", worse),
-            partial(of_fig2, panel, epochs, x, better, worse, start),
+            partial(fig2.lead, panel, epochs, x, better, worse, "acc", start),
         )
         for what, panel, epochs, x, better, worse in (
-            ("a: on 50 digits, by the paper's schedule, it is more accurate than N(0, 1)", "mnist", LONG, 50, "dwp-256", "sn"),
-            ("a: … than its log-uniform prior (in the authors' release variational dropout)", "mnist", LONG, 50, "dwp-256", "vd"),
+            (
+                "a: on 50 digits, by the paper's schedule, the deep weight prior is more accurate than N(0, 1)",
+                "mnist",
+                LONG,
+                50,
+                "dwp-256",
+                "sn",
+            ),
+            ("a: … than the paper's log-uniform prior (variational dropout in the release)", "mnist", LONG, 50, "dwp-256", "vd"),
             ("b: on 200 images of CIFAR-10, in reduced settings, it is more accurate than N(0, 1)", "cifar10", SHORT, 200, "dwp", "sn"),
         )
         for start, words in STARTS.items()

@@ -139,6 +139,13 @@ def rows_of(panel, epochs, start="vae", seed=0):
     return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["options"]) == (panel, words)]
 
 
+def lead(panel, epochs, x, better, worse, metric, start="vae"):
+    """A method less another, trained from `start`'s kernels, on the same splits, as an array."""
+    own, others = rows_of(panel, epochs), rows_of(panel, epochs, start)
+    rows = [r for r in own if r["method"] == better] + [r for r in others if r["method"] == worse]
+    return paired_differences(rows, better, worse, x=x, metric=metric)
+
+
 def on_its_splits(rows, base="dwp"):
     """The rows of the splits that the method `base` has run on, so that means can be compared; of a size without it, all."""
     splits = {(r["x"], r["seed"]) for r in rows if r["method"] == base}

@@ -90,8 +90,7 @@ class Workers(Launcher):
 
     def __init__(self, n):
         self.n, self.handles, self.context = n, {}, multiprocessing.get_context("forkserver")
-        # PyTorch, with what its first optimiser imports, and the scripts are imported once, not by every worker
-        self.context.set_forkserver_preload(["experiments.methods", "torch._dynamo"])
+        self.context.set_forkserver_preload(["experiments.methods"])  # PyTorch and the scripts are imported once, not by every worker
 
     def __exit__(self, *_):
         for handle in self.handles.values():

@@ -18,7 +18,7 @@ from . import convergence, fig2, fig4
 from .fig4 import INITS, PANELS
 from .grid import command_line
 from .methods import colour_of, init_options, name_of, paper_value, shipped
-from .rows import FIGURES, interval_ends, paired_differences
+from .rows import FIGURES, interval_ends
 
 
 def parse_args(argv=None):
@@ -42,30 +42,29 @@ def kernels_and_samples():
     return {"learned 7x7 kernels": shown, "samples of their prior": load_vae(shipped("vae")[0]).sample(100)}
 
 
-LEADS = (  # of the overview: schedule, what its baselines start from, their marker, whether it is filled, the baselines
-    (10000, "vae", "o", True, ("sn", "vd", "det")),
-    (10000, "xavier", "^", True, ("sn", "vd")),
-    (600, "vae", "o", False, ("sn", "vd", "det")),
+LEADS = (  # of the overview: schedule, the baselines' first kernels, the baselines; one that is deterministic is ours
+    *((epochs, "vae", ("sn", "vd", "det")) for epochs in fig2.SCHEDULES),
+    *((epochs, "xavier", ("sn", "vd")) for epochs in fig2.SCHEDULES),
 )
 
 
 def overview(args, file):
-    """The deep weight prior less each baseline on the same splits, with 95 % intervals, against the number of images; the paper's grey."""
+    """The deep weight prior less baselines on the same splits, with 95 % intervals, against the number of images; the paper's in grey.
+    Filled: the paper's schedule; circles: baselines that start from the same kernels, triangles: from Xavier's."""
     figure, axes = new_figure(11, 4.6, columns=2)
-    sizes, series = [50, 100, 200, 500, 1000], [(lead, method) for lead in LEADS for method in lead[-1]]
+    sizes, series = [50, 100, 200, 500, 1000], [(*lead, method) for *lead, methods in LEADS for method in methods]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
-        for i, ((epochs, start, marker, filled, _), method) in enumerate(series):
+        for i, (epochs, start, method) in enumerate(series):
             schedule, base = fig2.SCHEDULES[epochs]
-            rows = [r for r in fig2.rows_of("mnist", epochs) if r["method"] == base]
-            rows += [r for r in fig2.rows_of("mnist", epochs, start) if r["method"] == method]
-            gaps = {n: paired_differences(rows, base, method, x=n, metric=metric) for n in sizes}
+            gaps = {n: fig2.lead("mnist", epochs, n, base, method, metric, start) for n in sizes}
             shown = {n: gap for n, gap in gaps.items() if len(gap) > 1}
             if shown:
                 at = [sizes.index(n) - 0.4 + 0.8 * (i + 1) / (len(series) + 1) for n in shown]
                 mean, ends = np.array([gap.mean() for gap in shown.values()]), np.array([interval_ends(gap) for gap in shown.values()]).T
-                style = dict(color=colour_of(method), marker=marker, markerfacecolor=colour_of(method) if filled else "w")
-                label = f"{name_of(method)}, {schedule}{', from Xavier' * (start == 'xavier')}"
-                axis.errorbar(at, mean, np.abs(ends - mean), capsize=3, linestyle="", label=label, **style)
+                style = dict(color=colour_of(method), marker="^" if start == "xavier" else "o", capsize=3, linestyle="")
+                style |= dict(markerfacecolor="w") if epochs < max(fig2.SCHEDULES) else {}
+                label = f"{name_of(method)}, {'Xavier' if start == 'xavier' else 'same'} kernels, {schedule}"
+                axis.errorbar(at, mean, np.abs(ends - mean), label=label, **style)
         for method, marker in dict(sn="s", vd="x").items() if metric == "acc" else ():
             theirs = [paper_value("fig2", "mnist", "dwp", n) - paper_value("fig2", "mnist", method, n) for n in sizes]
             axis.plot(np.arange(5) - 0.4, theirs, marker, color="0.55", markersize=5, label=f"paper: {name_of(method)}")

@@ -6,7 +6,7 @@ from one another.
 """
 
 import shlex
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +77,20 @@ def identity(row):
 
 def tidy_rows(file):
     """The rows of a CSV file of results, of each identity the first; none if there is no file.  Raises ValueError if it is none of them."""
-    found, rows = {}, read_rows(file) if file.exists() else []
+    if not file.exists():
+        return []
+    state = file.stat()
+    return list(rows_of_file(file, state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=4)  # a report asks for some of them dozens of times
+def rows_of_file(file, *state):
+    found, rows = {}, read_rows(file)
     if rows and "options" not in rows[0]:
         raise ValueError(f"{file} was written by a former version, whose rows have no `options`: move it away")
     for row in rows:
         found.setdefault(identity(row), row)
-    return list(found.values())
+    return found.values()
 
 
 def add_rows(rows, file, columns=COLUMNS):

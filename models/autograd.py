@@ -1,6 +1,4 @@
-"""Gradients written by hand, where autograd's own would cost time or memory. They are exact, except at the floor in Reparametrized.
-
-What each gains is measured by experiments/benchmark.py (results/benchmark.csv; experiments/README.md, "Speed")."""
+"""Gradients written by hand, where autograd's own would cost time or memory. They are exact, except at the floor in Reparametrized."""
 
 import torch
 
@@ -14,8 +12,7 @@ def normal_like(x):
 class Reparametrized(torch.autograd.Function):
     """mean + sqrt(var) * noise, noise ~ N(0, 1), of two tensors that nobody needs afterwards: both are overwritten.
 
-    A step spends as much time on these element-wise passes as on its convolutions; autograd's own would be twice as many (`step, fconv,
-    sn`). Exact where var > 1e-16: d/d mean = 1, d/d var = noise / (2 sqrt(var))."""
+    Autograd's own element-wise passes would be twice as many. Exact where var > 1e-16: d/d mean = 1, d/d var = noise / (2 sqrt(var))."""
 
     @staticmethod
     def forward(ctx, mean, var):

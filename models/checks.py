@@ -1,5 +1,6 @@
-"""Which options of the scripts go together."""
+"""Which options go together, of train_bnn.py, and of what takes kernels and priors."""
 
+from .initialization import INITS
 from .priors import DENSITIES, PRIORS
 from .sources import DEFAULT_INIT, DEFAULT_PRIOR, name_and_run
 
@@ -55,4 +56,5 @@ def check_sources(args, priors=()):
     ):
         if given and not takers & (inits | priors):
             said = "--init_list says " + ", ".join(sorted(inits)) + (", --prior_list " + ", ".join(sorted(priors)) if priors else "")
-            raise ValueError(f"{flag} is given, but nothing takes it: {said}; it is for {', '.join(sorted(takers))}")
+            known = takers if priors else takers & {*INITS}
+            raise ValueError(f"{flag} is given, but nothing takes it: {said}; it is for {', '.join(sorted(known))}")

@@ -115,7 +115,7 @@ def again(option):
         elif (ROOT / "experiments" / script).is_file():
             words = ["-m", f"experiments.{Path(script).stem}"]
         else:
-            raise ValueError(f"{run} was made by {script}, which cannot be started by itself: run its driver again to resume it")
+            raise ValueError(f"{run} was made by {script}, which cannot be started by itself, but by its driver")
         target = run if option == "--resume" else run / "params.yaml"
         return subprocess.call([sys.executable, *words, option, str(target), *more])
 

@@ -81,14 +81,15 @@ def run_to_the_end(script, words, root):
 
 
 def interrupted(script, words, root, signum, delay):
-    """Begin a run and send it a signal after a delay, in seconds; returns its folder, None if it had not yet begun, and its last words."""
+    """Begin a run and send it a signal after a delay, in seconds; returns its folder, None if it had not yet begun, its last words, and
+    whether the signal found it alive."""
     process, err = begin(script, words, root)
     time.sleep(delay)
-    if process.is_alive():
+    if hit := process.is_alive():
         os.kill(process.pid, signum)
     _, said = finish(process, err)
     runs = sorted((root / "runs").iterdir()) if (root / "runs").exists() else [None]
-    return runs[-1], said
+    return runs[-1], said, hit
 
 
 def contents(run, weights):
@@ -98,34 +99,37 @@ def contents(run, weights):
 
 
 def differences(script, words, weights, whole, root, signum, delay):
-    """What differs, in words, between the run `whole` and one that a signal hit and that was resumed until it ended; "" if nothing."""
-    run, err = interrupted(script, words, root, signum, delay)
+    """(what differs, in words, between the run `whole` and one that a signal hit and that was resumed until it ended; "" if nothing;
+    whether it was hit)."""
+    run, err, hit = interrupted(script, words, root, signum, delay)
     if run is None:
-        return ""  # hit before there was a run
+        return "", hit  # before there was a run
     saved = (run / "checkpoint.torch").exists()
     advice = "go on with --resume" if saved else "there is no checkpoint yet"
     if signum != signal.SIGKILL and advice not in err and status(run)["state"] not in ("finished", "killed"):
-        return f"said {err!r}"
+        return f"said {err!r}", hit
     if saved:
         if status(run)["state"] != "finished":
             code, err = finish(*begin(script, ["--resume", str(run)], root))
             if code:
-                return f"did not resume: {err!r}"
+                return f"did not resume: {err!r}", hit
     else:
-        return ""  # hit before its first checkpoint: nothing to resume
+        return "", hit  # before its first checkpoint: nothing to resume
     (state, rows), (other, other_rows) = contents(whole, weights), contents(run, weights)
     found = [f"weights {name}" for name in state if not torch.equal(state[name], other[name])]
     found += ["logs"] if rows != other_rows else []
     found += [f"left {p.name}" for p in run.iterdir() if p.name.startswith(".") and p.name != ".lock"]
-    return "; ".join(found)
+    return "; ".join(found), hit
 
 
 def soak(counts, seed=0):
-    """counts: {signal: how often}.  Returns the list of (script, signal, delay, what differs) of all rounds that went wrong."""
-    rng, failures = random.Random(seed), []
+    """counts: {signal: how often}.  Returns the list of (script, signal, delay, what differs) of all rounds that went wrong, and how many
+    signals found their run alive."""
+    rng, failures, hits = random.Random(seed), [], 0
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         scripts = commands(folder)
+        CONTEXT.Process(target=int).start()  # so that no run's time has the imports in it
         rounds = [signum for signum, n in counts.items() for _ in range(n)]
         whole = {script: run_to_the_end(script, scripts[script][0], folder / f"whole-{script}") for script in [*scripts][: len(rounds)]}
         for i, signum in enumerate(tqdm(rounds, desc="signals", disable=None)):
@@ -133,9 +137,10 @@ def soak(counts, seed=0):
             words, weights = scripts[script]
             run, seconds = whole[script]
             delay = rng.uniform(0.05, 1.05) * seconds
-            wrong = differences(script, words, weights, run, folder / f"round-{i}", signum, delay)
+            wrong, hit = differences(script, words, weights, run, folder / f"round-{i}", signum, delay)
+            hits += hit
             failures += [(script, signum.name, round(delay, 2), wrong)] * bool(wrong)
-    return failures
+    return failures, hits
 
 
 def main(argv=None):
@@ -144,10 +149,10 @@ def main(argv=None):
     parser.add_argument("--terms", type=int, default=10, help="SIGTERMs")
     parser.add_argument("--usr1", type=int, default=10, help="SIGUSR1s")
     args = parser.parse_args(argv)
-    failures = soak({signal.SIGKILL: args.kills, signal.SIGTERM: args.terms, signal.SIGUSR1: args.usr1})
+    failures, hits = soak({signal.SIGKILL: args.kills, signal.SIGTERM: args.terms, signal.SIGUSR1: args.usr1})
     for failure in failures:
         print(*failure)
-    print(f"{args.kills + args.terms + args.usr1} signals, {len(failures)} runs that differ")
+    print(f"{args.kills + args.terms + args.usr1} signals, of which {hits} found a run alive; {len(failures)} runs that differ")
     return sys.exit(bool(failures))
 
 

@@ -240,6 +240,16 @@ def test_fig2_shows_both_schedules_both_starts_and_paired_differences(tmp_path, 
     assert "| 50 | standard normal | 0.690 ± 0.010 | 0.580 ± 0.016 | 0.717 | 1.100 ± 0.000 | 1.200 ± 0.000 |" in text
     assert "| 50 | standard normal, Xavier's start | +0.210 (+0.185 to +0.235) | 0.002 | -0.200" in text
     assert "| 50 | standard normal | +0.110 (+0.085 to +0.135) | 0.003 |" in text  # .0027 and, doubled by Holm, 2 x .0008
+    leads = [fig2.lead("mnist", 10000, 50, "dwp-256", "sn", "acc", start) for start in ("vae", "xavier")]
+    assert [(len(lead), lead.mean()) for lead in leads] == [(3, pytest.approx(0.11)), (3, pytest.approx(0.21))]
+
+
+def test_rates_of_the_log_variances_on_validation_images(glyphs, capsys):
+    posterior.DRIVER.main(["--quick", "--validate", "--methods", "sn", "--data_root", str(glyphs)])
+    folder = Path(os.environ["DWP_PATH"]) / "quick"
+    assert "On validation images:" in capsys.readouterr().out and (folder / "posterior.png").exists()
+    options = {r["options"] for r in read_rows(folder / "posterior.csv")}
+    assert options == {f"epochs=2 num_examples=20 validate var_lr={factor}" for factor in (1, 10)}
 
 
 def test_a_long_run_leaves_its_curve_beside(glyphs, capsys):
@@ -593,15 +603,20 @@ def begin_once(argv):
     return folder
 
 
+def all_of(jobs, file):
+    rows, failed = run_grid(jobs, file)
+    assert len(rows) == 2 * len(jobs) and not failed
+
+
 def two_numbers(run_dir):
     return [dict(metric=m, value=1, steps=1) for m in ("acc", "nll")]
 
 
 def test_two_processes_on_one_grid_share_its_runs(tmp_path):
-    """Each run is begun once, each row written once."""
+    """Each run is begun once, each row written once, and both processes end with all of them."""
     file = tmp_path / "rows.csv"
     jobs = [Job("p", "m", "x", seed, [str(tmp_path / str(seed))], begin_once, two_numbers) for seed in range(8)]
-    processes = [in_another_process(run_grid, jobs, file) for _ in range(2)]
+    processes = [in_another_process(all_of, jobs, file) for _ in range(2)]
     for process in processes:
         process.join(timeout=120)
         assert process.exitcode == 0

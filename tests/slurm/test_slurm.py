@@ -91,7 +91,7 @@ def test_a_grid_survives_its_driver_a_requeue_a_warning_and_a_cancelled_job(digi
     subprocess.run(["scancel", f"{running[0].partition('_')[0]}_2"], check=True)
 
     said = run_driver(digits, root)
-    assert "2 of the runs have failed" in said and "left the queue without a result; its words are in" in said
+    assert "2 of the runs have failed" in said and "left the queue without a result; see" in said
     assert "num_examples=1 / seed=0: ValueError: num_examples 1 is smaller than the number of classes" in said
     for run in first.values():
         assert "resumed" in (run / "params.yaml").read_text()
