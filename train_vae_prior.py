@@ -142,6 +142,13 @@ def train_density(args, density, train, test, decrease_from):
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
 
 
+def check_samples(density, train):
+    """Raise FloatingPointError if a density with finite weights gives samples that are infinite, or a million times the kernels."""
+    with torch.random.fork_rng():
+        if not density.sample(100).abs().max() < 1e6 * train.abs().max():
+            raise FloatingPointError("samples of the density are out of all proportion: its training has diverged; try a smaller --lr")
+
+
 @script(parse_args)
 def main(args):
     check_options(args)
@@ -159,6 +166,7 @@ def main(args):
         Logger(args.run_dir).row(epoch=1, train_elbo=held_out(density, train)["elbo"], test_elbo=held_out(density, test)["elbo"])
     else:
         train_density(args, density, train, test, decrease_from)
+    check_samples(density, train)
 
     for what, make in (("pictures", partial(draw, args)), ("card", partial(write_card, args, decrease_from))):
         try:

@@ -4,7 +4,9 @@ import io
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -469,3 +471,10 @@ def test_scripts_without_docstrings_and_in_a_terminal_without_unicode(module, mo
         run_cli(lambda: (print("–"), module.main(["--help"])))
     terminal.flush()
     assert not e.value.code and terminal.buffer.getvalue().startswith(b"?\nusage:")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e9, 2.0])
+def test_a_density_that_samples_out_of_all_proportion_is_no_prior(value):
+    density = SimpleNamespace(sample=lambda n: torch.full((n, 1, 3, 3), value))
+    with nullcontext() if value == 2 else pytest.raises(FloatingPointError, match="try a smaller --lr"):
+        train_vae_prior.check_samples(density, torch.ones(5, 1, 3, 3))
