@@ -102,8 +102,8 @@ def differences(script, words, weights, whole, root, signum, delay):
     """(what differs, in words, between the run `whole` and one that a signal hit and that was resumed until it ended; "" if nothing;
     whether it was hit)."""
     run, err, hit = interrupted(script, words, root, signum, delay)
-    if run is None:
-        return "", hit  # before there was a run
+    if run is None or not status(run)["state"]:
+        return "", hit  # before there was a run, or it had begun
     saved = (run / "checkpoint.torch").exists()
     advice = "go on with --resume" if saved else "there is no checkpoint yet"
     if signum != signal.SIGKILL and advice not in err and status(run)["state"] not in ("finished", "killed"):
