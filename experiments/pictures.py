@@ -50,14 +50,14 @@ LEADS = (  # of the overview: schedule, the baselines' first kernels, the baseli
 
 def overview(args, file):
     """The deep weight prior less baselines on the same splits, with 95 % intervals, against the number of images; the paper's in grey.
-    Filled: the paper's schedule; circles: baselines that start from the same kernels, triangles: from Xavier's."""
+    Filled: the paper's schedule; circles: baselines that start from the same kernels, triangles: from Xavier's. Three splits or more."""
     figure, axes = new_figure(11, 4.6, columns=2)
     sizes, series = [50, 100, 200, 500, 1000], [(*lead, method) for *lead, methods in LEADS for method in methods]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
         for i, (epochs, start, method) in enumerate(series):
             schedule, base = fig2.SCHEDULES[epochs]
             gaps = {n: fig2.lead("mnist", epochs, n, base, method, metric, start) for n in sizes}
-            shown = {n: gap for n, gap in gaps.items() if len(gap) > 1}
+            shown = {n: gap for n, gap in gaps.items() if len(gap) > 2}
             if shown:
                 at = [sizes.index(n) - 0.4 + 0.8 * (i + 1) / (len(series) + 1) for n in shown]
                 mean, ends = np.array([gap.mean() for gap in shown.values()]), np.array([interval_ends(gap) for gap in shown.values()]).T
@@ -75,7 +75,7 @@ def overview(args, file):
         better = "above" if metric == "acc" else "below"
         axis.set(xlabel="training images", title=f"deep weight prior minus the other: {what} ({better} 0: it is better)", xlim=(-0.5, 4.5))
         axis.title.set_fontsize(9)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=7, ncols=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=7, ncols=3)
     save_figure(figure, file)
 
 
