@@ -90,7 +90,7 @@ CLAIMS = [
                 "dwp-256",
                 "sn",
             ),
-            ("a: … than the paper's log-uniform prior (variational dropout in the release)", "mnist", LONG, 50, "dwp-256", "vd"),
+            ("a: … than variational dropout (the paper's log-uniform prior, as released)", "mnist", LONG, 50, "dwp-256", "vd"),
             ("b: on 200 images of CIFAR-10, in reduced settings, it is more accurate than N(0, 1)", "cifar10", SHORT, 200, "dwp", "sn"),
         )
         for start, words in STARTS.items()

@@ -50,7 +50,7 @@ LEADS = (  # of the overview: schedule, the baselines' first kernels, the baseli
 
 def overview(args, file):
     """The deep weight prior less baselines on the same splits, with 95 % intervals, against the number of images; the paper's in grey.
-    Filled: the paper's schedule; circles: baselines that start from the same kernels, triangles: from Xavier's. Three splits or more."""
+    Filled: the paper's schedule; circles: baselines that start from the prior's kernels, triangles: from Xavier's. Three splits or more."""
     figure, axes = new_figure(11, 4.6, columns=2)
     sizes, series = [50, 100, 200, 500, 1000], [(*lead, method) for *lead, methods in LEADS for method in methods]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
@@ -63,7 +63,7 @@ def overview(args, file):
                 mean, ends = np.array([gap.mean() for gap in shown.values()]), np.array([interval_ends(gap) for gap in shown.values()]).T
                 style = dict(color=colour_of(method), marker="^" if start == "xavier" else "o", capsize=3, linestyle="")
                 style |= dict(markerfacecolor="w") if epochs < max(fig2.SCHEDULES) else {}
-                label = f"{name_of(method)}, {'Xavier' if start == 'xavier' else 'same'} kernels, {schedule}"
+                label = f"{name_of(method)}, from {'Xavier' if start == 'xavier' else 'the prior'}, {schedule}"
                 axis.errorbar(at, mean, np.abs(ends - mean), label=label, **style)
         for method, marker in dict(sn="s", vd="x").items() if metric == "acc" else ():
             theirs = [paper_value("fig2", "mnist", "dwp", n) - paper_value("fig2", "mnist", method, n) for n in sizes]
