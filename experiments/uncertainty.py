@@ -167,6 +167,7 @@ def plot(rows, file):
     strange.set(xlabel="predictive entropy, nats", ylabel="share of images", title="digits and letters")
     strange.legend(frameon=False, fontsize=8)
     for axis, method in zip(turned, pair):
+        axis.set_visible(bool(points(rows, method, "turned_p(0)")[0]))  # rows of former code do not have them
         for c in range(10):
             angles, probs = points(rows, method, f"turned_p({c})")
             label = str(c) if max(probs, default=0) > 0.2 else None
