@@ -10,7 +10,6 @@ import myexman.quiet  # noqa: F401  before what takes its time
 
 import sys
 import time
-from argparse import ArgumentTypeError
 from functools import partial
 
 import torch
@@ -18,8 +17,8 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from models import NETWORKS, build_net, model_name
-from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variances, set_rates
-from models.checks import BAYESIAN, check_options
+from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variance, log_variances, set_rates
+from models.checks import BAYESIAN, PRIOR_WORDS, check_options, prior_name
 from models.cost import announce_cost
 from models.initialization import initialize
 from models.memory import check_room
@@ -48,7 +47,6 @@ from utils import (
 PATHS = dict(paths=("vae_list", "filters_list", "pretrained", "start_from"), names_or_paths=("data", "model", "prior_list"))
 ECHO = ("epoch", "train_nll", "kl", "mean_acc", "one_acc", "ens_acc", "ens_nll", "ens_ece", "seconds")
 RETIRED = dict(kl_memory=False)  # options that were, with their defaults, so that former runs go on
-PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
 
 
 def parse_args(argv=None, prog="train_bnn.py"):
@@ -97,22 +95,6 @@ def parse_args(argv=None, prog="train_bnn.py"):
     add("--prune", choices=sorted(CRITERIA), help="after training, drop weights by signal-to-noise ratio or by mean; writes pruned.torch")
     add("--threshold", type=at_least(0, float), help="smallest value that --prune keeps (default: mean^2 / sigma^2 0.05, or |mean| 0.01)")
     return parser.parse_args(argv)
-
-
-def prior_name(word):
-    """An argparse type: a name in PRIORS; `posterior` takes a run, as posterior:RUN."""
-    name, run = name_and_run(word)
-    if name not in PRIORS or (name == "posterior") != bool(run) or word.endswith(":"):
-        raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
-    return f"{name}:{run_folder(run)}" if run else word
-
-
-def log_variance(word):
-    """An argparse type: a number, or relative:R with R above 0."""
-    relative, colon, share = word.partition(":")
-    if relative == "relative" and colon:
-        return f"relative:{positive(share)}"
-    return finite(word)
 
 
 def kl_factor_at(epoch, anneal_epochs=0, scale=1.0):

@@ -92,24 +92,28 @@ def by_factor(rows, method, validate=False):
     return dict(sorted(found.items()))
 
 
+def table_line(method, factor, own):
+    last = max(r["x"] for r in own)
+    values = {metric: select(own, x=last, metric=metric) for metric in {r["metric"] for r in own}}
+    variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
+    terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
+    found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
+    return [name_of(method), factor, last, *terms, *found, len(values["acc"])]
+
+
 def table(rows):
     """By prior and factor, at the last step: the objective's terms in nats, quantiles of log sigma^2, and predictions on test images, then
     on validation images, as Markdown."""
     heads = "prior | factor | steps | data term | KL term | log σ², 5 % to 95 % | accuracy | NLL, nats | ECE | splits"
-    parts, lowest = [], floor(rows)
-    for validate, title in ((False, ""), (True, "On validation images:")):
-        lines = []
-        for method in CHOICES:
-            for factor, own in by_factor(rows, method, validate).items():
-                last = max(r["x"] for r in own)
-                values = {metric: select(own, x=last, metric=metric) for metric in {r["metric"] for r in own}}
-                variances = " to ".join(f"{values[f'logvar_{share}'].mean():.1f}" for share in ("05", "95"))
-                terms = [mean_std(values["data"], 1), mean_std(values["kl"], 0), variances]
-                found = [interval(values[metric], sign="") for metric in ("acc", "nll", "ece")]
-                lines.append([name_of(method), factor, last, *terms, *found, len(values["acc"])])
-        parts += [title, markdown(heads, lines)] if lines else []
+    lowest = floor(rows)
+    lines = [
+        [table_line(method, factor, own) for method in CHOICES for factor, own in by_factor(rows, method, validate).items()]
+        for validate in (False, True)
+    ]
+    parts = [markdown(heads, lines[0])] if lines[0] else []
+    parts += ["On validation images:", markdown(heads, lines[1])] if lines[1] else []
     parts += [f"The deep weight prior's KL term alone, minimised: {lowest:.0f} nats; that of N(0, 1): 0."] if lowest else []
-    return "\n\n".join(filter(None, parts))
+    return "\n\n".join(parts)
 
 
 def walk(step, epochs, factor):

@@ -85,6 +85,7 @@ def tidy_rows(file):
 
 @lru_cache(maxsize=4)  # a report asks for some of them dozens of times
 def rows_of_file(file, *state):
+    """tidy_rows() of a file in that state."""
     found, rows = {}, read_rows(file)
     if rows and "options" not in rows[0]:
         raise ValueError(f"{file} was written by a former version, whose rows have no `options`: move it away")

@@ -167,10 +167,9 @@ def plot(rows, file):
     strange.set(xlabel="predictive entropy, nats", ylabel="share of images", title="digits and letters")
     strange.legend(frameon=False, fontsize=8)
     for axis, method in zip(turned, pair):
-        axis.set_visible(bool(points(rows, method, "turned_p(0)")[0]))  # rows of former code do not have them
         for c in range(10):
             angles, probs = points(rows, method, f"turned_p({c})")
-            label = str(c) if max(probs, default=0) > 0.2 else None
+            label = str(c) if max(probs) > 0.2 else None
             axis.plot(angles, probs, marker="osv^D*xP+h"[c], color=f"C{c}" if label else "0.8", label=label, zorder=2 if label else 1)
         axis.set(
             xlabel="rotation, degrees",

@@ -18,6 +18,8 @@ from torch import nn
 from torch.distributions import Normal
 from torch.nn.utils import skip_init
 
+from myexman import finite, positive
+
 from .autograd import Reparametrized
 
 MODES = ("stoch", "sample", "det")
@@ -111,6 +113,14 @@ LAYERS = {
     "bayes": dict(conv=BayesConv2d),
     "bayes-all": dict(conv=BayesConv2d, linear=BayesLinear),
 }
+
+
+def log_variance(word):
+    """An argparse type: a number, or relative:R with R above 0."""
+    relative, colon, share = word.partition(":")
+    if relative == "relative" and colon:
+        return f"relative:{positive(share)}"
+    return finite(word)
 
 
 def noise_share(logvar):

@@ -1,5 +1,9 @@
 """Which options go together, of train_bnn.py, and of what takes kernels and priors."""
 
+from argparse import ArgumentTypeError
+
+from myexman import run_folder
+
 from .initialization import INITS
 from .priors import DENSITIES, PRIORS
 from .sources import DEFAULT_INIT, DEFAULT_PRIOR, name_and_run
@@ -8,6 +12,15 @@ from .sources import DEFAULT_INIT, DEFAULT_PRIOR, name_and_run
 BAYESIAN = dict(prior_list=None, prune=None, alpha=None, logvarinit=-10.0, logvarinit_std=0.0, logitinit=-2.0, max_logsigma=None)
 BAYESIAN |= dict(var_lr=1.0, train_reverse=1, gamma_a=0.51, gamma_b=1e-8, dwp_samples=1, bound="elbo", kl_kernels=0)
 BAYESIAN |= dict(kl_chunk=0, kl_scale=1.0, kl_anneal_epochs=0)
+PRIOR_WORDS = ", ".join(sorted(PRIORS)).replace("posterior", "posterior:RUN")
+
+
+def prior_name(word):
+    """An argparse type: a name in PRIORS; `posterior` takes a run, as posterior:RUN."""
+    name, run = name_and_run(word)
+    if name not in PRIORS or (name == "posterior") != bool(run) or word.endswith(":"):
+        raise ArgumentTypeError(f"{word!r}; choose from {PRIOR_WORDS}")
+    return f"{name}:{run_folder(run)}" if run else word
 
 
 def check_options(args):
