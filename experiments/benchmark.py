@@ -2,7 +2,6 @@
 
     python -m experiments.benchmark            # results/benchmark.csv
     python -m experiments.benchmark --quick    # smoke check, under a minute, results under logs/
-    python -m experiments.benchmark --gpu --device cuda    # experiments/benchmark_gpu.py
 
 Both must first give the same number from the same random state; then they are timed in turns, in one process. The reference takes one
 stochastic forward pass per Monte-Carlo sample.
@@ -12,8 +11,10 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from torch.distributions import Normal
 from tqdm import tqdm
 
 from data import Dataset
-from models import NETWORKS
+from models import NETWORKS, tinyconv
 from models.autograd import normal_like
 from models.bayes import BayesConv2d, bayes_layers, set_mode
 from models.cost import FROZEN, LEARNED, count_flops, kl_flops
@@ -39,8 +40,6 @@ from .grid import device_name, folders
 from .rows import RESULTS, markdown, write_rows
 
 COLUMNS = ("case", "seconds", "reference_seconds", "ratio", "gemm_share", "peak_mb", "threads", "device", "commit")
-
-
 MEMBERS = 10  # of an ensemble
 
 
@@ -53,9 +52,6 @@ class Case(NamedTuple):
     reference: Callable | None = None
     flops: float | None = None
     tolerance: float | None = 1e-3
-
-
-# ---------------------------------------------------------------- the cases
 
 
 def images(arch, n, device):
@@ -154,20 +150,24 @@ def density_kl(name, device, kernels=4096):
     return Case(lambda: prior.kl(Normal(mean, scale)).backward())
 
 
-def kl_term(kernels, device):
-    """The deep weight prior's KL of one layer of 5x5 kernels, with its gradient."""
+def kl_term(kernels, device, direct=None):
+    """The deep weight prior's KL of one layer of 5x5 kernels, with its gradient.
+
+    direct: whether its coders take direct convolutions instead of Toom-Cook's products; by default as the device has them."""
     prior = KernelPrior(kernel_vae(5, device)).to(device)
     plain = textbook.kernel_vae(prior.density)
     mean = torch.zeros(kernels, 1, 5, 5, device=device).normal_(0, 0.1).requires_grad_()
     scale = torch.full_like(mean, 0.01)
+    by_images = tinyconv.by_images if direct is None else lambda x: direct
 
     def work(kl):
-        value = kl(Normal(mean, scale))
-        value.backward()
+        with mock.patch.object(tinyconv, "by_images", by_images):
+            value = kl(Normal(mean, scale))
+            value.backward()
         return value.item()
 
     flops = FROZEN * count_flops(lambda: prior.kl(Normal(mean, scale)))
-    return Case(lambda: work(prior.kl), lambda: work(lambda q: textbook.kl("vae", q, plain)), flops)
+    return Case(lambda: work(prior.kl), lambda: work(lambda q: textbook.kl("vae", q, plain)), flops if direct is None else None)
 
 
 def ensemble(device, n=10000):
@@ -247,6 +247,7 @@ QUICK = {
     "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn", n=5)),
     "its convolutions and noise alone": (bare_step, dict(model="fconv", n=5)),
     "KL, 16 5x5 kernels": (kl_term, dict(kernels=16)),
+    "KL, 16 5x5 kernels, direct convolutions": (kl_term, dict(kernels=16, direct=True)),
     "ensemble of 10, 10 images": (ensemble, dict(n=10)),
     "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64)),
     **{f"KL, 16 5x5 kernels, {name}": (density_kl, dict(name=name, kernels=16)) for name in DENSITIES if name not in ("vae", "kde")},
@@ -269,11 +270,10 @@ FULL = {
     "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5)),
     "source step, filters 256/512": (source_step, {}),
     "KL, 4096 5x5 kernels": (kl_term, dict(kernels=4096)),
+    "KL, 4096 5x5 kernels, Toom-Cook": (kl_term, dict(kernels=4096, direct=False)),
+    "KL, 4096 5x5 kernels, direct convolutions": (kl_term, dict(kernels=4096, direct=True)),
     **{f"KL, 4096 5x5 kernels, {name}": (density_kl, dict(name=name)) for name in DENSITIES if name != "vae"},
 }
-
-
-# ---------------------------------------------------------------- measuring
 
 
 def seconds(work, device):
@@ -328,20 +328,17 @@ def peak_memory(builder, options, device):
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
-    queue = context.SimpleQueue()
-    process = context.Process(target=report_memory, args=(builder, options, device, queue))
-    process.start()
-    process.join()
-    return None if queue.empty() else queue.get()
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(grown_memory, builder, options, device).result()
 
 
-def report_memory(builder, options, device, queue):
+def grown_memory(builder, options, device):
     def high_water():
         return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
     before = high_water()
     builder(**options, device=device).ours()
-    queue.put(high_water() - before)
+    return high_water() - before
 
 
 def run_case(name, builder, options, device, gemm, budget):
@@ -367,9 +364,6 @@ def kept_rows(file, shared):
     return [row for row in rows if clean and all(str(row[c]) == str(shared[c]) for c in ("threads", "device", "commit"))]
 
 
-# ---------------------------------------------------------------- reporting
-
-
 def table(rows):
     """Markdown; the share is that of a large matrix product's rate."""
 
@@ -388,17 +382,12 @@ def parse_args(argv=None):
     parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, cuda, …")
     parser.add_argument("--only", help="cases whose name contains this; nothing is written then")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for one case, beyond its first three rounds")
-    parser.add_argument("--gpu", action="store_true", help="time of steps on an accelerator, alone and side by side, instead")
     parser.add_argument("--quick", action="store_true", help="smoke check on tiny cases, results under logs/")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.gpu:
-        from . import benchmark_gpu  # which is made of what is here
-
-        return benchmark_gpu.main(args.device, args.quick)
     results, cases, budget = (folders(quick=True)[0], QUICK, 0.0) if args.quick else (RESULTS, FULL, args.seconds)
     cases = {name: case for name, case in cases.items() if (args.only or "") in name}
     shared = dict(threads=torch.get_num_threads(), device=device_name(args.device), commit=commit_name())

@@ -12,7 +12,7 @@ from myexman import at_least
 from .fig2 import PANELS, PAPER, net_options, options
 from .grid import Driver
 from .methods import method_job, method_options, shipped
-from .rows import interval, interval_ends, markdown, mean_std, paired_differences, rows_of_common_splits, select
+from .rows import comparison_table, interval_ends, paired_differences
 
 
 class Variant(NamedTuple):
@@ -26,36 +26,13 @@ class Variant(NamedTuple):
     base: str | None = None
 
 
-def differences(rows, bases, metric):
-    """{label: its values less those of its base, on the splits that the two have}, of those that have a base.  rows: of one panel and
-    size, with labels as method.  bases: {label: its base's, or None}."""
-    return {label: paired_differences(rows, label, base, metric=metric) for label, base in bases.items() if base}
-
-
-def table(rows, bases):
-    """Accuracy, NLL and ECE by label, each also less its base's with a 95 % interval, as Markdown; arguments as of differences()."""
-    rows = [r for r in rows if r["method"] in bases]
-    common, gaps = rows_of_common_splits(rows), {metric: differences(rows, bases, metric) for metric in ("acc", "nll")}
-    lines = []
-    for label, base in bases.items():
-        cells = [mean_std(select(common, method=label, metric=metric)) for metric in ("acc", "nll", "ece")]
-        acc, nll = (interval(gaps[metric][label]) if base else "–" for metric in ("acc", "nll"))
-        splits = len(select(rows, method=label, metric="acc"))
-        lines += [[label, base or "–", cells[0], acc, cells[1], nll, cells[2], splits]] if splits else []
-    n = len(select(common, method=common[0]["method"], metric="acc")) if common else 0
-    means, size = f"means over the {n} split{'s' * (n != 1)} of all", rows[0]["x"] if rows else ""
-    if set(bases.values()) <= {None, next(iter(bases))}:
-        lines = [[line[0], *line[2:]] for line in lines]
-        heads = f"variant, n = {size} | accuracy ({means}) | less the first's | NLL, nats | less the first's | ECE | splits"
-        return markdown(heads, lines)
-    return markdown(f"variant, n = {size} | base | accuracy ({means}) | less its base | NLL, nats | less its base | ECE | splits", lines)
-
-
 def plot(rows, bases, file):
-    """Differences in accuracy and in NLL with 95 % intervals, of those labels that have two splits or more."""
+    """Differences in accuracy and in NLL with 95 % intervals, of those labels that have two splits or more; arguments as of
+    comparison_table()."""
     figure, axes = new_figure(10, 1.2 + 0.3 * len(bases), columns=2, sharey=True)
     for axis, metric, title in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
-        gaps = {label: gap for label, gap in differences(rows, bases, metric).items() if len(gap) > 1}
+        gaps = {label: paired_differences(rows, label, base, metric=metric) for label, base in bases.items() if base}
+        gaps = {label: gap for label, gap in gaps.items() if len(gap) > 1}
         for y, gap in enumerate(gaps.values()):
             low, high = interval_ends(gap)
             axis.errorbar(gap.mean(), y, xerr=[[gap.mean() - low], [high - gap.mean()]], color="C0", marker="o", capsize=3)
@@ -104,7 +81,7 @@ def comparison(name, doc, variants, sizes):
     smoke = dict(panel="glyph-digits", splits=1, epochs=1, variants=[base, compared])
     return Driver(
         *(name, doc, add_arguments, smoke, shared, jobs),
-        table=lambda rows: table(rows, bases(rows)),
+        table=lambda rows: comparison_table(rows, bases(rows)),
         plot=lambda rows, file: plot(rows, bases(rows), file),
         by_panel=True,
         full=PAPER,

@@ -20,11 +20,10 @@ from myexman import at_least, go_on
 from myexman.logger import read_rows
 from utils import load_density, run_cli
 
-from . import comparison
 from .fig2 import PAPER, net_options, rows_beside
 from .grid import Driver, Job, command_line, work_folder
 from .methods import method_job, with_kernels
-from .rows import RESULTS, ROOT, markdown, select, unpack
+from .rows import RESULTS, ROOT, comparison_table, markdown, select, unpack
 
 SIZES, SHIPPED = (7, 5), ROOT / "data/fconv"
 
@@ -127,21 +126,15 @@ def role(row):
 
 
 def nets(rows):
-    """{n: (rows, bases) of the nets, for experiments.comparison}, those of Fig. 2 under the shipped VAE among them."""
-    own = [r for r in rows if r["panel"] != "kernels"]
-    roles = {"dwp": "vae"} | {method: f"vae, as the start of {method}" for method in STARTS}
-    beside = [r | dict(method=roles[r["method"]]) for r in rows_beside(own, roles)]
-    own = [r | dict(method=role(r)) for r in own] + beside
+    """(rows, bases) of the nets, for comparison_table(), those of Fig. 2 under the shipped VAE among them."""
+    trained = [r for r in rows if r["panel"] != "kernels"]
     endings = ("", *(f", as the start of {method}" for method in STARTS))
-    order = {f"{name}{ending}": f"vae{ending}" for ending in endings for name in [*FITS, *LONG]}
-    found = {}
-    for n in sorted({r["x"] for r in own}):
-        labels = {r["method"] for r in own if r["x"] == n}
-        compared = {base for label, base in order.items() if label in labels - {base}}
-        shown = [label for label in order if label in labels and order[label] in compared]
-        bases = {label: order[label] if order[label] in labels - {label} else None for label in shown}
-        found[n] = [r for r in own if r["x"] == n], bases
-    return found
+    bases = {f"{name}{ending}": f"vae{ending}" if name != "vae" else None for ending in endings for name in [*FITS, *LONG]}
+    own = [r | dict(method=role(r)) for r in trained]
+    compared = {(r["x"], bases[r["method"]]) for r in own}
+    roles = dict(zip(("dwp", *STARTS), (f"vae{ending}" for ending in endings)))
+    beside = [r | dict(method=roles[r["method"]]) for r in rows_beside(trained, roles)]
+    return own + [r for r in beside if (r["x"], r["method"]) in compared], bases
 
 
 def table(rows):
@@ -158,21 +151,19 @@ def table(rows):
         alike = select(rows, method=name, metric="likeness_last")
         lines.append([name, *cells, f"{1000 * cost[case]:.0f}" if case in cost else "–", f"{alike.mean():.3g}" if len(alike) else "–"])
     heads = ["density", *FACTS.values(), "KL of 4096 5x5 kernels, ms", "likeness of 5x5 kernels in the nets"]
-    parts = [markdown(" | ".join(heads), lines)]
-    for n, (own, bases) in nets(rows).items():
-        parts += [f"Nets, n = {n}:", comparison.table(own, bases)]
-    return "\n\n".join(parts)
+    return "\n\n".join([markdown(" | ".join(heads), lines), "Nets:", comparison_table(*nets(rows))])
 
 
 def plot(rows, file):
     """Accuracy of the nets under a density, of the smallest n, against its nats per held-out 5x5 kernel, and against the likeness of its
     drift test."""
-    own, bases = next(iter(nets(rows).values()), ([], {}))
+    own = nets(rows)[0]
+    own = [r for r in own if r["x"] == min(r["x"] for r in own)]
     figure, axes = new_figure(10, 4.2, columns=2, sharey=True)
     for axis, (metric, label) in zip(
         axes, (("elbo", "nats per held-out 5x5 kernel"), ("likeness_600", "likeness of 5x5 kernels after 600 steps"))
     ):
-        for i, name in enumerate(name for name in bases if name in FITS | LONG):
+        for i, name in enumerate([*FITS, *LONG]):
             x = select(rows, panel="kernels", method=name, x="5x5", metric=metric)
             y = select(own, method=name, metric="acc")
             if len(x) and len(y):

@@ -36,7 +36,19 @@ from .methods import (
     shipped,
     with_kernels,
 )
-from .rows import HERE, RESULTS, holm, interval, markdown, mean_std, p_value, pack, paired_differences, select, sentence, tidy_rows
+from .rows import (
+    HERE,
+    RESULTS,
+    comparison_table,
+    markdown,
+    mean_std,
+    pack,
+    paired_differences,
+    rows_of_common_splits,
+    select,
+    sentence,
+    tidy_rows,
+)
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
@@ -139,65 +151,36 @@ def rows_of(panel, epochs, start="vae", seed=0):
     return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["options"]) == (panel, words)]
 
 
+def beside(panel, epochs, start, base):
+    """The rows of all methods, trained from `start`'s kernels; of the method `base`, which starts from the prior's, at the same sizes."""
+    if start == "vae":
+        return rows_of(panel, epochs)
+    others = [r for r in rows_of(panel, epochs, start) if r["method"] != base]
+    sizes = {r["x"] for r in others}
+    return [r for r in rows_of(panel, epochs) if r["method"] == base and r["x"] in sizes] + others
+
+
 def lead(panel, epochs, x, better, worse, metric, start="vae"):
     """A method less another, trained from `start`'s kernels, on the same splits, as an array."""
-    own, others = rows_of(panel, epochs), rows_of(panel, epochs, start)
-    rows = [r for r in own if r["method"] == better] + [r for r in others if r["method"] == worse]
-    return paired_differences(rows, better, worse, x=x, metric=metric)
+    return paired_differences(beside(panel, epochs, start, better), better, worse, x=x, metric=metric)
 
 
-def on_its_splits(rows, base="dwp"):
-    """The rows of the splits that the method `base` has run on, so that means can be compared; of a size without it, all."""
-    splits = {(r["x"], r["seed"]) for r in rows if r["method"] == base}
-    sizes = {x for x, _ in splits}
-    return [r for r in rows if r["x"] not in sizes or (r["x"], r["seed"]) in splits]
+def published(panel, base="dwp"):
+    """{(n, the name of a method): a table's cell} of the paper's accuracies, for a panel: ≈ is read off its figure; the deterministic net
+    is not in the paper, but in its release's notebook.  base: the method that stands for the deep weight prior."""
+    cells = {}
+    for r in read_rows(HERE / "paper_results.csv"):
+        if (r["figure"], r["panel"]) == ("fig2", panel):
+            method = paper_method(r["method"])
+            cell = f"{'' if r['exact'] else '≈ '}{r['value']}{'' if r['source'] == 'paper' else ' (notebook)'}"
+            cells[r["x"], name_of(base if method == "dwp" else method)] = cell
+    return cells
 
 
-def published(panel):
-    """{(n, method of ours): a table's cell} of the paper's accuracies, for a panel: ≈ is read off its figure; the deterministic net is
-    not in the paper, but in its release's notebook."""
-    rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"]) == ("fig2", panel)]
-    return {
-        (r["x"], paper_method(r["method"])): f"{'' if r['exact'] else '≈ '}{r['value']}{'' if r['source'] == 'paper' else ' (notebook)'}"
-        for r in rows
-    }
-
-
-def table(rows, others=(), paper=None):
-    """Accuracy, NLL and ECE, mean ± standard deviation over splits, as Markdown.
-
-    others: the same of Xavier's start.  paper: published(), whose numbers then stand beside ours, also those that have none of ours."""
-    lines = []
-    for n in sorted({r["x"] for r in [*rows, *others]} | {n for n, _ in paper or ()}):
-        for method in CHOICES:
-            theirs = (paper or {}).get((n, "dwp" if method == "dwp-256" else method))
-            cells = {m: select(rows, method=method, x=n, metric=m) for m in ("acc", "nll", "ece")}
-            xavier = {m: select(others, method=method, x=n, metric=m) for m in ("acc", "nll")}
-            if len(cells["acc"]) or len(xavier["acc"]) or (theirs and method != "dwp-256"):
-                line = [n, name_of(method), mean_std(cells["acc"]), mean_std(xavier["acc"])]
-                line += [theirs or "–"] if paper else []
-                line += [mean_std(cells["nll"]), mean_std(xavier["nll"]), mean_std(cells["ece"])]
-                lines.append([*line, f"{len(cells['acc'])} + {len(xavier['acc'])}"])
-    heads = ["n", "prior", "accuracy", "from Xavier's start", *(["paper"] if paper else []), "NLL, nats", "from Xavier's start", "ECE"]
-    return markdown(" | ".join([*heads, "splits"]), lines)
-
-
-def differences(rows, base, others=()):
-    """The method `base` less each other on the same splits, with 95 % t-intervals and p-values after Holm's correction over the table's
-    accuracies and, apart, its NLLs; as Markdown.  others: rows of baselines from Xavier's start."""
-    lines, ps = [], {"acc": [], "nll": []}
-    for n in sorted({r["x"] for r in rows}):
-        for words, theirs in (("", rows), (", Xavier's start", [r for r in others if r["method"] != base])):
-            for method in CHOICES:
-                mine = [r for r in rows if r["method"] == base]
-                gaps = {m: paired_differences([*mine, *theirs], base, method, x=n, metric=m) for m in ps}
-                if method != base and len(gaps["acc"]) > 1:
-                    lines.append([n, name_of(method) + words, interval(gaps["acc"]), interval(gaps["nll"]), len(gaps["acc"])])
-                    for metric, values in gaps.items():
-                        ps[metric].append(p_value(values))
-    adjusted = zip(*(holm(values) for values in ps.values()))
-    lines = [[*line[:3], f"{acc:.3f}", line[3], f"{nll:.3f}", line[4]] for line, (acc, nll) in zip(lines, adjusted)]
-    return markdown("n | against | difference in accuracy | p | in NLL, nats | p | splits", lines)
+def table(rows, base="dwp", paper=None):
+    """comparison_table() of the methods beside `base`."""
+    bases = {name_of(method): name_of(base) if method != base else None for method in CHOICES}
+    return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, paper)
 
 
 def kernels_table(panel, epochs):
@@ -216,28 +199,27 @@ def kernels_table(panel, epochs):
 
 
 def report():
-    """Markdown lines for experiments.report: each schedule's means and paired differences; another seed of the start; the kernels."""
+    """Markdown lines for experiments.report: each schedule from either start; another seed of the start; the kernels at the end."""
     lines = []
     for panel, (epochs, (name, base)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
-        rows, others = on_its_splits(rows_of(panel, epochs), base), rows_of(panel, epochs, "xavier")
-        paper = published(panel) if epochs == max(SCHEDULES) else None
-        if rows or paper:
-            how = sentence(pack(options(panel, epochs)), PAPER)
-            lines += ["", f"**{panel}, {name}** ({how}; splits from samples of the priors + from Xavier's kernels):"]
-            lines += ["", table(rows, others, paper)]
-        if rows:
-            lines += ["", f"{name_of(base)} less the other, p by Holm's correction over the table:", "", differences(rows, base, others)]
-        again = rows_of(panel, epochs, seed=1)
-        if again:
-            lines += ["", f"{name}, with other first kernels and other noise (`--seed 1`):", "", differences(again, base)]
+        paper = published(panel, base) if epochs == max(SCHEDULES) else {}
+        how = sentence(pack(options(panel, epochs)), PAPER)
+        for start, words in dict(vae="samples of the priors", xavier="Xavier's kernels, the deep weight prior from its own").items():
+            rows = beside(panel, epochs, start, base)
+            sizes = {r["x"] for r in rows}
+            theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes or start == "vae"}
+            if rows or theirs:
+                lines += ["", f"**{panel}, {name}, from {words}** ({how}):", "", table(rows, base, theirs)]
+        if again := rows_of(panel, epochs, seed=1):
+            lines += ["", f"{name}, with other first kernels and other noise (`--seed 1`):", "", table(again, base)]
         if kernels := kernels_table(panel, epochs):
             lines += ["", f"{name}: kernels at the end, how alike (mean absolute cosine) and how large:", "", kernels]
     return lines
 
 
-def draw_metric(axis, rows, metric, base, paper):
-    """A metric, acc or nll, of all methods against n, on the splits of the method `base`; with `paper` the paper's accuracy in grey."""
-    rows = on_its_splits(rows, base)
+def draw_metric(axis, rows, metric, paper):
+    """A metric, acc or nll, of all methods against n, on the splits of all; with `paper` the paper's accuracy in grey."""
+    rows = rows_of_common_splits(rows)
     for method in CHOICES:
         curve(axis, rows, method, metric)
         if metric == "acc" and paper:
@@ -253,15 +235,14 @@ def draw_metric(axis, rows, metric, base, paper):
 def plot(rows, file):
     """A row of panels for each schedule that has run; of a trial one, of its own rows."""
     panel, own = rows[0]["panel"], rows[0]["options"]
-    schedules = {name: (rows_of(panel, epochs), base) for epochs, (name, base) in SCHEDULES.items()}
+    schedules = {name: found for epochs, (name, _) in SCHEDULES.items() if (found := rows_of(panel, epochs))}
     if own not in {pack(options(panel, epochs)) for epochs in SCHEDULES}:
-        schedules = {sentence(own, PAPER): (rows, "dwp")}
-    schedules = {name: found for name, found in schedules.items() if found[0]}
+        schedules = {sentence(own, PAPER): rows}
     figure, axes = new_figure(11, 4 * len(schedules), columns=2, rows=len(schedules), squeeze=False)
-    for (left, right), (name, (own, base)) in zip(axes, schedules.items()):
+    for (left, right), (name, own) in zip(axes, schedules.items()):
         paper = name == SCHEDULES[max(SCHEDULES)][0]
-        draw_metric(left, own, "acc", base, paper)
-        draw_metric(right, own, "nll", base, paper)
+        draw_metric(left, own, "acc", paper)
+        draw_metric(right, own, "nll", paper)
         left.set_title(f"{panel}, {name}{'; grey: paper' * paper}", fontsize=10)
         right.set_title("mean and range over splits", fontsize=10)
         left.legend(frameon=False, fontsize=6, ncols=2)

@@ -16,13 +16,14 @@ import torch
 
 from models.pictures import draw_kernels, new_figure
 from models.prior_folder import card_rows
-from models.screen import DRIFT_STEPS, LONG_DRIFT, QUANTITIES
+from models.screen import QUANTITIES
 from models.vae import VAE
 from myexman import Parser, read_params, replacing, resolve_paths
 from myexman.logger import read_rows
 from utils import load_density, load_kernels, run_cli, seed_everything
 
 from .rows import HERE, RESULTS, ROOT
+from .screening import draw_drift, draw_norms, numbers_by_prior
 
 STEPS = {1: 201, 2: 41, 3: 21, 4: 11}  # points of the grid of codes along each dimension, by the number of those
 LIMIT = 2.5  # of the codes that are shown
@@ -88,35 +89,10 @@ def latent_section(facts, z_dim):
     return LATENT.format(height=450 if len(names) > 1 else 30, axes=axes, rest=rest)
 
 
-def references(k):
-    """{name: {quantity: value}} of the shipped and the published priors of k x k kernels."""
-    found = {}
-    for row in read_rows(RESULTS / "priors.csv"):
-        if f"vae{k}x{k}" in row["prior"]:
-            found.setdefault(row["prior"], {})[row["quantity"]] = row["value"]
-    return found
-
-
-def draw_norms(groups):
+def drawn(draw, values):
+    """A figure of its own of what draw(axis, values) draws."""
     figure, axis = new_figure(6, 3)
-    for name, w in groups.items():
-        axis.hist(w.flatten(1).norm(dim=1).numpy(), bins=50, histtype="step", density=True, label=name)
-    axis.set(xlabel="L2 norm of a kernel", ylabel="density")
-    axis.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def draw_drift(priors):
-    """Likeness in the drift test of each of the priors, {name: {quantity: value}}."""
-    figure, axis = new_figure(6, 3)
-    for i, (name, numbers) in enumerate(priors.items()):
-        points = [(step, numbers[f"likeness_{step}"]) for step in (*DRIFT_STEPS, LONG_DRIFT) if f"likeness_{step}" in numbers]
-        if points:
-            axis.plot(*zip(*points), "o-", color="k" if i == 0 else f"C{i}", linewidth=2 if i == 0 else 1, label=name)
-    axis.set(xlabel="steps of the KL term alone", ylabel="likeness", ylim=(0, 1))
-    axis.set_xscale("symlog", linthresh=100)
-    axis.set_xlim(left=0)
-    axis.legend(frameon=False, fontsize=8)
+    draw(axis, values)
     return figure
 
 
@@ -136,12 +112,13 @@ def page(args):
     density, kernels = load_density(args.prior), kernels_of(args)
     k, samples = density.kernel_dim, density.sample(2000)
     groups = ({"kernels": kernels} if kernels is not None else {}) | {"samples of the prior": samples}
-    priors = {"this prior": card_rows(args.prior)} | references(k)
+    others = numbers_by_prior(row for row in read_rows(RESULTS / "priors.csv") if f"vae{k}x{k}" in row["prior"])
+    priors = {"this prior": card_rows(args.prior)} | others
     figure, axes = new_figure(3.8 * len(groups) + 0.8, 3.8, columns=len(groups), squeeze=False)
     draw_kernels(axes[0], {name: w[torch.randperm(len(w))[:100]] for name, w in groups.items()})
-    pictures = picture(figure, "A hundred of each, on one scale.") + picture(draw_norms(groups), "Their norms.")
+    pictures = picture(figure, "A hundred of each, on one scale.") + picture(drawn(draw_norms, groups), "Their norms.")
     drifts = "The drift test: how alike (mean absolute cosine) kernels become when only the prior moves them; a value near 1 ruins a net."
-    pictures += picture(draw_drift(priors), drifts)
+    pictures += picture(drawn(draw_drift, priors), drifts)
     facts = latent_grid(density, kernels, float(samples.abs().quantile(0.99))) if type(density) is VAE else None
     fields = dict(
         title=f"A prior of {k}x{k} kernels: {html.escape(args.prior.resolve().name)}",

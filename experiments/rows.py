@@ -124,9 +124,12 @@ def mean_std(values, digits=3):
 
 
 def rows_of_common_splits(rows):
-    """The rows of the seeds that every method among them has at that x, so that means can be compared."""
-    points = [{(r["seed"], r["x"]) for r in rows if r["method"] == method} for method in {r["method"] for r in rows}]
-    return [r for r in rows if (r["seed"], r["x"]) in set.intersection(*points)]
+    """The rows of the seeds that every method has which has run at that x, so that means can be compared."""
+    points = {}
+    for r in rows:
+        points.setdefault(r["x"], {}).setdefault(r["method"], set()).add(r["seed"])
+    common = {x: set.intersection(*seeds.values()) for x, seeds in points.items()}
+    return [r for r in rows if r["seed"] in common[r["x"]]]
 
 
 def paired_differences(rows, first, second, **where):
@@ -153,8 +156,8 @@ def interval(values, digits=3, sign="+"):
 
 
 def p_value(values):
-    """Of the hypothesis that the mean of paired differences is 0, by Student's t; 1 if they are all 0."""
-    return float(stats.ttest_1samp(values, 0).pvalue) if np.any(values) else 1.0
+    """Of the hypothesis that the mean of paired differences is 0, by Student's t; of equal ones 1 if they are 0, else 0."""
+    return float(stats.ttest_1samp(values, 0).pvalue) if np.ptp(values) else float(not values[0])
 
 
 def holm(ps):
@@ -170,3 +173,48 @@ def markdown(columns, rows):
     """A Markdown table: the columns' names, "n | accuracy", and rows, each a list of cells."""
     names = columns.split(" | ")
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in [names, ["---"] * len(names), *rows])
+
+
+COMPARED = {  # columns of comparison_table()
+    "n": "n",
+    "label": "variant",
+    "base": "base",
+    "paper": "paper",
+    "acc": "accuracy",
+    "acc_gap": "less its base's",
+    "acc_p": "p",
+    "nll": "NLL, nats",
+    "nll_gap": "less its base's",
+    "nll_p": "p",
+    "ece": "ECE",
+    "splits": "splits",
+}
+
+
+def comparison_table(rows, bases, paper=None):
+    """By size of the training set and label: accuracy and NLL, both also less those of the label's base, and ECE, as Markdown.
+
+    Means are over the splits that all of a size have, differences over those that the two have, with 95 % t-intervals and p-values after
+    Holm's correction over the table's accuracies and, apart, its NLLs.
+    rows: of one panel, with labels as method.  bases: {label: its base's, or None}, in the table's order.
+    paper: {(size, label): a cell} of a column beside ours, with a line for each."""
+    lines, paper = [], paper or {}
+    for n in sorted({r["x"] for r in rows} | {n for n, _ in paper}):
+        own = [r for r in rows if r["x"] == n and r["method"] in bases]
+        common = rows_of_common_splits(own)
+        for label, base in bases.items():
+            gaps = {metric: paired_differences(own, label, base, metric=metric) for metric in ("acc", "nll")}
+            line = {metric: mean_std(select(common, method=label, metric=metric)) for metric in ("acc", "nll", "ece")}
+            line |= dict(n=n, label=label, base=base or "–", paper=paper.get((n, label), "–"), gaps=gaps)
+            line |= dict(splits=len(select(own, method=label, metric="acc")))
+            lines += [line] if line["splits"] or (n, label) in paper else []
+    for metric in ("acc", "nll"):
+        tested = [line for line in lines if len(line["gaps"][metric]) > 1]
+        ps = iter(holm([p_value(line["gaps"][metric]) for line in tested]))
+        for line in lines:
+            gap = line["gaps"][metric]
+            line |= {f"{metric}_gap": interval(gap), f"{metric}_p": f"{next(ps):.3f}" if len(gap) > 1 else "–"}
+    several = len({base for base in bases.values() if base}) > 1
+    columns = {key: head for key, head in COMPARED.items() if (several or key != "base") and (paper or key != "paper")}
+    columns |= {} if several else dict.fromkeys(("acc_gap", "nll_gap"), "less the first's")
+    return markdown(" | ".join(columns.values()), [[line[key] for key in columns] for line in lines])

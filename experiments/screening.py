@@ -45,30 +45,47 @@ def kernels_of(folder):
     return train, test
 
 
+def draw_norms(axis, groups):
+    """Histograms of the norms of groups of kernels, {name: (n, 1, k, k)}."""
+    for name, w in groups.items():
+        axis.hist(w.flatten(1).norm(dim=1).numpy(), bins=60, histtype="step", density=True, label=name)
+    axis.set(xlabel="L2 norm of a kernel", ylabel="density")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def draw_drift(axis, priors):
+    """The drift test of priors, {name: {quantity: value}}, the first in black; likeness full, alignment open."""
+    steps = (*DRIFT_STEPS, LONG_DRIFT)
+    for colour, (name, numbers) in zip(("k", "C0", "C1", "C2", "C3", "C4"), priors.items()):
+        for quantity, style in (("likeness", dict(label=name)), ("alignment", dict(fillstyle="none", linewidth=0.6))):
+            points = [(i, numbers[f"{quantity}_{step}"]) for i, step in enumerate(steps) if f"{quantity}_{step}" in numbers]
+            axis.plot(*zip(*points), "o-", color=colour, **style) if points else None
+    axis.set(xlabel="steps of the KL term alone", ylabel="likeness (full), alignment (open)", ylim=(0, 1))
+    axis.set_xticks(range(len(steps)), map(str, steps))
+    axis.legend(frameon=False, fontsize=8)
+
+
+def numbers_by_prior(rows):
+    """{prior: {quantity: value}} of rows of priors.csv."""
+    found = {}
+    for row in rows:
+        found.setdefault(row["prior"], {})[row["quantity"]] = row["value"]
+    return found
+
+
 def draw(rows, data_dir, file):
     """For each of fconv's priors: kernels, samples, norms, and the drift test beside the published prior's."""
     figure, axes = new_figure(13, 6.4, columns=4, rows=2, width_ratios=[1, 1, 1.1, 1.1])
+    numbers = numbers_by_prior(rows)
     for (prior, name), axis in zip(list(SETS.items())[:2], axes):
         (kernels, _), vae = kernels_of(data_dir / name), load_vae(data_dir / prior)
         shown = kernels[torch.randperm(len(kernels))[:100]]
         draw_kernels(axis[:2], {f"kernels, {len(kernels)}": shown, "samples of the prior": vae.sample(100)})
         with torch.no_grad():
-            groups = {"kernels": kernels, "samples": vae.sample(4096), "decoder means": vae.decoder(torch.randn(4096, vae.z_dim))[0]}
-        for label, w in groups.items():
-            axis[2].hist(w.flatten(1).norm(dim=1).numpy(), bins=60, histtype="step", density=True, label=label)
-        axis[2].set(xlabel="L2 norm", ylabel="density")
-        axis[2].legend(frameon=False, fontsize=8)
-        for other, style in ((prior, "o-"), (f"published/{prior.split('/')[1]}", "s--")):
-            values = {r["quantity"]: r["value"] for r in rows if r["prior"] == other}
-            if values:
-                colour = "0.6" if other.startswith("published") else "#0072B2"
-                steps = (*DRIFT_STEPS, LONG_DRIFT)
-                axis[3].plot(range(len(steps)), [values[f"likeness_{step}"] for step in steps], style, color=colour, label=other)
-                aligned = [values[f"alignment_{step}"] for step in steps]
-                axis[3].plot(range(len(steps)), aligned, style, color=colour, fillstyle="none", linewidth=0.8)
-        axis[3].set_xticks(range(len(DRIFT_STEPS) + 1), map(str, (*DRIFT_STEPS, LONG_DRIFT)))
-        axis[3].set(xlabel="step under the KL term alone", ylabel="likeness (full), alignment (open)", ylim=(0, 1))
-        axis[3].legend(frameon=False, fontsize=8)
+            draw_norms(
+                axis[2], {"kernels": kernels, "samples": vae.sample(4096), "decoder means": vae.decoder(torch.randn(4096, vae.z_dim))[0]}
+            )
+        draw_drift(axis[3], {name: numbers[name] for name in (prior, f"published/{Path(prior).name}") if name in numbers})
     save_figure(figure, file)
 
 
