@@ -48,6 +48,7 @@ from .rows import (
     select,
     sentence,
     tidy_rows,
+    unpack,
 )
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
@@ -195,11 +196,24 @@ def kernels_table(panel, epochs):
             if len(own[0]):
                 lines.append([n, name_of(method), start, *map(mean_std, own), len(own[0])])
     heads = [f"{layer} layer: {fact}" for layer in ("first", "last") for fact in ("likeness", "norm")]
-    return markdown(" | ".join(["n", "prior", "start", *heads, "splits"]), lines) if lines else ""
+    return markdown(" | ".join(["n", "prior", "start", *heads, "splits"]), lines)
+
+
+def other_priors(panel, epochs, base):
+    """The method `base` under other priors than the shipped, --vae_list, beside it under these; as Markdown, "" if none has run."""
+    usual = pack(options(panel, epochs))
+    own, found = [r for r in rows_of(panel, epochs) if r["method"] == base], {}
+    for r in tidy_rows(RESULTS / "fig2.csv"):
+        words = dict(unpack(r["options"]))
+        priors = words.pop("vae_list", None)
+        if priors and (r["panel"], r["method"], pack(words)) == (panel, base, usual):
+            found.setdefault(f"under {priors}", []).append(r)
+    rows = [r | dict(method=label) for label, rows in dict(shipped=own, **found).items() for r in rows]
+    return comparison_table(rows, dict(shipped=None) | dict.fromkeys(found, "shipped")) if found else ""
 
 
 def report():
-    """Markdown lines for experiments.report: each schedule from either start; another seed of the start; the kernels at the end."""
+    """Markdown lines for experiments.report: each schedule from either start; other priors; another seed of the start; the kernels."""
     lines = []
     for panel, (epochs, (name, base)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
         paper = published(panel, base) if epochs == max(SCHEDULES) else {}
@@ -210,10 +224,13 @@ def report():
             theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes or start == "vae"}
             if rows or theirs:
                 lines += ["", f"**{panel}, {name}, from {words}** ({how}):", "", table(rows, base, theirs)]
-        if again := rows_of(panel, epochs, seed=1):
-            lines += ["", f"{name}, with other first kernels and other noise (`--seed 1`):", "", table(again, base)]
-        if kernels := kernels_table(panel, epochs):
-            lines += ["", f"{name}: kernels at the end, how alike (mean absolute cosine) and how large:", "", kernels]
+        parts = {
+            f"{name_of(base)}, under other priors (`--vae_list`; a hash tells those of one name apart)": other_priors(panel, epochs, base),
+            "with other first kernels and other noise (`--seed 1`)": table(rows_of(panel, epochs, seed=1), base),
+            "kernels at the end, how alike (mean absolute cosine) and how large": kernels_table(panel, epochs),
+        }
+        for what, part in parts.items():
+            lines += ["", f"{name}, {what}:", "", part] if part else []
     return lines
 
 

@@ -40,7 +40,7 @@ from utils import (
 from .fig2 import PANELS, net_options, rows_beside
 from .grid import Driver, Job, command_line
 from .methods import last_row, name_of, shipped
-from .rows import markdown, mean_std, select
+from .rows import comparison_table
 
 MEMBERS = 10  # networks in an ensemble, as in ours
 OURS = ("dwp", "sn", "det")  # methods of Fig. 2 to compare with
@@ -154,17 +154,10 @@ def jobs(args):
 
 
 def table(rows):
-    """Accuracy, NLL and ECE, mean ± standard deviation over splits, and the time of a whole run divided by its steps; as Markdown."""
-    rows = rows + rows_beside(rows, OURS)
-    lines = []
-    for n, method in itertools.product(sorted({r["x"] for r in rows}), [*OURS, *PEERS]):
-        found = [r for r in rows if r["x"] == n and r["method"] == method]
-        if found:
-            values = [select(found, metric=metric) for metric in ("acc", "nll", "ece")]
-            ms = [1000 * r["seconds"] / r["steps"] for r in found if r["metric"] == "acc"]
-            name = f"ours: {name_of(method)}" if method in OURS else method
-            lines.append([n, name, *map(mean_std, values), f"{sum(ms) / len(ms):.0f}", len(ms)])
-    return markdown("n | method | accuracy | NLL, nats | ECE | ms per step, evaluation included | splits", lines)
+    """comparison_table() of the libraries and of Fig. 2's rows, beside the deep weight prior's."""
+    ours = {method: f"ours: {name_of(method)}" for method in OURS}
+    beside = [r | dict(method=ours[r["method"]]) for r in rows_beside(rows, OURS)]
+    return comparison_table(beside + rows, {label: ours["dwp"] if label != ours["dwp"] else None for label in (*ours.values(), *PEERS)})
 
 
 SMOKE = dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=2)

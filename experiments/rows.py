@@ -170,7 +170,9 @@ def holm(ps):
 
 
 def markdown(columns, rows):
-    """A Markdown table: the columns' names, "n | accuracy", and rows, each a list of cells."""
+    """A Markdown table: the columns' names, "n | accuracy", and rows, each a list of cells; without rows, ""."""
+    if not rows:
+        return ""
     names = columns.split(" | ")
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in [names, ["---"] * len(names), *rows])
 
