@@ -142,32 +142,38 @@ def untrained(name, device):
     return density.to(device)
 
 
+def posterior_of(kernels, device):
+    """Mean and standard deviation of a layer of 5x5 kernels."""
+    mean = torch.zeros(kernels, 1, 5, 5, device=device).normal_(0, 0.1).requires_grad_()
+    return mean, torch.full_like(mean, 0.01)
+
+
 def density_kl(name, device, kernels=4096):
     """The KL term of one layer of 5x5 kernels under another density than the VAE, with its gradient."""
     prior = PRIORS[name](untrained(name, device)).to(device)
-    mean = torch.zeros(kernels, 1, 5, 5, device=device).normal_(0, 0.1).requires_grad_()
-    scale = torch.full_like(mean, 0.01)
+    mean, scale = posterior_of(kernels, device)
     return Case(lambda: prior.kl(Normal(mean, scale)).backward())
 
 
-def kl_term(kernels, device, direct=None):
+def kl_term(kernels, device, other=False):
     """The deep weight prior's KL of one layer of 5x5 kernels, with its gradient.
 
-    direct: whether its coders take direct convolutions instead of Toom-Cook's products; by default as the device has them."""
+    other: whether its coders take the convolutions that are another device's: direct ones on a CPU, Toom-Cook's products on a GPU."""
     prior = KernelPrior(kernel_vae(5, device)).to(device)
     plain = textbook.kernel_vae(prior.density)
-    mean = torch.zeros(kernels, 1, 5, 5, device=device).normal_(0, 0.1).requires_grad_()
-    scale = torch.full_like(mean, 0.01)
-    by_images = tinyconv.by_images if direct is None else lambda x: direct
+    mean, scale = posterior_of(kernels, device)
+    usual = tinyconv.by_images
 
     def work(kl):
-        with mock.patch.object(tinyconv, "by_images", by_images):
+        with mock.patch.object(tinyconv, "by_images", (lambda x: not usual(x)) if other else usual):
             value = kl(Normal(mean, scale))
             value.backward()
         return value.item()
 
+    if other:
+        return Case(lambda: work(prior.kl))
     flops = FROZEN * count_flops(lambda: prior.kl(Normal(mean, scale)))
-    return Case(lambda: work(prior.kl), lambda: work(lambda q: textbook.kl("vae", q, plain)), flops if direct is None else None)
+    return Case(lambda: work(prior.kl), lambda: work(lambda q: textbook.kl("vae", q, plain)), flops)
 
 
 def ensemble(device, n=10000):
@@ -247,7 +253,7 @@ QUICK = {
     "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn", n=5)),
     "its convolutions and noise alone": (bare_step, dict(model="fconv", n=5)),
     "KL, 16 5x5 kernels": (kl_term, dict(kernels=16)),
-    "KL, 16 5x5 kernels, direct convolutions": (kl_term, dict(kernels=16, direct=True)),
+    "KL, 16 5x5 kernels, coders as on the other device": (kl_term, dict(kernels=16, other=True)),
     "ensemble of 10, 10 images": (ensemble, dict(n=10)),
     "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64)),
     **{f"KL, 16 5x5 kernels, {name}": (density_kl, dict(name=name, kernels=16)) for name in DENSITIES if name not in ("vae", "kde")},
@@ -270,8 +276,7 @@ FULL = {
     "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5)),
     "source step, filters 256/512": (source_step, {}),
     "KL, 4096 5x5 kernels": (kl_term, dict(kernels=4096)),
-    "KL, 4096 5x5 kernels, Toom-Cook": (kl_term, dict(kernels=4096, direct=False)),
-    "KL, 4096 5x5 kernels, direct convolutions": (kl_term, dict(kernels=4096, direct=True)),
+    "KL, 4096 5x5 kernels, coders as on the other device": (kl_term, dict(kernels=4096, other=True)),
     **{f"KL, 4096 5x5 kernels, {name}": (density_kl, dict(name=name)) for name in DENSITIES if name != "vae"},
 }
 

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from myexman.logger import read_rows
-
 from . import fig2, fig3, fig4, sparsification
-from .methods import paper_name
-from .rows import HERE, interval, interval_ends, markdown, paired_differences, select
+from .methods import paper_value
+from .rows import interval, interval_ends, markdown, paired_differences, select
 
 
 class Claim(NamedTuple):
@@ -29,11 +27,8 @@ class Claim(NamedTuple):
     digits: int = 3
 
     def published(self):
-        rows = [
-            r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"], str(r["x"])) == (self.figure, self.panel, self.x)
-        ]
-        numbers = [select(rows, method=paper_name(method)).item() for method in (self.better, self.worse) if method]
-        return numbers[0] - (numbers[1] if self.worse else 0)
+        better, worse = (paper_value(self.figure, self.panel, method, self.x) if method else 0 for method in (self.better, self.worse))
+        return better - worse
 
     def line(self):
         paper, values, sign = self.published(), self.values(), "+" if self.worse else ""
@@ -64,11 +59,12 @@ LONG, SHORT = sorted(fig2.SCHEDULES, reverse=True)
 STARTS = {"xavier": "Xavier's", "vae": "the prior's"}  # the paper does not say from which its baselines start
 
 
-def fig2_claims(text, panel, epochs, x, better, worse):
-    """Fig. 2's claim, with the baseline from either start."""
+def fig2_claims(text, epochs, x, better, worse):
+    """A claim of Fig. 2a or b, with the baseline from either start."""
+    panel = dict(a="mnist", b="cifar10")[text[0]]
     for start, words in STARTS.items():
         ours = partial(fig2.lead, panel, epochs, x, better, worse, "acc", start)
-        yield Claim(f"{text} from {words} kernels", "fig2", panel, str(x), "dwp", worse, ours)
+        yield Claim(f"Fig. 2{text} from {words} kernels", "fig2", panel, str(x), "dwp", worse, ours)
 
 
 def fig4_claim(text, panel, x, digits=3):
@@ -89,20 +85,23 @@ def compressed():
     return select(sparsification.DRIVER.results(), panel="lenet300", method="loguniform", metric="compression_snr")
 
 
-FILTERS = "Fig. 3a: as filters that are never trained, kernels from the prior beat Xavier's (nets of a quarter of the width)"
-SPARSE = "A companion lecture: Sparse variational dropout compresses LeNet-300-100 (times)"
-NORMAL = "Fig. 2a: on 50 digits, by the paper's schedule, the deep weight prior is more accurate than N(0, 1)"
-RELEASE = "Fig. 2a: … than variational dropout (the paper's log-uniform prior, as released)"
-COLOUR = "Fig. 2b: on 200 images of CIFAR-10, in reduced settings, it is more accurate than N(0, 1)"
 CLAIMS = [
-    *fig2_claims(NORMAL, "mnist", LONG, 50, "dwp-256", "sn"),
-    *fig2_claims(RELEASE, "mnist", LONG, 50, "dwp-256", "vd"),
-    *fig2_claims(COLOUR, "cifar10", SHORT, 200, "dwp", "sn"),
-    Claim(FILTERS, "fig3", "mnist", "1/4", "dwp", "xavier", untrained),
+    *fig2_claims(
+        "a: on 50 digits, by the paper's schedule, the deep weight prior is more accurate than N(0, 1)", LONG, 50, "dwp-256", "sn"
+    ),
+    *fig2_claims("a: … than variational dropout (the paper's log-uniform prior, as released)", LONG, 50, "dwp-256", "vd"),
+    *fig2_claims("b: on 200 images of CIFAR-10, in reduced settings, it is more accurate than N(0, 1)", SHORT, 200, "dwp", "sn"),
+    Claim(
+        "Fig. 3a: as filters that are never trained, kernels from the prior beat Xavier's (nets of a quarter of the width)",
+        *("fig3", "mnist", "1/4", "dwp", "xavier", untrained),
+    ),
     fig4_claim("an image VAE learns faster from kernels of the prior (nats after 200 steps)", "vae-mnist", 200, digits=1),
     fig4_claim("… and a CNN on MNIST (accuracy after 100 steps)", "convnet-mnist", 100),
     fig4_claim("… and a CNN on CIFAR-10 (accuracy after 100 steps)", "convnet-cifar10", 100),
-    Claim(SPARSE, "slides_sparse_vd", "lenet300 compression", "", "sparse_vd", "", compressed, 0),
+    Claim(
+        "A companion lecture: Sparse variational dropout compresses LeNet-300-100 (times)",
+        *("slides_sparse_vd", "lenet300 compression", "", "sparse_vd", "", compressed, 0),
+    ),
 ]
 
 

@@ -37,7 +37,7 @@ def plot(rows, bases, file):
             low, high = interval_ends(gap)
             axis.errorbar(gap.mean(), y, xerr=[[gap.mean() - low], [high - gap.mean()]], color="C0", marker="o", capsize=3)
         axis.axvline(0, color="0.3", linewidth=0.8)
-        axis.set(title=f"{title}, less its base; 95 % intervals", ylim=(max(len(gaps), 1) - 0.5, -0.5))
+        axis.set(title=f"{title}, less its base's; 95 % intervals", ylim=(max(len(gaps), 1) - 0.5, -0.5))
         axis.title.set_fontsize(9)
     axes[0].set_yticks(range(len(gaps)), list(gaps), fontsize=8)
     save_figure(figure, file)

@@ -22,7 +22,7 @@ from utils import load_density, run_cli
 
 from .fig2 import PAPER, net_options, rows_beside
 from .grid import Driver, Job, command_line, work_folder
-from .methods import method_job, with_kernels
+from .methods import method_job
 from .rows import RESULTS, ROOT, comparison_table, markdown, select, unpack
 
 SIZES, SHIPPED = (7, 5), ROOT / "data/fconv"
@@ -114,7 +114,7 @@ def jobs(args):
         for n, split in itertools.product(args.num_examples, range(args.splits)):
             own = net | dict(num_examples=n, data_split_seed=split)
             under = own | dict(net_cfg="bayes", prior_list=density)
-            yield method_job(args.panel, name, str(n), split, under)._replace(measure=with_kernels)
+            yield method_job(args.panel, name, str(n), split, under)
             for method, start in STARTS.items() if n == min(args.num_examples) and name in FITS else ():
                 yield method_job(args.panel, name, str(n), split, own | start)._replace(options=dict(net=method))
 
@@ -131,15 +131,15 @@ def nets(rows):
     endings = ("", *(f", as the start of {method}" for method in STARTS))
     bases = {f"{name}{ending}": f"vae{ending}" if name != "vae" else None for ending in endings for name in [*FITS, *LONG]}
     own = [r | dict(method=role(r)) for r in trained]
-    compared = {(r["x"], bases[r["method"]]) for r in own}
+    compared = {(r["x"], bases.get(r["method"])) for r in own}
     roles = dict(zip(("dwp", *STARTS), (f"vae{ending}" for ending in endings)))
     beside = [r | dict(method=roles[r["method"]]) for r in rows_beside(trained, roles)]
     return own + [r for r in beside if (r["x"], r["method"]) in compared], bases
 
 
 def table(rows):
-    """By density and size of kernels what FACTS names, the cost of its KL term by experiments.benchmark, and the likeness of 5x5 kernels in
-    the nets; then by n the nets under each, as Markdown."""
+    """By density and size of kernels what FACTS names, and the cost of its KL term by experiments.benchmark; then the nets under each; as
+    Markdown."""
     cost = {r["case"]: r["seconds"] for r in read_rows(RESULTS / "benchmark.csv")}
     lines = []
     for name in (name for name in [*FITS, *LONG] if any(r["method"] == name and r["panel"] == "kernels" for r in rows)):
@@ -148,30 +148,30 @@ def table(rows):
             values = [select(rows, panel="kernels", method=name, x=f"{k}x{k}", metric=metric) for k in SIZES]
             cells.append(", ".join(f"{v[0]:.3g}" if len(v) else "–" for v in values))
         case = "KL, 4096 5x5 kernels" + (f", {name}" if name != "vae" else "")
-        alike = select(rows, method=name, metric="likeness_last")
-        lines.append([name, *cells, f"{1000 * cost[case]:.0f}" if case in cost else "–", f"{alike.mean():.3g}" if len(alike) else "–"])
-    heads = ["density", *FACTS.values(), "KL of 4096 5x5 kernels, ms", "likeness of 5x5 kernels in the nets"]
-    return "\n\n".join([markdown(" | ".join(heads), lines), "Nets:", comparison_table(*nets(rows))])
+        lines.append([name, *cells, f"{1000 * cost[case]:.0f}" if case in cost else "–"])
+    fits = markdown(" | ".join(["density", *FACTS.values(), "KL of 4096 5x5 kernels, ms"]), lines)
+    own = comparison_table(*nets(rows))
+    return f"{fits}\n\nNets:\n\n{own}" if own else fits
 
 
 def plot(rows, file):
     """Accuracy of the nets under a density, of the smallest n, against its nats per held-out 5x5 kernel, and against the likeness of its
     drift test."""
     own = nets(rows)[0]
-    own = [r for r in own if r["x"] == min(r["x"] for r in own)]
+    least = min((r["x"] for r in own), default="")
     figure, axes = new_figure(10, 4.2, columns=2, sharey=True)
     for axis, (metric, label) in zip(
         axes, (("elbo", "nats per held-out 5x5 kernel"), ("likeness_600", "likeness of 5x5 kernels after 600 steps"))
     ):
         for i, name in enumerate([*FITS, *LONG]):
             x = select(rows, panel="kernels", method=name, x="5x5", metric=metric)
-            y = select(own, method=name, metric="acc")
+            y = select(own, method=name, x=least, metric="acc")
             if len(x) and len(y):
                 spread = [[y.mean() - y.min()], [y.max() - y.mean()]]
                 axis.errorbar(x[0], y.mean(), spread, fmt="o" if name in FITS else "s", capsize=3, color=f"C{i}", label=name)
         axis.set(xlabel=label)
         axis.margins(x=0.15)
-    axes[0].set(ylabel=f"accuracy under it as the prior, n = {own[0]['x'] if own else ''}")
+    axes[0].set(ylabel=f"accuracy under it as the prior, n = {least}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8, ncols=5)
     save_figure(figure, file)
 

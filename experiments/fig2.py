@@ -36,20 +36,7 @@ from .methods import (
     shipped,
     with_kernels,
 )
-from .rows import (
-    HERE,
-    RESULTS,
-    comparison_table,
-    markdown,
-    mean_std,
-    pack,
-    paired_differences,
-    rows_of_common_splits,
-    select,
-    sentence,
-    tidy_rows,
-    unpack,
-)
+from .rows import HERE, RESULTS, comparison_table, pack, paired_differences, rows_of_common_splits, sentence, tidy_rows, unpack
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
@@ -142,8 +129,8 @@ def jobs(args):
             for method in args.methods:
                 own = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
                 own |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
-                measure = partial(with_curve, curve_options(args, n)) if args.eval_freq else with_kernels
-                yield method_job(args.panel, method, str(n), split, own)._replace(measure=measure)
+                job = method_job(args.panel, method, str(n), split, own)
+                yield job._replace(measure=partial(with_curve, curve_options(args, n))) if args.eval_freq else job
 
 
 def rows_of(panel, epochs, start="vae", seed=0):
@@ -152,7 +139,7 @@ def rows_of(panel, epochs, start="vae", seed=0):
     return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["options"]) == (panel, words)]
 
 
-def beside(panel, epochs, start, base):
+def rows_from(start, panel, epochs, base):
     """The rows of all methods, trained from `start`'s kernels; of the method `base`, which starts from the prior's, at the same sizes."""
     if start == "vae":
         return rows_of(panel, epochs)
@@ -163,7 +150,7 @@ def beside(panel, epochs, start, base):
 
 def lead(panel, epochs, x, better, worse, metric, start="vae"):
     """A method less another, trained from `start`'s kernels, on the same splits, as an array."""
-    return paired_differences(beside(panel, epochs, start, better), better, worse, x=x, metric=metric)
+    return paired_differences(rows_from(start, panel, epochs, better), better, worse, x=x, metric=metric)
 
 
 def published(panel, base="dwp"):
@@ -178,71 +165,55 @@ def published(panel, base="dwp"):
     return cells
 
 
-def table(rows, base="dwp", paper=None):
-    """comparison_table() of the methods beside `base`."""
-    bases = {name_of(method): name_of(base) if method != base else None for method in CHOICES}
+def table(rows, base=None, paper=None):
+    """comparison_table() of the methods beside `base`, by default the deep weight prior by its whole KL sum, or if that has not run, by
+    256 kernels."""
+    base = base or ("dwp" if any(r["method"] == "dwp" for r in rows) else "dwp-256")
+    bases = {name_of(base): None} | {name_of(method): name_of(base) for method in CHOICES if method != base}
     return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, paper)
-
-
-def kernels_table(panel, epochs):
-    """By n, method and start: how alike the kernels of the first and the last convolution are, and their norm, as Markdown."""
-    lines = []
-    for start in STARTS:
-        rows = rows_of(panel, epochs, start)
-        for n, method in itertools.product(sorted({r["x"] for r in rows}), CHOICES):
-            own = [
-                select(rows, method=method, x=n, metric=f"{fact}_{layer}") for layer in ("first", "last") for fact in ("likeness", "norm")
-            ]
-            if len(own[0]):
-                lines.append([n, name_of(method), start, *map(mean_std, own), len(own[0])])
-    heads = [f"{layer} layer: {fact}" for layer in ("first", "last") for fact in ("likeness", "norm")]
-    return markdown(" | ".join(["n", "prior", "start", *heads, "splits"]), lines)
 
 
 def other_priors(panel, epochs, base):
     """The method `base` under other priors than the shipped, --vae_list, beside it under these; as Markdown, "" if none has run."""
-    usual = pack(options(panel, epochs))
-    own, found = [r for r in rows_of(panel, epochs) if r["method"] == base], {}
+    usual, rows, shipped = pack(options(panel, epochs)), [], "under the shipped"
     for r in tidy_rows(RESULTS / "fig2.csv"):
         words = dict(unpack(r["options"]))
-        priors = words.pop("vae_list", None)
-        if priors and (r["panel"], r["method"], pack(words)) == (panel, base, usual):
-            found.setdefault(f"under {priors}", []).append(r)
-    rows = [r | dict(method=label) for label, rows in dict(shipped=own, **found).items() for r in rows]
-    return comparison_table(rows, dict(shipped=None) | dict.fromkeys(found, "shipped")) if found else ""
+        label = f"under {words.pop('vae_list')}" if "vae_list" in words else shipped
+        if (r["panel"], r["method"], pack(words)) == (panel, base, usual):
+            rows.append(r | dict(method=label))
+    others = sorted({r["method"] for r in rows} - {shipped})
+    return comparison_table(rows, {shipped: None} | dict.fromkeys(others, shipped)) if others else ""
+
+
+FROM = {"vae": "from samples of the priors", "xavier": "the baselines from Xavier's kernels"}
 
 
 def report():
-    """Markdown lines for experiments.report: each schedule from either start; other priors; another seed of the start; the kernels."""
+    """Markdown lines for experiments.report: each schedule from either start; other priors; another seed of the start."""
     lines = []
     for panel, (epochs, (name, base)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
-        paper = published(panel, base) if epochs == max(SCHEDULES) else {}
-        how = sentence(pack(options(panel, epochs)), PAPER)
-        for start, words in dict(vae="samples of the priors", xavier="Xavier's kernels, the deep weight prior from its own").items():
-            rows = beside(panel, epochs, start, base)
+        paper, parts = published(panel, base) if epochs == max(SCHEDULES) else {}, {}
+        for start, words in FROM.items():
+            rows = rows_from(start, panel, epochs, base)
             sizes = {r["x"] for r in rows}
             theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes or start == "vae"}
-            if rows or theirs:
-                lines += ["", f"**{panel}, {name}, from {words}** ({how}):", "", table(rows, base, theirs)]
-        parts = {
-            f"{name_of(base)}, under other priors (`--vae_list`; a hash tells those of one name apart)": other_priors(panel, epochs, base),
-            "with other first kernels and other noise (`--seed 1`)": table(rows_of(panel, epochs, seed=1), base),
-            "kernels at the end, how alike (mean absolute cosine) and how large": kernels_table(panel, epochs),
-        }
+            parts[f"{words} ({sentence(pack(options(panel, epochs)), PAPER)})"] = table(rows, base, theirs)
+        parts[f"{name_of(base)}, under other priors"] = other_priors(panel, epochs, base)
+        parts["other first kernels and other noise (`--seed 1`)"] = table(rows_of(panel, epochs, seed=1), base)
         for what, part in parts.items():
-            lines += ["", f"{name}, {what}:", "", part] if part else []
+            lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []
     return lines
 
 
 def draw_metric(axis, rows, metric, paper):
     """A metric, acc or nll, of all methods against n, on the splits of all; with `paper` the paper's accuracy in grey."""
-    rows = rows_of_common_splits(rows)
+    panel, rows = rows[0]["panel"], rows_of_common_splits(rows)
     for method in CHOICES:
         curve(axis, rows, method, metric)
         if metric == "acc" and paper:
             source = "release's notebook" if method == "det" else "paper"
-            paper_curve(axis, "fig2", rows[0]["panel"], method, label=f"{source}, {name_of(method)}")
-    sizes = sorted({r["x"] for r in rows} | ({n for n, _ in published(rows[0]["panel"])} if paper else set()))
+            paper_curve(axis, "fig2", panel, method, label=f"{source}, {name_of(method)}")
+    sizes = sorted({r["x"] for r in rows} | ({n for n, _ in published(panel)} if paper else set()))
     ylabel = dict(acc="test accuracy", nll="test NLL, nats per image")[metric]
     axis.set(xscale="log", xlabel="training examples", ylabel=ylabel, xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
     axis.set_xticks(sizes, map(str, sizes))

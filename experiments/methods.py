@@ -127,7 +127,7 @@ def last_row(run_dir):
 
 
 def with_kernels(run_dir):
-    """last_row(), and how alike the kernels of the first and the last convolution have become, and how large."""
+    """last_row(), and how alike the kernels of the first and the last convolution are, and how large."""
     rows = last_row(run_dir)
     first, *_, last = read_kernels(run_dir).values()
     for layer, w in dict(first=first, last=last).items():
@@ -146,7 +146,7 @@ def every_row(run_dir):
 def method_job(panel, method, x, seed, options):
     """The Job of a method with train_bnn's options, measured when it ends; a deep ensemble takes several runs."""
     run = deep_ensemble.main if method == "de" else train_bnn.main
-    return Job(panel, method, x, seed, command_line(**options), run, last_row)
+    return Job(panel, method, x, seed, command_line(**options), run, with_kernels)
 
 
 def curve(axis, rows, method, metric, position=float):

@@ -1,8 +1,10 @@
 """Fig. 1: learned 7x7 kernels beside samples of the prior. Fig. 5: the latent plane of the 7x7 kernels. The README's picture: the lead of
-the deep weight prior in Fig. 2a. If asked for, Fig. 6: samples of an image VAE after 100 to 500 steps, a row for each initialisation.
+the deep weight prior in Fig. 2a. If asked for, Fig. 6: samples of an image VAE after 100 to 500 steps, a row for each initialisation; and
+the first layers of trained nets.
 
     python -m experiments.pictures
     python -m experiments.pictures --figures fig6 --data_root DATA_ROOT          # trains for some minutes
+    python -m experiments.pictures --figures kernels --runs RUN RUN
 """
 
 from pathlib import Path
@@ -10,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.pictures import new_figure, plot_kernels, plot_latent, save_figure
-from myexman import Parser, at_least
+from models.pictures import draw_kernels, new_figure, plot_kernels, plot_latent, save_figure
+from models.screen import likeness
+from myexman import Parser, at_least, read_params, run_folder
+from prune_kernels import read_kernels
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
 from . import convergence, fig2, fig4
@@ -27,6 +31,7 @@ def parse_args(argv=None):
     parser.add_argument("--data", default="mnist", help="data set of Fig. 6")
     parser.add_argument("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
     parser.add_argument("--steps", type=at_least(1), nargs="+", default=[100, 200, 300, 400, 500], help="of Fig. 6: when to draw samples")
+    parser.add_argument("--runs", type=run_folder, nargs="+", default=[], metavar="RUN", help="of `kernels`: run folders, or their numbers")
     parser.add_argument("--seed", type=int, default=0, help="of all of them")
     parser.add_argument("--out", type=Path, default=FIGURES, help="folder of the pictures")
     return parser.parse_args(argv)
@@ -105,7 +110,20 @@ def fig6(args, file):
     save_figure(figure, file)
 
 
-DRAWN = dict(fig1=fig1, fig5=fig5, overview=overview, fig6=fig6)
+def kernels_of_runs(args, file):
+    if not args.runs:
+        raise ValueError("--figures kernels needs --runs, the folders of trained nets")
+    groups = {}
+    for run in args.runs:
+        w, params = next(iter(read_kernels(run).values())), read_params(Path(run) / "params.yaml")
+        start = (params.get("init_list") or ["xavier"])[0]
+        groups[f"{params['epochs']} epochs, {start} start\nlikeness {likeness(w):.2f}, run {Path(run).name[:6]}"] = w[:36]
+    figure, axes = new_figure(2.6 * len(groups) + 1, 2.6, columns=len(groups), squeeze=False)
+    draw_kernels(axes[0], groups, columns=6)
+    save_figure(figure, file)
+
+
+DRAWN = dict(fig1=fig1, fig5=fig5, overview=overview, fig6=fig6, kernels=kernels_of_runs)
 
 
 def main(argv=None):

@@ -40,8 +40,8 @@ def parse_args(argv=None):
 def kernels_of(args):
     """The kernels that the prior was fitted to, (n, 1, k, k), or None if they are not at hand."""
     params = resolve_paths(read_params(args.prior / "params.yaml"), ("data_dir",))
-    folders = [args.kernels] if args.kernels else [Path(params[name]) for name in ("data_dir",) if params.get(name)]
-    folders += [] if args.kernels else [ROOT / folder for folder in folders]
+    fitted = Path(params.get("data_dir") or "")
+    folders = [args.kernels] if args.kernels else [fitted, ROOT / fitted]
     found = [folder / "train.npy" for folder in folders if (folder / "train.npy").exists()]
     if args.kernels and not found:
         raise FileNotFoundError(f"--kernels: {args.kernels} has no train.npy")
@@ -117,7 +117,8 @@ def page(args):
     figure, axes = new_figure(3.8 * len(groups) + 0.8, 3.8, columns=len(groups), squeeze=False)
     draw_kernels(axes[0], {name: w[torch.randperm(len(w))[:100]] for name, w in groups.items()})
     pictures = picture(figure, "A hundred of each, on one scale.") + picture(drawn(draw_norms, groups), "Their norms.")
-    drifts = "The drift test: how alike (mean absolute cosine) kernels become when only the prior moves them; a value near 1 ruins a net."
+    drifts = "The drift test: how alike (mean absolute cosine) kernels become when only the prior moves them; a value near 1 ruins a net. "
+    drifts += "Open: alignment, the length of their mean direction."
     pictures += picture(drawn(draw_drift, priors), drifts)
     facts = latent_grid(density, kernels, float(samples.abs().quantile(0.99))) if type(density) is VAE else None
     fields = dict(

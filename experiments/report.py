@@ -28,6 +28,14 @@ from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std, sentence
 OUR_NAMES = {"vgg-cifar10": "vgg", "train accuracy": "train_acc", "test accuracy": "acc"}  # of panels and metrics in paper_results.csv
 
 
+HOW_TO_READ = """
+Written by `python -m experiments.report` from `results/*.csv` and `notes.md`. `mean ± standard deviation` is over splits or seeds, in
+comparisons over those that all variants of a size share (`3 of 5`). A difference is a variant's value less its base's, paired by split; its
+interval is of 95 %, by Student's t, of that difference alone; p is after Holm's correction over the variants with the same base and size.
+(In README's table differences are the deep weight prior's lead.) Device, commit, steps and seed of each run are in the CSV files.
+"""
+
+
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
     what = "folder with README.md and experiments/README.md, in which the tables are written anew, and REPORT.md beside the latter"
@@ -123,11 +131,7 @@ def section(name, driver, title, asked, meaning, published):
 def report():
     """The lines of REPORT.md."""
     published, found, text = read_rows(HERE / "paper_results.csv"), drivers(), notes()
-    lines = ["# The papers' numbers and ours", ""]
-    lines += [
-        "Written by `python -m experiments.report` from `results/*.csv` and `notes.md`. `mean ± standard deviation` over splits or seeds;"
-    ]
-    lines += ["intervals are of 95 %, by Student's t. Device, commit, steps and seed of each run are in the CSV files."]
+    lines = ["# The papers' numbers and ours", HOW_TO_READ]
     for name, (title, asked, meaning) in text.items():
         lines += section(name, found.pop(name, None), title, asked, meaning, published)
     for name, driver in found.items():  # without prose yet

@@ -5,6 +5,7 @@ or of the run where there is no split; `options`, written by pack(), are those o
 from one another.
 """
 
+import itertools
 import shlex
 from functools import cache, lru_cache
 from pathlib import Path
@@ -124,19 +125,19 @@ def mean_std(values, digits=3):
 
 
 def rows_of_common_splits(rows):
-    """The rows of the seeds that every method has which has run at that x, so that means can be compared."""
+    """The rows of the seeds that all methods at that x share, so that means can be compared; of a method with one seed alone its own."""
     points = {}
     for r in rows:
         points.setdefault(r["x"], {}).setdefault(r["method"], set()).add(r["seed"])
-    common = {x: set.intersection(*seeds.values()) for x, seeds in points.items()}
-    return [r for r in rows if r["seed"] in common[r["x"]]]
+    common = {x: set.intersection(*([s for s in of.values() if len(s) > 1] or of.values())) for x, of in points.items()}
+    return [r for r in rows if r["seed"] in common[r["x"]] or len(points[r["x"]][r["method"]]) == 1]
 
 
 def paired_differences(rows, first, second, **where):
     """A method's values less another's, among the rows that agree with `where`, on the seeds that both have, as an array."""
 
     def by_seed(method):
-        return {r["seed"]: r["value"] for r in rows if all(r[k] == v for k, v in (where | dict(method=method)).items())}
+        return {r["seed"]: r["value"] for r in rows if all(str(r[k]) == str(v) for k, v in (where | dict(method=method)).items())}
 
     one, other = by_seed(first), by_seed(second)
     return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
@@ -177,46 +178,47 @@ def markdown(columns, rows):
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in [names, ["---"] * len(names), *rows])
 
 
-COMPARED = {  # columns of comparison_table()
-    "n": "n",
-    "label": "variant",
-    "base": "base",
-    "paper": "paper",
-    "acc": "accuracy",
-    "acc_gap": "less its base's",
-    "acc_p": "p",
-    "nll": "NLL, nats",
-    "nll_gap": "less its base's",
-    "nll_p": "p",
-    "ece": "ECE",
-    "splits": "splits",
-}
+KERNELS = [f"{fact}_{layer}" for layer in ("first", "last") for fact in ("likeness", "norm")]  # metrics of methods.with_kernels()
+
+
+def tested(gaps):
+    """Of paired differences, a list of arrays: cells of their intervals, and of p by Holm's correction over those of two splits or more."""
+    ps = iter(holm([p_value(gap) for gap in gaps if len(gap) > 1]))
+    shown = [next(ps) if len(gap) > 1 else None for gap in gaps]
+    return [(interval(gap), "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}") for gap, p in zip(gaps, shown)]
 
 
 def comparison_table(rows, bases, paper=None):
-    """By size of the training set and label: accuracy and NLL, both also less those of the label's base, and ECE, as Markdown.
+    """Accuracy, NLL and ECE by size of the training set and label, and of the first two the difference to the label's base with its 95 %
+    t-interval and p, by Holm's correction over those with the same base and size; as Markdown. A second table has what is known of the
+    nets' kernels: how alike those of the first and of the last convolution are, and how large.
 
-    Means are over the splits that all of a size have, differences over those that the two have, with 95 % t-intervals and p-values after
-    Holm's correction over the table's accuracies and, apart, its NLLs.
+    Means are over the splits that the labels of a size share ("3 of 5"), differences over those that the two have.
     rows: of one panel, with labels as method.  bases: {label: its base's, or None}, in the table's order.
     paper: {(size, label): a cell} of a column beside ours, with a line for each."""
-    lines, paper = [], paper or {}
+    paper, several = paper or {}, not set(bases.values()) <= {None, next(iter(bases), None)}
+    lines, kernels = [], []
     for n in sorted({r["x"] for r in rows} | {n for n, _ in paper}):
         own = [r for r in rows if r["x"] == n and r["method"] in bases]
-        common = rows_of_common_splits(own)
-        for label, base in bases.items():
-            gaps = {metric: paired_differences(own, label, base, metric=metric) for metric in ("acc", "nll")}
-            line = {metric: mean_std(select(common, method=label, metric=metric)) for metric in ("acc", "nll", "ece")}
-            line |= dict(n=n, label=label, base=base or "–", paper=paper.get((n, label), "–"), gaps=gaps)
-            line |= dict(splits=len(select(own, method=label, metric="acc")))
-            lines += [line] if line["splits"] or (n, label) in paper else []
-    for metric in ("acc", "nll"):
-        tested = [line for line in lines if len(line["gaps"][metric]) > 1]
-        ps = iter(holm([p_value(line["gaps"][metric]) for line in tested]))
-        for line in lines:
-            gap = line["gaps"][metric]
-            line |= {f"{metric}_gap": interval(gap), f"{metric}_p": f"{next(ps):.3f}" if len(gap) > 1 else "–"}
-    several = len({base for base in bases.values() if base}) > 1
-    columns = {key: head for key, head in COMPARED.items() if (several or key != "base") and (paper or key != "paper")}
-    columns |= {} if several else dict.fromkeys(("acc_gap", "nll_gap"), "less the first's")
-    return markdown(" | ".join(columns.values()), [[line[key] for key in columns] for line in lines])
+        common, ran = rows_of_common_splits(own), {r["method"] for r in own}
+        labels = [label for label in bases if label in ran or (n, label) in paper]
+        cells = {}
+        for metric, base in itertools.product(("acc", "nll"), dict.fromkeys(bases.values())):
+            family = [label for label in labels if bases[label] == base]
+            gaps = [paired_differences(own, label, base, metric=metric) for label in family]
+            cells |= {(metric, label): found for label, found in zip(family, tested(gaps))}
+        for label in labels:
+            acc, nll, ece = (mean_std(select(common, method=label, metric=metric)) for metric in ("acc", "nll", "ece"))
+            shown, splits = (len(select(part, method=label, metric="acc")) for part in (common, own))
+            line = [n, label, *([bases[label] or "–"] if several else []), *([paper.get((n, label), "–")] if paper else [])]
+            line += [acc, *cells["acc", label], nll, *cells["nll", label], ece]
+            lines.append([*line, splits if shown == splits else f"{shown} of {splits}"])
+            facts = [select(own, method=label, metric=metric) for metric in KERNELS]
+            kernels += [[n, label, *map(mean_std, facts), max(map(len, facts))]] if any(map(len, facts)) else []
+    less = "less its base's" if several else "less the first's"
+    heads = f"n | variant | {'base | ' * several}{'paper | ' * bool(paper)}accuracy | {less} | p | NLL, nats | {less} | p | ECE | splits"
+    parts = [markdown(heads, lines)]
+    if kernels:
+        heads = "n | variant | likeness, first layer | norm | likeness, last layer | norm | splits"
+        parts += ["Their kernels (likeness: mean absolute cosine of two):", markdown(heads, kernels)]
+    return "\n\n".join(parts)

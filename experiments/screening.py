@@ -8,6 +8,7 @@ DIR holds the folders vae7x7, vae5x5, conv7x7 and conv5x5 of the original releas
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
@@ -56,10 +57,10 @@ def draw_norms(axis, groups):
 def draw_drift(axis, priors):
     """The drift test of priors, {name: {quantity: value}}, the first in black; likeness full, alignment open."""
     steps = (*DRIFT_STEPS, LONG_DRIFT)
-    for colour, (name, numbers) in zip(("k", "C0", "C1", "C2", "C3", "C4"), priors.items()):
+    for i, (name, numbers) in enumerate(priors.items()):
         for quantity, style in (("likeness", dict(label=name)), ("alignment", dict(fillstyle="none", linewidth=0.6))):
-            points = [(i, numbers[f"{quantity}_{step}"]) for i, step in enumerate(steps) if f"{quantity}_{step}" in numbers]
-            axis.plot(*zip(*points), "o-", color=colour, **style) if points else None
+            values = [numbers.get(f"{quantity}_{step}", np.nan) for step in steps]
+            axis.plot(values, "o-", color=f"C{i - 1}" if i else "k", **style)
     axis.set(xlabel="steps of the KL term alone", ylabel="likeness (full), alignment (open)", ylim=(0, 1))
     axis.set_xticks(range(len(steps)), map(str, steps))
     axis.legend(frameon=False, fontsize=8)

@@ -120,7 +120,7 @@ def measure(run_dir, strange):
 
 
 def table(rows):
-    """One net against the average of the largest ensemble, calibration and AUROC; the deep weight prior less the others, as Markdown."""
+    """One net against the average of the largest ensemble, calibration and AUROC; differences to the deep weight prior, as Markdown."""
     lines = []
     for method in CHOICES:
         own = [r for r in rows if r["method"] == method]
@@ -129,10 +129,10 @@ def table(rows):
             nll, ece = ([select(own, metric=f"mean_{name}"), select(own, metric=f"members_{name}", x=k)] for name in ("nll", "ece"))
             brier, separation = select(own, metric="members_brier", x=k), select(own, metric="auroc")
             cells = map(mean_std, (*nll, *ece, brier, separation))
-            gaps = [paired_differences(rows, "dwp", method, metric=m, x=x) for m, x in (("members_nll", k), ("auroc", ""))]
+            gaps = [paired_differences(rows, method, "dwp", metric=m, x=x) for m, x in (("members_nll", k), ("auroc", ""))]
             lines.append([name_of(method), k, *cells, *(interval(gap) if method != "dwp" else "–" for gap in gaps), len(separation)])
     heads = "method | members | NLL: one net (the mean, if Bayesian) | average | ECE: one net | average | Brier of the average | its AUROC"
-    return markdown(f"{heads} | deep weight prior less it: NLL | AUROC | splits", lines)
+    return markdown(f"{heads} | NLL less the deep weight prior's | AUROC less its | splits", lines)
 
 
 def points(rows, method, metric):

@@ -14,7 +14,7 @@ parameters, `weight` and `bias`, in the same shapes and with the same initial va
 
 This pays on a CPU. A GPU, whose convolutions use tensor cores, gets the plain sum, and images one after the other, which are then channels
 last as they lie: by_images(). Its convolutions may be in TF32, as cuDNN's are by default; rounding that is expected to be far
-below the noise of a draw of z (experiments.benchmark --gpu compares both ways).
+below the noise of a draw of z (experiments.benchmark times both ways).
 """
 
 import torch
