@@ -1,6 +1,6 @@
 """What early stopping is worth: accuracy and NLL against the step on a schedule as long as the paper's.
 
-    python -m experiments.fig2 --epochs 10000 --eval_freq 500 --num_examples 50 --splits 1 --data_root DATA_ROOT --workers 2
+    python -m experiments.fig2 --epochs 10000 --eval_freq 2500 --num_examples 50 --methods dwp-256 sn vd det --data_root DATA_ROOT
     python -m experiments.early_stopping
 
 The first command trains, and leaves its curves; the second draws them. The rate falls linearly to 0 at the last step, so a point of a curve
@@ -11,52 +11,49 @@ from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import curve_options
+from . import fig2
 from .grid import Driver
-from .methods import KL_SUMS, curve, name_of
-from .rows import markdown, rows_of_common_splits, select
-
-CHOICES = (*KL_SUMS, "sn", "vd", "det")
+from .methods import KL_SUMS, curve
+from .rows import rows_of_common_splits
 
 
 def add_arguments(parser):
     parser.add_argument("--num_examples", type=at_least(1), default=50, help="size of the training set")
     parser.add_argument("--epochs", type=at_least(1), default=10000, help="passes over the training set, as in the paper")
-    parser.add_argument("--eval_freq", type=at_least(1), default=500, help="epochs between evaluations")
-    parser.set_defaults(start="vae", seed=0, vae_list=None)  # as fig2's own
+    parser.set_defaults(start="vae", seed=0, vae_list=None, eval_freq=None)  # as fig2's own
 
 
 def shared(args):
-    return {args.panel: curve_options(args, args.num_examples)}
+    return {args.panel: fig2.curve_options(args, args.num_examples)}
+
+
+def of_most_splits(rows):
+    """The rows of the steps at which most splits were evaluated."""
+    splits = {}
+    for r in rows:
+        splits.setdefault(r["x"], set()).add(r["seed"])
+    return [r for r in rows if len(splits[r["x"]]) == max(map(len, splits.values()))]
 
 
 def table(rows):
-    """Accuracy and NLL at each step that was evaluated, means over the splits of all methods, as Markdown."""
-    rows = rows_of_common_splits(rows)
-    present = [method for method in CHOICES if any(r["method"] == method for r in rows)]
-    lines = []
-    for step in sorted({r["x"] for r in rows}):
-        values = [select(rows, method=method, x=step, metric=metric) for method in present for metric in ("acc", "nll")]
-        lines.append([step, *(f"{v.mean():.3f}" if len(v) else "–" for v in values)])
-    heads = [f"{name_of(method)}: {word}" for method in present for word in ("accuracy", "NLL")]
-    return markdown(" | ".join(["step", *heads]), lines)
+    return fig2.table(of_most_splits(rows), "dwp-256", size="step")
 
 
 def plot(rows, file):
-    rows = rows_of_common_splits(rows)
+    rows = rows_of_common_splits(of_most_splits(rows))
     figure, (left, right) = new_figure(10, 3.8, columns=2)
-    for method in CHOICES:
+    for method in (*KL_SUMS, "sn", "vd", "det"):
         curve(left, rows, method, "acc")
         curve(right, rows, method, "nll")
     left.set(xlabel="step", ylabel="test accuracy")
     right.set(xlabel="step", ylabel="test NLL, nats per image")
-    left.legend(frameon=False, fontsize=8, loc=(0.42, 0.25))
-    figure.suptitle(f"{rows[0]['panel']}, {DRIVER.title(rows)}", fontsize=10)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8, ncols=5)
+    figure.suptitle(f"{rows[0]['panel']}, {DRIVER.title(rows)}; mean and range over splits", fontsize=10)
     save_figure(figure, file)
 
 
-SMOKE = dict(panel="glyph-digits", num_examples=20, epochs=3, eval_freq=2)
-DRIVER = Driver("early_stopping", __doc__, add_arguments, SMOKE, shared, lambda args: (), table, plot)
+SMOKE = dict(panel="glyph-digits", num_examples=20, epochs=3)
+DRIVER = Driver("early_stopping", __doc__, add_arguments, SMOKE, shared, lambda args: (), table, plot, varied=("eval_freq",))
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

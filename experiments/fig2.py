@@ -31,6 +31,7 @@ from .methods import (
     method_job,
     method_options,
     name_of,
+    paper_cell,
     paper_curve,
     paper_method,
     shipped,
@@ -160,17 +161,16 @@ def published(panel, base="dwp"):
     for r in read_rows(HERE / "paper_results.csv"):
         if (r["figure"], r["panel"]) == ("fig2", panel):
             method = paper_method(r["method"])
-            cell = f"{'' if r['exact'] else '≈ '}{r['value']}{'' if r['source'] == 'paper' else ' (notebook)'}"
-            cells[r["x"], name_of(base if method == "dwp" else method)] = cell
+            cells[r["x"], name_of(base if method == "dwp" else method)] = paper_cell(r) + " (notebook)" * (r["source"] != "paper")
     return cells
 
 
-def table(rows, base=None, paper=None):
+def table(rows, base=None, paper=None, size="n"):
     """comparison_table() of the methods beside `base`, by default the deep weight prior by its whole KL sum, or if that has not run, by
     256 kernels."""
     base = base or ("dwp" if any(r["method"] == "dwp" for r in rows) else "dwp-256")
     bases = {name_of(base): None} | {name_of(method): name_of(base) for method in CHOICES if method != base}
-    return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, paper)
+    return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, paper, size)
 
 
 def other_priors(panel, epochs, base):

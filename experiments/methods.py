@@ -61,6 +61,11 @@ def paper_value(figure, panel, method, x):
     return float(values[0]) if len(values) else None
 
 
+def paper_cell(row):
+    """A number of paper_results.csv as tables show it."""
+    return f"{'' if row['exact'] else '≈ '}{row['value']}"
+
+
 CORE = ("dwp", "loguniform", "vd", "sn", "det")  # those of the paper's Fig. 2, in which `vd` is called log-uniform
 DETERMINISTIC = ("det", "det-l2", "do", "de")
 

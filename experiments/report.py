@@ -22,7 +22,7 @@ from utils import run_cli
 
 from . import benchmark, claims, fig4
 from .grid import Driver
-from .methods import name_of, paper_method
+from .methods import name_of, paper_cell, paper_method
 from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std, sentence
 
 OUR_NAMES = {"vgg-cifar10": "vgg", "train accuracy": "train_acc", "test accuracy": "acc"}  # of panels and metrics in paper_results.csv
@@ -99,7 +99,7 @@ def side_by_side(published, rows, full=()):
             digits = 4 if row["panel"].endswith("error") else 1 if abs(row["value"]) > 1 else 3
             runs = f"{sentence(own[0]['options'], full)}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
             cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
-        lines.append([row["panel"], name_of(method), row["x"], f"{'' if row['exact'] else '≈ '}{row['value']}", *cells])
+        lines.append([row["panel"], name_of(method), row["x"], paper_cell(row), *cells])
     return markdown("panel | method | x | paper | ours | difference | how", lines)
 
 

@@ -125,12 +125,14 @@ def mean_std(values, digits=3):
 
 
 def rows_of_common_splits(rows):
-    """The rows of the seeds that all methods at that x share, so that means can be compared; of a method with one seed alone its own."""
+    """The rows of the seeds that all methods at that x share, so that means can be compared; a method with a single seed is left out where
+    others have more."""
     points = {}
     for r in rows:
         points.setdefault(r["x"], {}).setdefault(r["method"], set()).add(r["seed"])
-    common = {x: set.intersection(*([s for s in of.values() if len(s) > 1] or of.values())) for x, of in points.items()}
-    return [r for r in rows if r["seed"] in common[r["x"]] or len(points[r["x"]][r["method"]]) == 1]
+    several = {x: {method: seeds for method, seeds in of.items() if len(seeds) > 1} or of for x, of in points.items()}
+    common = {x: set.intersection(*of.values()) for x, of in several.items()}
+    return [r for r in rows if r["method"] in several[r["x"]] and r["seed"] in common[r["x"]]]
 
 
 def paired_differences(rows, first, second, **where):
@@ -188,14 +190,14 @@ def tested(gaps):
     return [(interval(gap), "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}") for gap, p in zip(gaps, shown)]
 
 
-def comparison_table(rows, bases, paper=None):
+def comparison_table(rows, bases, paper=None, size="n"):
     """Accuracy, NLL and ECE by size of the training set and label, and of the first two the difference to the label's base with its 95 %
     t-interval and p, by Holm's correction over those with the same base and size; as Markdown. A second table has what is known of the
     nets' kernels: how alike those of the first and of the last convolution are, and how large.
 
     Means are over the splits that the labels of a size share ("3 of 5"), differences over those that the two have.
     rows: of one panel, with labels as method.  bases: {label: its base's, or None}, in the table's order.
-    paper: {(size, label): a cell} of a column beside ours, with a line for each."""
+    paper: {(size, label): a cell} of a column beside ours, with a line for each.  size: what the rows' x is."""
     paper, several = paper or {}, not set(bases.values()) <= {None, next(iter(bases), None)}
     lines, kernels = [], []
     for n in sorted({r["x"] for r in rows} | {n for n, _ in paper}):
@@ -208,17 +210,20 @@ def comparison_table(rows, bases, paper=None):
             gaps = [paired_differences(own, label, base, metric=metric) for label in family]
             cells |= {(metric, label): found for label, found in zip(family, tested(gaps))}
         for label in labels:
-            acc, nll, ece = (mean_std(select(common, method=label, metric=metric)) for metric in ("acc", "nll", "ece"))
-            shown, splits = (len(select(part, method=label, metric="acc")) for part in (common, own))
+            part = common if any(r["method"] == label for r in common) else own
+            acc, nll, ece = (mean_std(select(part, method=label, metric=metric)) for metric in ("acc", "nll", "ece"))
+            shown, splits = (len(select(found, method=label, metric="acc")) for found in (part, own))
             line = [n, label, *([bases[label] or "–"] if several else []), *([paper.get((n, label), "–")] if paper else [])]
             line += [acc, *cells["acc", label], nll, *cells["nll", label], ece]
             lines.append([*line, splits if shown == splits else f"{shown} of {splits}"])
             facts = [select(own, method=label, metric=metric) for metric in KERNELS]
             kernels += [[n, label, *map(mean_std, facts), max(map(len, facts))]] if any(map(len, facts)) else []
     less = "less its base's" if several else "less the first's"
-    heads = f"n | variant | {'base | ' * several}{'paper | ' * bool(paper)}accuracy | {less} | p | NLL, nats | {less} | p | ECE | splits"
+    heads = (
+        f"{size} | variant | {'base | ' * several}{'paper | ' * bool(paper)}accuracy | {less} | p | NLL, nats | {less} | p | ECE | splits"
+    )
     parts = [markdown(heads, lines)]
     if kernels:
-        heads = "n | variant | likeness, first layer | norm | likeness, last layer | norm | splits"
+        heads = f"{size} | variant | likeness, first layer | norm | likeness, last layer | norm | splits"
         parts += ["Their kernels (likeness: mean absolute cosine of two):", markdown(heads, kernels)]
     return "\n\n".join(parts)

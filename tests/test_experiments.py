@@ -305,8 +305,8 @@ def test_means_are_compared_over_the_splits_that_all_of_a_size_have():
     rows = [dict(method=method, x=50, seed=seed) for method, splits in (("dwp", 2), ("sn", 5)) for seed in range(splits)]
     assert rows_of_common_splits(rows) == [rows[i] for i in (0, 1, 2, 3)]
     others = [dict(method="sn", x=100, seed=seed) for seed in range(3)]  # the only ones of this size
-    others += [dict(method="det", x=50, seed=4)]  # a single run, which does not leave a single split to all
-    assert rows_of_common_splits(rows + others) == rows[:4] + others
+    single = dict(method="det", x=50, seed=4)  # which would leave a single split to all
+    assert rows_of_common_splits([*rows, *others, single]) == rows[:4] + others and rows_of_common_splits([single]) == [single]
 
 
 def test_a_torn_line_is_cut_off_by_the_next_append(tmp_path):
