@@ -4,15 +4,15 @@ A new one is one file like experiments/ablations.py: {panel: {label: Variant}}, 
 run, resumed and drawn as any driver, and experiments.report finds it.
 """
 
+import itertools
 from typing import NamedTuple
 
 from models.pictures import new_figure, save_figure
 from myexman import at_least
 
-from .fig2 import PANELS, PAPER, net_options, options
 from .grid import Driver
-from .methods import method_job, method_options, shipped
-from .rows import comparison_table, interval_ends, paired_differences
+from .methods import PANELS, PAPER, method_job, method_options, net_options, options, shipped
+from .rows import holm, interval, interval_ends, markdown, mean_std, p_value, paired_differences, rows_of_common_splits, select
 
 
 class Variant(NamedTuple):
@@ -24,6 +24,55 @@ class Variant(NamedTuple):
     method: str
     options: dict = {}
     base: str | None = None
+
+
+KERNELS = [f"{fact}_{layer}" for layer in ("first", "last") for fact in ("likeness", "norm")]  # metrics of methods.with_kernels()
+
+
+def tested(gaps):
+    """Of paired differences, a list of arrays: cells of their intervals, and of p by Holm's correction over those of two splits or more."""
+    ps = iter(holm([p_value(gap) for gap in gaps if len(gap) > 1]))
+    shown = [next(ps) if len(gap) > 1 else None for gap in gaps]
+    return [(interval(gap), "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}") for gap, p in zip(gaps, shown)]
+
+
+def comparison_table(rows, bases, paper=None, size="n"):
+    """Accuracy, NLL and ECE by size of the training set and label, and of the first two the difference to the label's base with its 95 %
+    t-interval and p, by Holm's correction over those with the same base and size; as Markdown. A second table has what is known of the
+    nets' kernels: how alike those of the first and of the last convolution are, and how large.
+
+    Means are over the splits that the labels of a size share ("3 of 5"), differences over those that the two have.
+    rows: of one panel, with labels as method.  bases: {label: its base's, or None}, in the table's order.
+    paper: {(size, label): a cell} of a column beside ours, with a line for each.  size: what the rows' x is."""
+    paper, several = paper or {}, not set(bases.values()) <= {None, next(iter(bases), None)}
+    lines, kernels = [], []
+    for n in sorted({r["x"] for r in rows} | {n for n, _ in paper}):
+        own = [r for r in rows if r["x"] == n and r["method"] in bases]
+        common, ran = rows_of_common_splits(own), {r["method"] for r in own}
+        labels = [label for label in bases if label in ran or (n, label) in paper]
+        cells = {}
+        for metric, base in itertools.product(("acc", "nll"), dict.fromkeys(bases.values())):
+            family = [label for label in labels if bases[label] == base]
+            gaps = [paired_differences(own, label, base, metric=metric) for label in family]
+            cells |= {(metric, label): found for label, found in zip(family, tested(gaps))}
+        for label in labels:
+            part = common if any(r["method"] == label for r in common) else own
+            acc, nll, ece = (mean_std(select(part, method=label, metric=metric)) for metric in ("acc", "nll", "ece"))
+            shown, splits = (len(select(found, method=label, metric="acc")) for found in (part, own))
+            line = [n, label, *([bases[label] or "–"] if several else []), *([paper.get((n, label), "–")] if paper else [])]
+            line += [acc, *cells["acc", label], nll, *cells["nll", label], ece]
+            lines.append([*line, splits if shown == splits else f"{shown} of {splits}"])
+            facts = [select(own, method=label, metric=metric) for metric in KERNELS]
+            kernels += [[n, label, *map(mean_std, facts), max(map(len, facts))]] if any(map(len, facts)) else []
+    less = "less its base's" if several else "less the first's"
+    heads = (
+        f"{size} | variant | {'base | ' * several}{'paper | ' * bool(paper)}accuracy | {less} | p | NLL, nats | {less} | p | ECE | splits"
+    )
+    parts = [markdown(heads, lines)]
+    if kernels:
+        heads = f"{size} | variant | likeness, first layer | norm | likeness, last layer | norm | splits"
+        parts += ["Their kernels (likeness: mean absolute cosine of two):", markdown(heads, kernels)]
+    return "\n\n".join(parts)
 
 
 def plot(rows, bases, file):

@@ -20,10 +20,11 @@ from myexman import at_least, go_on
 from myexman.logger import read_rows
 from utils import load_density, run_cli
 
-from .fig2 import PAPER, net_options, rows_beside
+from .comparison import comparison_table
+from .fig2 import rows_beside
 from .grid import Driver, Job, command_line, work_folder
-from .methods import method_job
-from .rows import RESULTS, ROOT, comparison_table, markdown, select, unpack
+from .methods import PAPER, method_job, net_options
+from .rows import RESULTS, ROOT, markdown, select, unpack
 
 SIZES, SHIPPED = (7, 5), ROOT / "data/fconv"
 

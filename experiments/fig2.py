@@ -9,58 +9,40 @@ the same kernels, drawn from the VAE prior, or with --start xavier from Xavier's
 The paper does not say from which kernels its baselines start.
 """
 
-import hashlib
 import itertools
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
-from models import NETWORKS
 from models.pictures import new_figure, save_figure
 from myexman import at_least
 from myexman.logger import read_rows
-from utils import BATCH, run_cli, steps_per_epoch
+from utils import run_cli
 
+from .comparison import comparison_table
 from .grid import Driver
 from .methods import (
-    CIFARNET,
     CORE,
-    FCONV,
+    PANELS,
+    PAPER,
     curve,
     every_row,
     method_job,
     method_options,
     name_of,
+    net_options,
+    options,
     paper_cell,
     paper_curve,
     paper_method,
     shipped,
     with_kernels,
 )
-from .rows import HERE, RESULTS, comparison_table, pack, paired_differences, rows_of_common_splits, sentence, tidy_rows, unpack
+from .rows import HERE, RESULTS, pack, paired_differences, rows_of_common_splits, sentence, tidy_rows, unpack
 
 CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
 # few splits.
 SCHEDULES = {10000: ("the paper's schedule", "dwp-256"), 600: ("stopped early", "dwp")}
 STARTS = ("vae", "vae-mean", "xavier")  # of models.initialization.INITS
-PAPER = dict(epochs=10000, hid_dim="")  # what its rows would say
-
-
-class Panel(NamedTuple):
-    """A data set's net, the sources of its kernels, and the sizes of its training set that two cores can afford."""
-
-    model: str
-    layers: tuple
-    hid_dim: tuple
-    num_examples: tuple
-
-
-PANELS = {
-    "mnist": Panel("fconv", FCONV, (32, 128), (50, 100, 200)),
-    "cifar10": Panel("cifarnet", CIFARNET, (32, 64, 64), (50, 200, 500)),
-    "glyph-digits": Panel("fconv", FCONV, (4, 8), (20,)),  # for --quick
-}
 
 
 def add_arguments(parser):
@@ -79,19 +61,6 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="seed of everything except the splits, including the first kernels")
 
 
-def options(panel, epochs, start="vae", seed=0, priors=()):
-    """What rows of a panel say of how they were made, beside their method, size and split.  priors: folders, of others than the shipped."""
-    net = PANELS[panel]
-    narrow = net.hid_dim != NETWORKS[net.model].default_hid_dim
-    named = [f"{Path(folder).resolve().name}@{fingerprint(folder)}" for folder in priors]
-    return dict(epochs=epochs, hid_dim=net.hid_dim * narrow, init_list=start if start != "vae" else "", seed=seed or "", vae_list=named)
-
-
-def fingerprint(folder):
-    """A few digits that tell a prior from others of its name."""
-    return hashlib.sha256((Path(folder) / "vae_params.torch").read_bytes()).hexdigest()[:8]
-
-
 def shared(args):
     return {panel: options(panel, args.epochs, args.start, args.seed, args.vae_list or ()) for panel in PANELS}
 
@@ -104,18 +73,6 @@ def curve_options(args, n):
 def with_curve(options, run_dir):
     """with_kernels(), and what experiments.early_stopping shows of the same run."""
     return with_kernels(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
-
-
-def last_step(n, epochs):
-    """The step of the last row of a run on n images, with train_bnn's batches."""
-    return epochs * steps_per_epoch(n, BATCH)
-
-
-def net_options(args):
-    """train_bnn's options for the panel's net, evaluated when it is trained; experiments with the same nets share them."""
-    panel = PANELS[args.panel]
-    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim)
-    return shared | dict(epochs=args.epochs, eval_freq=args.epochs)
 
 
 def jobs(args):

@@ -1,12 +1,19 @@
-"""What a method is: its name and colour in tables and figures, its options of train_bnn.py, and the numbers that its runs leave."""
+"""What a method is: its name and colour in tables and figures, its options of train_bnn.py, the nets that it trains, and the numbers that
+its runs leave."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 import train_bnn
+from models import NETWORKS
 from models.priors import DENSITIES
 from models.screen import likeness
 from myexman.logger import read_rows
 from prune_kernels import read_kernels
+from utils import BATCH, steps_per_epoch
 
 from . import deep_ensemble
 from .grid import Job, command_line
@@ -82,6 +89,50 @@ CIFARNET = ("cifar/{}7x7", "cifar/{}5x5_1", "cifar/{}5x5_2")
 def shipped(kind, layers=FCONV):
     """Folders of the shipped kernels ("conv") or priors ("vae") for these layers."""
     return [ROOT / "data" / layer.format(kind) for layer in layers]
+
+
+class Panel(NamedTuple):
+    """A data set's net, the sources of its kernels, and the sizes of its training set that two cores can afford."""
+
+    model: str
+    layers: tuple
+    hid_dim: tuple
+    num_examples: tuple
+
+
+PANELS = {
+    "mnist": Panel("fconv", FCONV, (32, 128), (50, 100, 200)),
+    "cifar10": Panel("cifarnet", CIFARNET, (32, 64, 64), (50, 200, 500)),
+    "glyph-digits": Panel("fconv", FCONV, (4, 8), (20,)),  # for --quick
+}
+
+
+PAPER = dict(epochs=10000, hid_dim="")  # what its rows would say
+
+
+def options(panel, epochs, start="vae", seed=0, priors=()):
+    """What rows of a panel say of how they were made, beside their method, size and split.  priors: folders, of others than the shipped."""
+    net = PANELS[panel]
+    narrow = net.hid_dim != NETWORKS[net.model].default_hid_dim
+    named = [f"{Path(folder).resolve().name}@{fingerprint(folder)}" for folder in priors]
+    return dict(epochs=epochs, hid_dim=net.hid_dim * narrow, init_list=start if start != "vae" else "", seed=seed or "", vae_list=named)
+
+
+def fingerprint(folder):
+    """A few digits that tell a prior from others of its name."""
+    return hashlib.sha256((Path(folder) / "vae_params.torch").read_bytes()).hexdigest()[:8]
+
+
+def last_step(n, epochs):
+    """The step of the last row of a run on n images, with train_bnn's batches."""
+    return epochs * steps_per_epoch(n, BATCH)
+
+
+def net_options(args):
+    """train_bnn's options for the panel's net, evaluated when it is trained; experiments with the same nets share them."""
+    panel = PANELS[args.panel]
+    shared = dict(data=args.panel, data_root=args.data_root, model=panel.model, hid_dim=panel.hid_dim)
+    return shared | dict(epochs=args.epochs, eval_freq=args.epochs)
 
 
 def method_options(method, vaes, kernels=None, start="vae"):

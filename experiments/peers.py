@@ -37,10 +37,10 @@ from utils import (
     train_epoch,
 )
 
-from .fig2 import PANELS, net_options, rows_beside
+from .comparison import comparison_table
+from .fig2 import rows_beside
 from .grid import Driver, Job, command_line
-from .methods import last_row, name_of, shipped
-from .rows import comparison_table
+from .methods import PANELS, last_row, name_of, net_options, shipped
 
 MEMBERS = 10  # networks in an ensemble, as in ours
 OURS = ("dwp", "sn", "det")  # methods of Fig. 2 to compare with

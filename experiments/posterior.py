@@ -16,9 +16,8 @@ from models.pictures import new_figure, save_figure
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import PANELS, last_step, net_options
 from .grid import Driver
-from .methods import KL_SUMS, every_row, method_job, method_options, name_of, shipped
+from .methods import KL_SUMS, PANELS, every_row, last_step, method_job, method_options, name_of, net_options, shipped
 from .rows import interval, markdown, mean_std, select, unpack
 
 FACTORS = (1, 10, 50)

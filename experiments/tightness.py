@@ -19,9 +19,8 @@ from myexman import Logger, at_least, save_state, script
 from myexman.logger import read_rows
 from utils import linear_lr, run_cli, steps_per_epoch, train_epoch
 
-from .fig2 import PANELS, last_step, net_options
 from .grid import Driver, Job, command_line
-from .methods import method_options, shipped
+from .methods import PANELS, last_step, method_options, net_options, shipped
 from .rows import markdown, select
 
 CODES = (10, 100, 1000)

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from myexman import at_least
 from utils import run_cli
 
-from .fig2 import PANELS, net_options
+from .comparison import comparison_table
 from .grid import Driver, folders
-from .methods import KL_SUMS, method_job, method_options, name_of, shipped
-from .rows import comparison_table, markdown, mean_std, pack, select, sentence, tidy_rows, unpack
+from .methods import KL_SUMS, PANELS, method_job, method_options, name_of, net_options, shipped
+from .rows import markdown, mean_std, pack, select, sentence, tidy_rows, unpack
 
 USUAL = (600, 1e-3)  # epochs and Adam's rate
 GRIDS = {"mnist": (USUAL, (600, 3e-3), (1500, 1e-3)), "cifar10": (*((epochs, 1e-3) for epochs in (25, 50, 100, 200)), USUAL)}

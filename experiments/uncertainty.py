@@ -22,9 +22,8 @@ from myexman import at_least
 from utils import ensemble_average, load_run, mc_ensemble, metrics, predict, run_cli
 
 from .deep_ensemble import ensemble_file
-from .fig2 import net_options
 from .grid import Driver
-from .methods import colour_of, curve, last_row, method_job, method_options, name_of, shipped
+from .methods import colour_of, curve, last_row, method_job, method_options, name_of, net_options, shipped
 from .rows import interval, markdown, mean_std, paired_differences, select
 
 CHOICES = ("dwp", "loguniform", "ard", "gamma", "student", "sn", "do", "de", "det")

@@ -44,11 +44,24 @@ from experiments import (
     tune,
     uncertainty,
 )
-from experiments.comparison import Variant, comparison
+from experiments.comparison import Variant, comparison, comparison_table
 from experiments.grid import Job, command_line, report_failures, run_grid
 from experiments.launchers import Workers
 from experiments.methods import last_row, name_of
-from experiments.rows import COLUMNS, add_rows, holm, interval_ends, p_value, pack, rows_of_common_splits, sentence, tidy_rows, unpack
+from experiments.rows import (
+    COLUMNS,
+    add_rows,
+    holm,
+    interval_ends,
+    p_value,
+    pack,
+    paired_differences,
+    rows_of_common_splits,
+    select,
+    sentence,
+    tidy_rows,
+    unpack,
+)
 from models.screen import QUANTITIES
 from models.sparsity import compression, prune
 from myexman import status
@@ -299,6 +312,22 @@ def test_holms_correction_and_the_verdict_of_a_claim():
 def test_the_claims_take_their_numbers_from_the_papers_rows():
     assert [claim.published() for claim in claims.CLAIMS[:4]] == pytest.approx([0.083, 0.083, 0.034, 0.034])
     assert len(claims.CLAIMS) == 11 and claims.CLAIMS[-1].published() == 68
+
+
+def test_a_comparison_corrects_for_the_variants_with_the_same_base_and_size():
+    rng, labels = np.random.default_rng(0), {"a": None, "b": "a", "c": "a", "d": "c"}
+    rows = [
+        dict(method=label, x=n, seed=seed, metric=metric, value=rng.normal())
+        for label, n, seed, metric in itertools.product(labels, (50, 100), range(4), ("acc", "nll", "ece"))
+    ]
+    lines = [line.split(" | ") for line in comparison_table(rows, labels).splitlines()[2:]]
+    assert [line[:3] for line in lines] == [[f"| {n}", label, base or "–"] for n in (50, 100) for label, base in labels.items()]
+    for n in (50, 100):
+        own = {line[1]: line for line in lines if line[0] == f"| {n}"}
+        raw = {b: p_value(paired_differences(rows, b, labels[b], x=n, metric="acc")) for b in "bcd"}
+        assert [float(own[b][5]) for b in "bc"] == pytest.approx(holm([raw["b"], raw["c"]]), abs=6e-4)
+        assert float(own["d"][5]) == pytest.approx(raw["d"], abs=6e-4) and own["a"][5] == "–"
+        assert own["b"][3].startswith(f"{select(rows, method='b', x=n, metric='acc').mean():.3f} ±")
 
 
 def test_means_are_compared_over_the_splits_that_all_of_a_size_have():
