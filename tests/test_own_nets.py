@@ -12,7 +12,7 @@ from filelock import FileLock
 import prune_kernels
 import train_bnn
 import train_source
-from experiments.fig2 import fingerprint, options
+from experiments.methods import fingerprint, options
 from models import build_net
 from models.kernel_folder import load_kernels
 from myexman import acquire

@@ -78,7 +78,7 @@ def test_the_pipeline_on_a_residual_net(tmp_path):
     x = np.random.default_rng(0).integers(0, 60, (30, 32, 32, 3)).astype(np.uint8)
     x[np.arange(30), :, :, y] += 150
     np.savez(tmp_path / "colours.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    shared = f"--data {tmp_path}/colours.npz --model resnet --hid_dim 4 4 4 --epochs 12 --eval_freq 12 --bs 5 --lr 0.01".split()
+    shared = f"--data {tmp_path}/colours.npz --model resnet --hid_dim 4 4 4 --epochs 20 --eval_freq 20 --bs 10 --lr 0.003".split()
     source = train_source.main(shared)
     assert read_rows(source / "logs.csv")[-1]["mean_acc"] > 0.9
     with pytest.raises(ValueError, match="20 convolutions, the nets have 19"):
