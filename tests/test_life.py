@@ -53,8 +53,17 @@ def test_checkpoints_come_with_evaluations_and_with_time(tmp_path, every, expect
     assert sorted(set(seen)) == expected and [p.name for p in tmp_path.iterdir()] == ["checkpoint.torch"]
 
 
+@pytest.fixture
+def heeded(signum):
+    """The signal is not ignored, as it is where the tests were started by nohup."""
+    former = signal.signal(signum, signal.SIG_DFL)
+    yield
+    signal.signal(signum, former)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("patience", [0.0, 1e9])
+@pytest.mark.usefixtures("heeded")
 def test_a_signal_leaves_the_last_finished_epoch(tmp_path, monkeypatch, signum, patience):
     """In a slow epoch at once, with the state before it; in a quick one when it ends."""
     monkeypatch.setattr("myexman.checkpoint.PATIENCE", patience)
