@@ -2,7 +2,7 @@
 accuracy and by NLL; then the nets of both choices on test images.
 
     python -m experiments.tune --data_root DATA_ROOT --workers 2
-    python -m experiments.tune --panel cifar10 --num_examples 200 --methods dwp-256 sn vd det --splits 1 --test_splits 3 --workers 2
+    python -m experiments.tune --panel cifar10 --num_examples 200 --methods dwp-256 sn det --splits 1 --test_splits 3 --workers 2
 
 Beside the paper's methods stand L2, MC dropout, a deep ensemble, which takes what is best for a single net, and a Gaussian over kernels as
 a prior. The deep weight prior keeps its start: without it, it is another method (experiments.ablations). On CIFAR-10, where every method
