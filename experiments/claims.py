@@ -56,13 +56,12 @@ def verdict(values, paper, difference=True):
 
 
 LONG, SHORT = sorted(fig2.SCHEDULES, reverse=True)
-STARTS = {"xavier": "Xavier's", "vae": "the prior's"}  # the paper does not say from which its baselines start
 
 
 def fig2_claims(text, epochs, x, better, worse):
     """A claim of Fig. 2a or b, with the baseline from either start."""
     panel = dict(a="mnist", b="cifar10")[text[0]]
-    for start, words in STARTS.items():
+    for start, words in fig2.BASELINES_FROM.items():
         ours = partial(fig2.lead, panel, epochs, x, better, worse, "acc", start)
         yield Claim(f"Fig. 2{text} from {words} kernels", "fig2", panel, str(x), "dwp", worse, ours)
 
