@@ -7,7 +7,9 @@ L2 leaves most kernels of a source net near zero, where they say nothing about s
 histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what (norms before --mean_norm).
 
 What is kept must be alike in norm. Kernels of widely spread norms are a scale mixture, whose density is highest at zero; a prior
-fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough (models/screen.py measures the harm).
+fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough; --norm gives all that is kept one norm. Nor may
+many be flat, all weights alike: these are alike among themselves, and a density is highest there. --max_flat leaves them out
+(models/screen.py measures both harms).
 """
 
 import myexman.quiet  # noqa: F401  before what takes its time
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 
 from models.kernel_folder import by_size, layer_names, plot_norms, provenance, read_kernels, save_split, together
+from models.screen import flatness
 from models.sources import one_per_layer
 from myexman import Parser, at_least, checked, progress, save_state, share, write_yaml
 from utils import run_cli
@@ -52,12 +55,29 @@ def parse_args(argv=None):
         "convolution; inf leaves the cut as it is",
     )
     parser.add_argument(
+        "--max_flat",
+        type=share,
+        nargs="+",
+        metavar="F",
+        help="first of all, leave out kernels whose absolute cosine to one of equal weights is above F; one number or one per convolution, "
+        "1 leaves out none",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
         "--mean_norm",
         type=at_least(0, float),
         nargs="+",
         metavar="N",
         help="scale the kept kernels to a mean norm of N; one number or one per convolution, 0 for no scaling. In a Bayesian net, larger "
         "kernels keep their shape for longer (published 7x7: 1.34)",
+    )
+    size.add_argument(
+        "--norm",
+        type=at_least(0, float),
+        nargs="+",
+        metavar="N",
+        help="scale each kept kernel to a norm of N, so that norms do not spread, whatever the cut; one number or one per convolution, 0 "
+        "for no scaling",
     )
     parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
     parser.add_argument(
@@ -144,7 +164,12 @@ def main(argv=None):
     keeps = one_per_layer(args.keep, None, len(layers), "--keep")
     spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread")
     mean_norms = one_per_layer(args.mean_norm, 0.0, len(layers), "--mean_norm")
-    names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
+    same_norms = one_per_layer(args.norm, 0.0, len(layers), "--norm")
+    flattest = one_per_layer(args.max_flat, 1.0, len(layers), "--max_flat")
+    names = list(layer_names(layers))
+    layers = [w.numpy() if most == 1 else w[flatness(w) <= most].numpy() for w, most in zip(layers, flattest)]
+    if not all(map(len, layers)):
+        raise ValueError(f"--max_flat: all kernels of {names[list(map(len, layers)).index(0)]} are flatter than that")
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
     first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]
     origin, rng = provenance(runs, nets, names), np.random.default_rng(args.seed)
@@ -153,7 +178,8 @@ def main(argv=None):
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[above(norms, cut)]).half() for name, w, norms, cut in pool}, args.pool)
         write_yaml(Path(f"{args.pool}.yaml"), origin)
-    for name, w, norms, first_cut, spread, mean_norm in zip(names, layers, norms_of, first_cuts, spreads, mean_norms):
+    settings = zip(names, layers, norms_of, first_cuts, spreads, mean_norms, same_norms, flattest)
+    for name, w, norms, first_cut, spread, mean_norm, same_norm, most in settings:
         cut = narrow_cut(norms, first_cut, spread)
         alive = rng.permutation(np.flatnonzero(above(norms, cut)))
         chosen = alive[: args.max_kernels or None]
@@ -164,15 +190,18 @@ def main(argv=None):
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
         scale = mean_norm / float(norms[chosen].mean()) if mean_norm else 1.0
+        if same_norm and not norms[chosen].all():
+            raise ValueError(f"{name}: kernels of norm 0 cannot be scaled to {same_norm:g}: give a --min_norm above 0")
+        kernels = w[chosen] * (same_norm / norms[chosen, None, None, None] if same_norm else np.float32(scale))
         low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", norms, cut, len(alive), origin["kernels"][name], low, high)
         facts = dict(nets=origin["nets"], kernels=origin["kernels"][name], min_norm=round(cut, 4), kept=len(alive))
         facts |= dict(train=len(chosen) - n_test, test=n_test)
         facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
-        facts["source"] = origin["source"]
-        save_split(folder, w[chosen[n_test:]] * np.float32(scale), w[chosen[:n_test]] * np.float32(scale), facts)
+        facts |= dict(norm=same_norm, max_flat=most, source=origin["source"])
+        save_split(folder, kernels[n_test:], kernels[:n_test], facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
-        if high > WIDE * low:
+        if high > WIDE * low and not same_norm:
             print(
                 f"warning: {name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
                 f"kernels may peak at zero and draw all kernels there: see the drift test on the prior's card; --spread {WIDE} cuts higher",

@@ -63,6 +63,10 @@ def describe_source(pruning):
     text = "; drawn from the {kept} of {kernels} kernels of {nets} nets whose L2 norm is at least {min_norm}".format(**pruning)
     if pruning.get("scale", 1) != 1:
         text += ", times {scale}".format(**pruning)
+    if pruning.get("norm"):
+        text += ", each scaled to a norm of {norm}".format(**pruning)
+    if pruning.get("max_flat", 1) != 1:
+        text += "; without those whose absolute cosine to a kernel of equal weights is above {max_flat}".format(**pruning)
     if pruning.get("source"):
         text += ". The nets: " + ", ".join(f"{name} {value}" for name, value in pruning["source"].items())
     return text

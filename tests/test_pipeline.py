@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 
 import prune_kernels
@@ -21,6 +22,7 @@ from experiments import features
 from models import prior_folder
 from models.densities import IndependentGaussian
 from models.prior_folder import ARTEFACTS
+from models.screen import flatness
 from myexman import Parser
 from myexman.logger import read_rows
 from utils import load_kernels, load_run, load_vae, load_weights, predict, run_cli
@@ -332,6 +334,26 @@ def test_pruning_by_norm(tmp_path):
     scaled = np.concatenate([np.load(tmp_path / f"scaled/conv5x5_2/{split}.npy") for split in ("train", "test")])
     norms = np.linalg.norm(scaled.reshape(-1, 25), axis=1)
     assert norms.mean() == pytest.approx(1.5, rel=1e-5) and norms.max() / norms.min() < 2 / 0.13
+
+
+def test_kernels_of_one_norm_without_the_flat_ones(tmp_path):
+    w = torch.randn(200, 1, 5, 5) * torch.linspace(0.1, 2, 200).view(-1, 1, 1, 1)
+    w[:60] = w[:60].mean((1, 2, 3), keepdim=True) + 0.01 * w[:60]  # flat, but for some noise
+    torch.save({"conv.weight": w}, tmp_path / "net.torch")
+    options = [str(tmp_path / "net.torch"), "--out", str(tmp_path), "--min_norm", "0.5"]
+    prune_kernels.main([*options, "--max_flat", "0.8", "--norm", "0.3"])
+    kernels = torch.from_numpy(np.concatenate([np.load(tmp_path / f"conv5x5/{split}.npy") for split in ("train", "test")]))
+    facts = yaml.safe_load((tmp_path / "conv5x5/pruning.yaml").read_text())
+    expected = w[60:][(w[60:].flatten(1).norm(dim=1) >= 0.5) & (flatness(w[60:]) <= 0.8)]
+    assert len(kernels) == facts["kept"] == len(expected) and facts["kernels"] == 200
+    torch.testing.assert_close(kernels.flatten(1).norm(dim=1), torch.full((len(kernels),), 0.3))
+    cosine = F.normalize(kernels.flatten(1)) @ F.normalize(expected.flatten(1)).T
+    assert (cosine.amax(0) > 1 - 1e-5).all()  # only their norms have changed
+    with pytest.raises(ValueError, match="all kernels of conv5x5 are flatter"):
+        prune_kernels.main([*options, "--max_flat", "1e-6"])
+    torch.save({"conv.weight": w * (torch.arange(200) > 0).view(-1, 1, 1, 1)}, tmp_path / "net.torch")
+    with pytest.raises(ValueError, match="norm 0 cannot be scaled"):
+        prune_kernels.main([*options[:3], "--min_norm", "0", "--norm", "0.3"])
 
 
 @pytest.mark.parametrize(
