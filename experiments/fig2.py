@@ -162,11 +162,16 @@ def report():
     return lines
 
 
-def draw_metric(axis, rows, metric, paper):
-    """A metric, acc or nll, of all methods against n, on the splits of all; with `paper` the paper's accuracy in grey."""
+def draw_metric(axis, rows, from_xavier, metric, paper):
+    """A metric, acc or nll, of all methods against n, on the splits of all; with `paper` the paper's accuracy in grey.
+
+    from_xavier: rows of the baselines from Xavier's kernels, dotted."""
     panel, rows = rows[0]["panel"], rows_of_common_splits(rows)
+    named = {r["method"] for r in rows}
     for method in CHOICES:
         curve(axis, rows, method, metric)
+        label = None if method in named else name_of(method)
+        curve(axis, from_xavier, method, metric, linestyle=":", marker="x", label=label)
         if metric == "acc" and paper:
             source = "release's notebook" if method == "det" else "paper"
             paper_curve(axis, "fig2", panel, method, label=f"{source}, {name_of(method)}")
@@ -180,16 +185,20 @@ def draw_metric(axis, rows, metric, paper):
 def plot(rows, file):
     """A row of panels for each schedule that has run; of a trial one, of its own rows."""
     panel, own = rows[0]["panel"], rows[0]["options"]
-    schedules = {name: found for epochs, (name, _) in SCHEDULES.items() if (found := rows_of(panel, epochs))}
+    schedules = {
+        name: (found, rows_of_common_splits(rows_of(panel, epochs, "xavier")))
+        for epochs, (name, _) in SCHEDULES.items()
+        if (found := rows_of(panel, epochs))
+    }
     if own not in {pack(options(panel, epochs)) for epochs in SCHEDULES}:
-        schedules = {sentence(own, PAPER): rows}
+        schedules = {sentence(own, PAPER): (rows, [])}
     figure, axes = new_figure(11, 4 * len(schedules), columns=2, rows=len(schedules), squeeze=False)
     for (left, right), (name, own) in zip(axes, schedules.items()):
         paper = name == SCHEDULES[max(SCHEDULES)][0]
-        draw_metric(left, own, "acc", paper)
-        draw_metric(right, own, "nll", paper)
+        draw_metric(left, *own, "acc", paper)
+        draw_metric(right, *own, "nll", paper)
         left.set_title(f"{panel}, {name}{'; grey: paper' * paper}", fontsize=10)
-        right.set_title("mean and range over splits", fontsize=10)
+        right.set_title("mean and range over splits" + "; dotted: from Xavier's kernels" * bool(own[1]), fontsize=10)
         left.legend(frameon=False, fontsize=6, ncols=2)
         right.legend(frameon=False, fontsize=7)
     save_figure(figure, file)

@@ -205,14 +205,17 @@ def method_job(panel, method, x, seed, options):
     return Job(panel, method, x, seed, command_line(**options), run, with_kernels)
 
 
-def curve(axis, rows, method, metric, position=float):
-    """Mean of a method's metric against x with the range over seeds, in the method's colour; x is drawn at position(x)."""
+def curve(axis, rows, method, metric, position=float, **style):
+    """Mean of a method's metric against x with the range over seeds, in the method's colour; x is drawn at position(x).
+
+    style: of matplotlib's errorbar, in place of the usual."""
     xs = sorted({r["x"] for r in rows if r["method"] == method and r["metric"] == metric}, key=position)
     values = [select(rows, method=method, metric=metric, x=x) for x in xs]
     if values:
         mean = [v.mean() for v in values]
         spread = [[m - v.min() for m, v in zip(mean, values)], [v.max() - m for m, v in zip(mean, values)]]
-        axis.errorbar([position(x) for x in xs], mean, spread, color=colour_of(method), label=name_of(method), marker="o", capsize=3)
+        style = dict(color=colour_of(method), label=name_of(method), marker="o", capsize=3) | style
+        axis.errorbar([position(x) for x in xs], mean, spread, **style)
 
 
 def paper_curve(axis, figure, panel, method, position=float, label=None):

@@ -2,8 +2,9 @@
 
     python -m experiments.screening                     # writes results/priors.csv, draws figures/priors.png
     python -m experiments.screening --published DIR     # with the authors' own priors and kernels as reference rows
+    python -m experiments.screening --priors --trials DIR DIR     # other prior folders, as rows of those names
 
-DIR holds the folders vae7x7, vae5x5, conv7x7 and conv5x5 of the original release. Without it their rows stay as they were.
+The first DIR holds the folders vae7x7, vae5x5, conv7x7 and conv5x5 of the original release. What is not screened keeps its rows.
 """
 
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 import yaml
 
 from models.pictures import draw_kernels, new_figure, save_figure
+from models.prior_folder import renew_card
 from models.screen import DRIFT_STEPS, LONG_DRIFT, QUANTITIES, screen
-from myexman import Parser, commit_name
+from myexman import Parser, commit_name, read_params, resolve_paths
 from myexman.logger import read_rows
 from utils import load_kernels, load_vae, run_cli, seed_everything
 
-from .rows import FIGURES, RESULTS, ROOT, write_rows
+from .rows import FIGURES, RESULTS, ROOT, markdown, write_rows
 
 SETS = {  # prior: its kernels
     "fconv/vae7x7": "fconv/conv7x7",
@@ -33,7 +35,9 @@ PUBLISHED = {"published/vae7x7": "conv7x7", "published/vae5x5": "conv5x5"}
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where the folders of kernels and priors are")
-    parser.add_argument("--priors", nargs="+", choices=list(SETS), default=list(SETS), help="which to screen; the others' rows stay")
+    parser.add_argument("--priors", nargs="*", choices=list(SETS), default=list(SETS), help="which to screen; the others' rows stay")
+    parser.add_argument("--cards", action="store_true", help="write what is found into these priors' cards, too")
+    parser.add_argument("--trials", type=Path, nargs="+", default=[], metavar="DIR", help="prior folders whose kernels are at hand")
     parser.add_argument("--published", type=Path, help="folder of the authors' priors and kernels")
     parser.add_argument("--out", type=Path, help="folder of the CSV file and the picture (default: results/ and figures/ here)")
     return parser.parse_args(argv)
@@ -74,6 +78,27 @@ def numbers_by_prior(rows):
     return found
 
 
+TABLE = {  # column: what it shows of a prior's numbers
+    "kernels": "{train_kernels:.0f}",
+    "norms' spread": "{kernel_norm_spread:.2f}",
+    "w = 0 denser": "{zero_is_denser:.0%}",
+    "likeness of samples": "{likeness_0:.2f}",
+    "after 600 steps": "{likeness_600:.2f}",
+    "after 3000 steps": "{likeness_3000:.2f}",
+    "flatness of samples": "{flatness_0:.2f}",
+    "after 3000": "{flatness_3000:.2f}",
+    "norm of samples": "{norm_0:.3f}",
+    "after 600": "{norm_600:.3f}",
+    "ELBO, nats": "{elbo:.1f}",
+}
+
+
+def table(rows):
+    """What tells good priors from bad ones, a line for each, as Markdown."""
+    lines = [[name, *(cell.format_map(numbers) for cell in TABLE.values())] for name, numbers in numbers_by_prior(rows).items()]
+    return markdown(" | ".join(["prior", *TABLE]), lines)
+
+
 def draw(rows, data_dir, file):
     """For each of fconv's priors: kernels, samples, norms, and the drift test beside the published prior's."""
     figure, axes = new_figure(13, 6.4, columns=4, rows=2, width_ratios=[1, 1, 1.1, 1.1])
@@ -98,7 +123,10 @@ def main(argv=None):
     todo = {prior: (args.data_dir / prior, args.data_dir / SETS[prior]) for prior in args.priors}
     if args.published:
         todo |= {prior: (args.published / Path(prior).name, args.published / data) for prior, data in PUBLISHED.items()}
-    rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] in SETS | PUBLISHED and r["prior"] not in todo]
+    for folder in args.trials:
+        params = resolve_paths(read_params(folder / "params.yaml"), ("data_dir",))
+        todo[f"trials/{folder.name}"] = folder, Path(params["data_dir"])
+    rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] not in todo]
     for prior, (folder, data) in todo.items():
         train, test = kernels_of(data)
         numbers = screen(load_vae(folder), train, test)
@@ -107,9 +135,12 @@ def main(argv=None):
             pruning = yaml.safe_load((data / "pruning.yaml").read_text())
             numbers |= {"nets": pruning["nets"], "source_kernels": pruning["kernels"], "kept_kernels": pruning["kept"]}
         rows += [dict(prior=prior, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
+        if args.cards and prior in SETS:
+            renew_card(folder, numbers)
         print(prior)
         print("\n".join(f"{numbers[name]:12.3f}  {words}" for name, words in QUANTITIES.items()), flush=True)
-    write_rows(sorted(rows, key=lambda r: list(SETS | PUBLISHED).index(r["prior"])), file)
+    order = [*SETS, *PUBLISHED]
+    write_rows(sorted(rows, key=lambda r: order.index(r["prior"]) if r["prior"] in order else len(order)), file)
     draw(rows, args.data_dir, figures / "priors.png")
     print(f"wrote {file} and {figures / 'priors.png'}")
 

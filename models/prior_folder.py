@@ -109,12 +109,25 @@ def write_card(args, decrease_from, train, test, density):
     if not vae:
         fields["fitted"] += ".\nIts log-density is exact, and stands for the ELBO below; its samples stand for decoder means"
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
-    fields["rows"] = "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
+    fields["rows"] = table_of(numbers)
     fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if vae and args.min_std else ""
     fields["latent"] = "![latent space](latent.png)\n" if getattr(density, "z_dim", 0) == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
     (run_dir / "README.md").write_text(CARD.format(**fields))
     print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
+
+
+def table_of(numbers):
+    """The lines of a card's table, of {name in QUANTITIES: number}."""
+    return "\n".join(f"| {words} | {numbers[name]:.4g} |" for name, words in QUANTITIES.items() if name in numbers)
+
+
+def renew_card(folder, numbers):
+    """Put {name in QUANTITIES: number} in place of the table on a finished prior's card, and seal the folder again."""
+    before, head, rest = (folder / "README.md").read_text().partition("| quantity | value |\n|---|---|\n")
+    with replacing(folder / "README.md") as (part,):
+        part.write_text(before + head + table_of(numbers) + rest[rest.index("\n\n") :])
+    seal(folder, load_plain(folder / "vae_params.torch"))
 
 
 def card_rows(folder):
