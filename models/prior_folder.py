@@ -127,7 +127,7 @@ def renew_card(folder, numbers):
     before, head, rest = (folder / "README.md").read_text().partition("| quantity | value |\n|---|---|\n")
     with replacing(folder / "README.md") as (part,):
         part.write_text(before + head + table_of(numbers) + rest[rest.index("\n\n") :])
-    seal(folder, load_plain(folder / "vae_params.torch"))
+    seal(folder, load_weights(folder / "vae_params.torch"))
 
 
 def card_rows(folder):
