@@ -4,7 +4,7 @@
 
 L2 leaves most kernels of a source net near zero, where they say nothing about structure and make a density hard to fit
 (paper, section 3.3). Each convolution gets a folder <out>/conv{k}x{k} with train.npy and test.npy, float32 (n, 1, k, k), a
-histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what (norms before --mean_norm).
+histogram of norms with the cut drawn in, and pruning.yaml, which says what was kept of what (norms before --mean_norm or --norm).
 
 What is kept must be alike in norm. Kernels of widely spread norms are a scale mixture, whose density is highest at zero; a prior
 fitted to them draws all kernels of a Bayesian net there. --spread cuts high enough; --norm gives all that is kept one norm. Nor may
@@ -59,8 +59,8 @@ def parse_args(argv=None):
         type=share,
         nargs="+",
         metavar="F",
-        help="first of all, leave out kernels whose absolute cosine to one of equal weights is above F; one number or one per convolution, "
-        "1 leaves out none",
+        help="of those above the first cut, leave out kernels whose absolute cosine to one of equal weights is above F; one number or one "
+        "per convolution, 1 leaves out none",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
@@ -83,8 +83,8 @@ def parse_args(argv=None):
     parser.add_argument(
         "--pool",
         metavar="FILE",
-        help="write the kernels above the first cut, before --spread, to a state dict that can be given in place of the runs; FILE.yaml "
-        "says what it was made of (float16: the same cut again may keep a few kernels more or fewer); --keep 1 stores all",
+        help="write the kernels above the first cut, before --max_flat and --spread, to a state dict that can be given in place of the "
+        "runs; FILE.yaml says what it was made of (float16: the same cut again may keep a few kernels more or fewer); --keep 1 stores all",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -166,10 +166,8 @@ def main(argv=None):
     mean_norms = one_per_layer(args.mean_norm, 0.0, len(layers), "--mean_norm")
     same_norms = one_per_layer(args.norm, 0.0, len(layers), "--norm")
     flattest = one_per_layer(args.max_flat, 1.0, len(layers), "--max_flat")
-    names = list(layer_names(layers))
-    layers = [w.numpy() if most == 1 else w[flatness(w) <= most].numpy() for w, most in zip(layers, flattest)]
-    if not all(map(len, layers)):
-        raise ValueError(f"--max_flat: all kernels of {names[list(map(len, layers)).index(0)]} are flatter than that")
+    shaped_of = [((flatness(w) <= most) | (most == 1)).numpy() for w, most in zip(layers, flattest)]
+    names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
     first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]
     origin, rng = provenance(runs, nets, names), np.random.default_rng(args.seed)
@@ -178,20 +176,21 @@ def main(argv=None):
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[above(norms, cut)]).half() for name, w, norms, cut in pool}, args.pool)
         write_yaml(Path(f"{args.pool}.yaml"), origin)
-    settings = zip(names, layers, norms_of, first_cuts, spreads, mean_norms, same_norms, flattest)
-    for name, w, norms, first_cut, spread, mean_norm, same_norm, most in settings:
-        cut = narrow_cut(norms, first_cut, spread)
-        alive = rng.permutation(np.flatnonzero(above(norms, cut)))
+    settings = zip(names, layers, norms_of, shaped_of, first_cuts, spreads, mean_norms, same_norms, flattest)
+    for name, w, norms, shaped, first_cut, spread, mean_norm, same_norm, most in settings:
+        cut = narrow_cut(norms[shaped], first_cut, spread)
+        alive = rng.permutation(np.flatnonzero(above(norms, cut) & shaped))
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
         if not 0 < n_test < len(chosen):
-            why = f"{len(alive)} of {len(w)} kernels have norm >= {cut:.3g}, and {len(chosen)} are taken"
+            flat = f" and flatness <= {most:g}" * (most < 1)
+            why = f"{len(alive)} of {len(w)} kernels have norm >= {cut:.3g}{flat}, and {len(chosen)} are taken"
             raise ValueError(f"{name}: {why}, too few to split at --test_share {args.test_share:g}")
+        if same_norm and not norms[chosen].all():
+            raise ValueError(f"{name}: kernels of norm 0 cannot be scaled to {same_norm:g}: give a --min_norm above 0, or a smaller --keep")
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
         scale = mean_norm / float(norms[chosen].mean()) if mean_norm else 1.0
-        if same_norm and not norms[chosen].all():
-            raise ValueError(f"{name}: kernels of norm 0 cannot be scaled to {same_norm:g}: give a --min_norm above 0")
         kernels = w[chosen] * (same_norm / norms[chosen, None, None, None] if same_norm else np.float32(scale))
         low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", norms, cut, len(alive), origin["kernels"][name], low, high)
@@ -204,7 +203,8 @@ def main(argv=None):
         if high > WIDE * low and not same_norm:
             print(
                 f"warning: {name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
-                f"kernels may peak at zero and draw all kernels there: see the drift test on the prior's card; --spread {WIDE} cuts higher",
+                "kernels may peak at zero and draw all kernels there: see the drift test on the prior's card. "
+                f"--spread {WIDE} cuts higher, --norm scales all to one norm",
                 file=sys.stderr,
             )
 

@@ -165,8 +165,8 @@ def report():
 def draw_metric(axis, rows, from_xavier, metric, paper):
     """A metric, acc or nll, of all methods against n, on the splits of all; with `paper` the paper's accuracy in grey.
 
-    from_xavier: rows of the baselines from Xavier's kernels, dotted."""
-    panel, rows = rows[0]["panel"], rows_of_common_splits(rows)
+    from_xavier: rows of the baselines from Xavier's kernels, dotted, on the splits of all of them."""
+    panel, rows, from_xavier = rows[0]["panel"], rows_of_common_splits(rows), rows_of_common_splits(from_xavier)
     named = {r["method"] for r in rows}
     for method in CHOICES:
         curve(axis, rows, method, metric)
@@ -175,7 +175,7 @@ def draw_metric(axis, rows, from_xavier, metric, paper):
         if metric == "acc" and paper:
             source = "release's notebook" if method == "det" else "paper"
             paper_curve(axis, "fig2", panel, method, label=f"{source}, {name_of(method)}")
-    sizes = sorted({r["x"] for r in rows} | ({n for n, _ in published(panel)} if paper else set()))
+    sizes = sorted({r["x"] for r in rows + from_xavier} | ({n for n, _ in published(panel)} if paper else set()))
     ylabel = dict(acc="test accuracy", nll="test NLL, nats per image")[metric]
     axis.set(xscale="log", xlabel="training examples", ylabel=ylabel, xlim=(0.9 * sizes[0], 1.1 * sizes[-1]))
     axis.set_xticks(sizes, map(str, sizes))
@@ -186,19 +186,17 @@ def plot(rows, file):
     """A row of panels for each schedule that has run; of a trial one, of its own rows."""
     panel, own = rows[0]["panel"], rows[0]["options"]
     schedules = {
-        name: (found, rows_of_common_splits(rows_of(panel, epochs, "xavier")))
-        for epochs, (name, _) in SCHEDULES.items()
-        if (found := rows_of(panel, epochs))
+        name: (found, rows_of(panel, epochs, "xavier")) for epochs, (name, _) in SCHEDULES.items() if (found := rows_of(panel, epochs))
     }
     if own not in {pack(options(panel, epochs)) for epochs in SCHEDULES}:
         schedules = {sentence(own, PAPER): (rows, [])}
     figure, axes = new_figure(11, 4 * len(schedules), columns=2, rows=len(schedules), squeeze=False)
-    for (left, right), (name, own) in zip(axes, schedules.items()):
+    for (left, right), (name, (found, from_xavier)) in zip(axes, schedules.items()):
         paper = name == SCHEDULES[max(SCHEDULES)][0]
-        draw_metric(left, *own, "acc", paper)
-        draw_metric(right, *own, "nll", paper)
+        draw_metric(left, found, from_xavier, "acc", paper)
+        draw_metric(right, found, from_xavier, "nll", paper)
         left.set_title(f"{panel}, {name}{'; grey: paper' * paper}", fontsize=10)
-        right.set_title("mean and range over splits" + "; dotted: from Xavier's kernels" * bool(own[1]), fontsize=10)
+        right.set_title("mean and range over splits" + "; dotted: from Xavier's kernels" * bool(from_xavier), fontsize=10)
         left.legend(frameon=False, fontsize=6, ncols=2)
         right.legend(frameon=False, fontsize=7)
     save_figure(figure, file)

@@ -20,7 +20,7 @@ from myexman import Parser
 from myexman.logger import read_rows
 from utils import run_cli
 
-from . import benchmark, claims, fig4
+from . import benchmark, claims, fig4, screening
 from .grid import Driver
 from .methods import name_of, paper_cell, paper_method
 from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std, sentence
@@ -112,7 +112,8 @@ def by_panel(rows):
 
 
 def section(name, driver, title, asked, meaning, published):
-    """What is asked, the command, tables, figures, and what they mean.  driver: None for a section of prose and pictures."""
+    """What is asked, the command, tables, figures, and what they mean.  driver: None for sections without one, of which `priors` has the
+    screen's table."""
     lines = ["", f"## {title}", "", asked]
     if driver:
         rows, theirs = driver.results(), [r for r in published if r["figure"] in driver.paper]
@@ -125,6 +126,8 @@ def section(name, driver, title, asked, meaning, published):
             for own in by_panel(rows) if driver.by_panel else [rows]:
                 titles = ["; ".join(filter(None, [part[0]["panel"], driver.title(part)])) for part in by_panel(own)]
                 lines += ["", f"{', '.join(titles)}:", "", driver.table(own)]
+    elif name == "priors":
+        lines += ["", "`python -m experiments.screening`", "", screening.table(read_rows(RESULTS / "priors.csv"))]
     return [*lines, "", *pictures(name), "", meaning]
 
 

@@ -2,9 +2,10 @@
 
     python -m experiments.screening                     # writes results/priors.csv, draws figures/priors.png
     python -m experiments.screening --published DIR     # with the authors' own priors and kernels as reference rows
-    python -m experiments.screening --priors --trials DIR DIR     # other prior folders, as rows of those names
+    python -m experiments.screening --priors --trials RUN RUN     # other prior folders alone, as rows trials/NAME
 
-The first DIR holds the folders vae7x7, vae5x5, conv7x7 and conv5x5 of the original release. What is not screened keeps its rows.
+DIR holds the folders vae7x7, vae5x5, conv7x7 and conv5x5 of the original release. What is not screened keeps its rows. --cards writes
+the numbers of the shipped priors into their cards, too.
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ from models.prior_folder import renew_card
 from models.screen import DRIFT_STEPS, LONG_DRIFT, QUANTITIES, screen
 from myexman import Parser, commit_name, read_params, resolve_paths
 from myexman.logger import read_rows
-from utils import load_kernels, load_vae, run_cli, seed_everything
+from utils import load_density, load_kernels, load_vae, run_cli, seed_everything
 
 from .rows import FIGURES, RESULTS, ROOT, markdown, write_rows
 
@@ -29,6 +30,7 @@ SETS = {  # prior: its kernels
     "cifar/vae5x5_1": "cifar/conv5x5_1",
     "cifar/vae5x5_2": "cifar/conv5x5_2",
 }
+TRIALS = "trials/"  # what the names of other priors begin with
 PUBLISHED = {"published/vae7x7": "conv7x7", "published/vae5x5": "conv5x5"}
 
 
@@ -36,8 +38,10 @@ def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where the folders of kernels and priors are")
     parser.add_argument("--priors", nargs="*", choices=list(SETS), default=list(SETS), help="which to screen; the others' rows stay")
-    parser.add_argument("--cards", action="store_true", help="write what is found into these priors' cards, too")
-    parser.add_argument("--trials", type=Path, nargs="+", default=[], metavar="DIR", help="prior folders whose kernels are at hand")
+    parser.add_argument("--cards", action="store_true", help="write what is found into the cards of --priors, too")
+    parser.add_argument(
+        "--trials", type=Path, nargs="+", default=[], metavar="RUN", help="prior folders; their kernels are found by params.yaml"
+    )
     parser.add_argument("--published", type=Path, help="folder of the authors' priors and kernels")
     parser.add_argument("--out", type=Path, help="folder of the CSV file and the picture (default: results/ and figures/ here)")
     return parser.parse_args(argv)
@@ -78,24 +82,27 @@ def numbers_by_prior(rows):
     return found
 
 
-TABLE = {  # column: what it shows of a prior's numbers
-    "kernels": "{train_kernels:.0f}",
-    "norms' spread": "{kernel_norm_spread:.2f}",
-    "w = 0 denser": "{zero_is_denser:.0%}",
-    "likeness of samples": "{likeness_0:.2f}",
-    "after 600 steps": "{likeness_600:.2f}",
-    "after 3000 steps": "{likeness_3000:.2f}",
-    "flatness of samples": "{flatness_0:.2f}",
-    "after 3000": "{flatness_3000:.2f}",
-    "norm of samples": "{norm_0:.3f}",
-    "after 600": "{norm_600:.3f}",
-    "ELBO, nats": "{elbo:.1f}",
+TABLE = {  # column: the quantity that it shows
+    "training kernels": "train_kernels",
+    "norms' spread": "kernel_norm_spread",
+    "w = 0 denser": "zero_is_denser",
+    "likeness of samples": "likeness_0",
+    "after 600 steps": "likeness_600",
+    "after 3000 steps": "likeness_3000",
+    "flatness of samples": "flatness_0",
+    "flatness after 3000": "flatness_3000",
+    "norm of samples": "norm_0",
+    "norm after 3000": "norm_3000",
+    "ELBO, nats": "elbo",
 }
 
 
 def table(rows):
-    """What tells good priors from bad ones, a line for each, as Markdown."""
-    lines = [[name, *(cell.format_map(numbers) for cell in TABLE.values())] for name, numbers in numbers_by_prior(rows).items()]
+    """What tells good priors from bad ones, a line for each, as Markdown; what is not known is –."""
+    lines = [
+        [prior, *(f"{numbers[name]:.3g}" if name in numbers else "–" for name in TABLE.values())]
+        for prior, numbers in numbers_by_prior(rows).items()
+    ]
     return markdown(" | ".join(["prior", *TABLE]), lines)
 
 
@@ -115,32 +122,54 @@ def draw(rows, data_dir, file):
     save_figure(figure, file)
 
 
+def fitted_to(folder):
+    """The folder of the kernels that a prior was fitted to, by its params.yaml.  Raises ValueError if that names none."""
+    params = resolve_paths(read_params(folder / "params.yaml"), ("data_dir",))
+    if not params.get("data_dir"):
+        raise ValueError(f"{folder}/params.yaml names no data_dir, the kernels that the prior was fitted to")
+    return Path(params["data_dir"])
+
+
+def chosen(args):
+    """{name in the rows: (prior folder, its kernels')} of what is to be screened.  Raises ValueError if two have one name."""
+    found = {prior: (args.data_dir / prior, args.data_dir / SETS[prior]) for prior in args.priors}
+    if args.published:
+        found |= {prior: (args.published / Path(prior).name, args.published / data) for prior, data in PUBLISHED.items()}
+    trials = {f"{TRIALS}{folder.resolve().name}": (folder, fitted_to(folder)) for folder in args.trials}
+    if len(trials) < len(args.trials):
+        raise ValueError("--trials: folders of the same name, by which their rows are told apart; rename one")
+    return found | trials
+
+
+def numbers_of(density, kernels):
+    """screen() of a density and the folder of its kernels, and how many these are."""
+    train, test = kernels_of(kernels)
+    numbers = screen(density, train, test) | {"train_kernels": len(train), "test_kernels": len(test)}
+    if (kernels / "pruning.yaml").exists():
+        pruning = yaml.safe_load((kernels / "pruning.yaml").read_text())
+        numbers |= {"nets": pruning["nets"], "source_kernels": pruning["kernels"], "kept_kernels": pruning["kept"]}
+    return numbers
+
+
 def main(argv=None):
     args = parse_args(argv)
     seed_everything(0)
     results, figures = (args.out, args.out) if args.out else (RESULTS, FIGURES)
-    file = results / "priors.csv"
-    todo = {prior: (args.data_dir / prior, args.data_dir / SETS[prior]) for prior in args.priors}
-    if args.published:
-        todo |= {prior: (args.published / Path(prior).name, args.published / data) for prior, data in PUBLISHED.items()}
-    for folder in args.trials:
-        params = resolve_paths(read_params(folder / "params.yaml"), ("data_dir",))
-        todo[f"trials/{folder.name}"] = folder, Path(params["data_dir"])
-    rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] not in todo]
-    for prior, (folder, data) in todo.items():
-        train, test = kernels_of(data)
-        numbers = screen(load_vae(folder), train, test)
-        numbers |= {"train_kernels": len(train), "test_kernels": len(test)}
-        if (data / "pruning.yaml").exists():
-            pruning = yaml.safe_load((data / "pruning.yaml").read_text())
-            numbers |= {"nets": pruning["nets"], "source_kernels": pruning["kernels"], "kept_kernels": pruning["kept"]}
+    file, order = results / "priors.csv", [*SETS, *PUBLISHED]
+    todo = {prior: (folder, load_density(folder), kernels) for prior, (folder, kernels) in chosen(args).items()}
+    for *_, kernels in todo.values():
+        kernels_of(kernels)  # what is missing is found before the first minutes are spent
+    rows = [r for r in (read_rows(file) if file.exists() else []) if r["prior"] in order or r["prior"].startswith(TRIALS)]
+    for prior, (folder, density, kernels) in todo.items():
+        numbers = numbers_of(density, kernels)
+        rows = [r for r in rows if r["prior"] != prior]
         rows += [dict(prior=prior, quantity=k, value=v, commit=commit_name()) for k, v in numbers.items()]
+        rows.sort(key=lambda r: order.index(r["prior"]) if r["prior"] in order else len(order))
+        write_rows(rows, file)
         if args.cards and prior in SETS:
             renew_card(folder, numbers)
         print(prior)
-        print("\n".join(f"{numbers[name]:12.3f}  {words}" for name, words in QUANTITIES.items()), flush=True)
-    order = [*SETS, *PUBLISHED]
-    write_rows(sorted(rows, key=lambda r: order.index(r["prior"]) if r["prior"] in order else len(order)), file)
+        print("\n".join(f"{numbers[name]:12.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers), flush=True)
     draw(rows, args.data_dir, figures / "priors.png")
     print(f"wrote {file} and {figures / 'priors.png'}")
 

@@ -29,6 +29,11 @@ def is_finished(folder):
     return (folder / MADE_AT_THE_END[-1]).exists()
 
 
+DRIFT = """\
+The drift test: Adam minimises the KL term alone over samples of the prior, with no data to hold them back, in a schedule of 600 steps
+and in one of 3000. Likeness is the mean absolute cosine between two of them, alignment the length of the mean of w / |w|, flatness the
+mean absolute cosine to a kernel of equal weights, norm their mean L2 norm. A prior that makes them all point one way (likeness and
+alignment near 1), or shrinks them, ruins a net under the full KL sum."""
 CARD = """# {title}, {k}x{k}
 
 The prior of a {k}x{k} convolution; `utils.load_{loader}` loads it. {options}{bounded};
@@ -40,10 +45,7 @@ Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
 |---|---|
 {rows}
 
-The drift test: Adam minimises the KL term alone over samples of the prior, with no data to hold them back, in a schedule of 600 steps
-and in one of 3000. Likeness is the mean absolute cosine between two of them, alignment the length of the mean of w / |w|, flatness the
-mean absolute cosine to a kernel of equal weights. A prior that makes them all point one way (likeness and alignment near 1) ruins a net
-under the full KL sum.
+{drift}
 
 Made {date}, commit {commit}, on {machine}, by
 
@@ -109,7 +111,7 @@ def write_card(args, decrease_from, train, test, density):
     if not vae:
         fields["fitted"] += ".\nIts log-density is exact, and stands for the ELBO below; its samples stand for decoder means"
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
-    fields["rows"] = table_of(numbers)
+    fields |= dict(rows=table_of(numbers), drift=DRIFT)
     fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if vae and args.min_std else ""
     fields["latent"] = "![latent space](latent.png)\n" if getattr(density, "z_dim", 0) == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
@@ -123,10 +125,16 @@ def table_of(numbers):
 
 
 def renew_card(folder, numbers):
-    """Put {name in QUANTITIES: number} in place of the table on a finished prior's card, and seal the folder again."""
-    before, head, rest = (folder / "README.md").read_text().partition("| quantity | value |\n|---|---|\n")
-    with replacing(folder / "README.md") as (part,):
-        part.write_text(before + head + table_of(numbers) + rest[rest.index("\n\n") :])
+    """Put {name in QUANTITIES: number} in place of the table on a finished prior's card, with what explains it, and seal the folder again.
+
+    Raises ValueError if the card has no table."""
+    card = folder / "README.md"
+    before, head, rest = card.read_text().partition("| quantity | value |\n|---|---|\n")
+    _, made, after = rest.partition("\n\nMade ")
+    if not made:
+        raise ValueError(f"{card} has no table of numbers, or not where train_vae_prior.py writes it")
+    with replacing(card) as (part,):
+        part.write_text(before + head + table_of(numbers) + "\n\n" + DRIFT + made + after)
     seal(folder, load_weights(folder / "vae_params.torch"))
 
 

@@ -118,7 +118,7 @@ def screen(density, train, test, drifting=128, held_out=200, schedules=(DRIFT_ST
 
     Densities in nats per held-out kernel, the importance-weighted one from `held_out` of them at most; norms L2; likeness, alignment
     and flatness, in [0, 1], of `drifting` samples of the prior that drift() moved, once for each of `schedules`, its steps. The bound takes
-    half a minute, the drift two minutes; 0 leaves either out. Random numbers are from a seed of its own: a prior's are always the same."""
+    half a minute, the drift two minutes; 0 leaves either out. Random numbers are from a seed of its own: a machine finds the same again."""
 
     def norm(w):
         return w.flatten(1).norm(dim=1)

@@ -63,7 +63,7 @@ from experiments.rows import (
     tidy_rows,
     unpack,
 )
-from models.prior_folder import SUMS, card_rows
+from models.prior_folder import DRIFT, SUMS, card_rows
 from models.screen import QUANTITIES
 from models.sparsity import compression, prune
 from myexman import read_params, status, write_yaml
@@ -133,11 +133,16 @@ def test_the_screen_is_written_and_drawn(tmp_path, monkeypatch):
     assert {r["prior"] for r in rows} == {"fconv/vae5x5", *screening.PUBLISHED, "trials/own"} and all(r in rows for r in old)
     assert (tmp_path / "priors.png").exists()
     assert card_rows(own) == dict.fromkeys(QUANTITIES, 0.25) and card_rows(trial)["elbo"] != 0.25
-    prose = [(folder / "README.md").read_text().partition("The drift test")[2] for folder in (own, trial)]
-    assert prose[0] == prose[1] != ""
+    ends = [(folder / "README.md").read_text().partition("\n\nMade ")[2] for folder in (own, trial)]
+    assert ends[0] == ends[1] != "" and DRIFT in (own / "README.md").read_text()
     w = torch.randn(2, 1, 5, 5)
     assert torch.equal(load_vae(own).encoder(w)[0], load_vae(trial).encoder(w)[0])  # sealed anew, the same weights
-    assert "0.25" in screening.table(rows)
+    assert "0.25" in screening.table(rows) and "| – |" in screening.table([r for r in rows if r["quantity"] != "norm_0"])
+    with pytest.raises(ValueError, match="folders of the same name"):
+        screening.main(["--priors", "--trials", str(trial), str(trial)])
+    write_yaml(trial / "params.yaml", params | dict(data_dir=None))
+    with pytest.raises(ValueError, match="names no data_dir"):
+        screening.main(["--priors", "--trials", str(trial)])
 
 
 DRIVERS = {  # and the methods of its smoke run

@@ -349,11 +349,16 @@ def test_kernels_of_one_norm_without_the_flat_ones(tmp_path):
     torch.testing.assert_close(kernels.flatten(1).norm(dim=1), torch.full((len(kernels),), 0.3))
     cosine = F.normalize(kernels.flatten(1)) @ F.normalize(expected.flatten(1)).T
     assert (cosine.amax(0) > 1 - 1e-5).all()  # only their norms have changed
-    with pytest.raises(ValueError, match="all kernels of conv5x5 are flatter"):
+    with pytest.raises(ValueError, match=r"0 of 200 kernels have norm >= 0\.5 and flatness <= 1e-06"):
         prune_kernels.main([*options, "--max_flat", "1e-6"])
+    pool = str(tmp_path / "pool.torch")
+    prune_kernels.main([*options[:2], str(tmp_path / "again"), *options[3:], "--max_flat", "0.8", "--pool", pool])
+    assert len(load_weights(pool)["conv5x5.weight"]) == int((w.flatten(1).norm(dim=1) >= 0.5).sum())  # the flat ones, too
     torch.save({"conv.weight": w * (torch.arange(200) > 0).view(-1, 1, 1, 1)}, tmp_path / "net.torch")
     with pytest.raises(ValueError, match="norm 0 cannot be scaled"):
         prune_kernels.main([*options[:3], "--min_norm", "0", "--norm", "0.3"])
+    source = prior_folder.describe_source(facts)
+    assert "each scaled to a norm of 0.3" in source and "equal weights is above 0.8" in source
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_zero_is_denser_than_the_means_of_a_density_that_peaks_there():
 def test_the_screen_of_a_small_prior():
     vae, train, test = VAE(5, 2, 4), torch.randn(30, 1, 5, 5), torch.randn(10, 1, 5, 5)
     numbers = screen(vae, train, test, drifting=4, schedules=((0, 150), (300,)))
-    quick, state = screen(vae, train, test, drifting=0), torch.random.get_rng_state()
+    state, quick = torch.random.get_rng_state(), screen(vae, train, test, drifting=0)
     assert quick == {name: numbers[name] for name in quick}  # from random numbers of its own
     assert torch.equal(torch.random.get_rng_state(), state)
     assert set(numbers) < set(QUANTITIES) and {"likeness_0", "alignment_150", "likeness_300"} < set(numbers)
