@@ -99,10 +99,11 @@ TABLE = {  # column: the quantity that it shows
 
 def table(rows):
     """What tells good priors from bad ones, a line for each, as Markdown; what is not known is –."""
-    lines = [
-        [prior, *(f"{numbers[name]:.3g}" if name in numbers else "–" for name in TABLE.values())]
-        for prior, numbers in numbers_by_prior(rows).items()
-    ]
+
+    def cell(value):
+        return "–" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+    lines = [[prior, *(cell(numbers.get(name)) for name in TABLE.values())] for prior, numbers in numbers_by_prior(rows).items()]
     return markdown(" | ".join(["prior", *TABLE]), lines)
 
 
