@@ -16,6 +16,7 @@ import myexman.quiet  # noqa: F401  before what takes its time
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from utils import run_cli
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
+DEFAULTS = dict(min_norm=None, keep=None, max_flat=1.0, spread=float("inf"), mean_norm=0.0, norm=0.0)  # of what there is one per layer
 ratio = checked(float, lambda value: value >= 1, "a ratio of quantiles, from 1 up, or inf")
 WIDE = 1.7  # a spread above which priors of 5x5 kernels collapsed; published: 1.66 (5x5), 3.2 (7x7, without harm); our 7x7 holds at 1.8
 
@@ -160,47 +162,42 @@ def main(argv=None):
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart, or take all kernels of a size together with --by_size")
     layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
-    min_norms = one_per_layer(args.min_norm, None, len(layers), "--min_norm")
-    keeps = one_per_layer(args.keep, None, len(layers), "--keep")
-    spreads = one_per_layer(args.spread, float("inf"), len(layers), "--spread")
-    mean_norms = one_per_layer(args.mean_norm, 0.0, len(layers), "--mean_norm")
-    same_norms = one_per_layer(args.norm, 0.0, len(layers), "--norm")
-    flattest = one_per_layer(args.max_flat, 1.0, len(layers), "--max_flat")
-    shaped_of = [((flatness(w) <= most) | (most == 1)).numpy() for w, most in zip(layers, flattest)]
+    lists = (one_per_layer(getattr(args, flag), default, len(layers), f"--{flag}") for flag, default in DEFAULTS.items())
+    wanted = [SimpleNamespace(**dict(zip(DEFAULTS, values))) for values in zip(*lists)]
     names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
-    first_cuts = [threshold(norms, w.shape[-1], *cut) for norms, w, *cut in zip(norms_of, layers, min_norms, keeps)]
+    first_cuts = [threshold(norms, w.shape[-1], own.min_norm, own.keep) for norms, w, own in zip(norms_of, layers, wanted)]
     origin, rng = provenance(runs, nets, names), np.random.default_rng(args.seed)
     if args.pool:
         Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[above(norms, cut)]).half() for name, w, norms, cut in pool}, args.pool)
         write_yaml(Path(f"{args.pool}.yaml"), origin)
-    settings = zip(names, layers, norms_of, shaped_of, first_cuts, spreads, mean_norms, same_norms, flattest)
-    for name, w, norms, shaped, first_cut, spread, mean_norm, same_norm, most in settings:
-        cut = narrow_cut(norms[shaped], first_cut, spread)
+    for name, w, norms, first_cut, own in zip(names, layers, norms_of, first_cuts, wanted):
+        shaped = (flatness(torch.from_numpy(w)).numpy() <= own.max_flat) | (own.max_flat == 1)
+        cut = narrow_cut(norms[shaped], first_cut, own.spread)
         alive = rng.permutation(np.flatnonzero(above(norms, cut) & shaped))
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))
         if not 0 < n_test < len(chosen):
-            flat = f" and flatness <= {most:g}" * (most < 1)
+            flat = f" and flatness <= {own.max_flat:g}" * (own.max_flat < 1)
             why = f"{len(alive)} of {len(w)} kernels have norm >= {cut:.3g}{flat}, and {len(chosen)} are taken"
             raise ValueError(f"{name}: {why}, too few to split at --test_share {args.test_share:g}")
-        if same_norm and not norms[chosen].all():
-            raise ValueError(f"{name}: kernels of norm 0 cannot be scaled to {same_norm:g}: give a --min_norm above 0, or a smaller --keep")
+        if own.norm and not norms[chosen].all():
+            raise ValueError(f"{name}: kernels of norm 0 cannot be scaled to {own.norm:g}: give a --min_norm above 0, or a smaller --keep")
         folder = Path(args.out) / name
         folder.mkdir(parents=True, exist_ok=True)
-        scale = mean_norm / float(norms[chosen].mean()) if mean_norm else 1.0
-        kernels = w[chosen] * (same_norm / norms[chosen, None, None, None] if same_norm else np.float32(scale))
+        scale = own.mean_norm / float(norms[chosen].mean()) if own.mean_norm else 1.0
+        kernels = w[chosen] * (own.norm / norms[chosen, None, None, None] if own.norm else np.float32(scale))
         low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", norms, cut, len(alive), origin["kernels"][name], low, high)
         facts = dict(nets=origin["nets"], kernels=origin["kernels"][name], min_norm=round(cut, 4), kept=len(alive))
         facts |= dict(train=len(chosen) - n_test, test=n_test)
         facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
-        facts |= dict(norm=same_norm, max_flat=most, source=origin["source"])
+        facts |= dict(norm=own.norm, max_flat=own.max_flat, source=origin["source"])
         save_split(folder, kernels[n_test:], kernels[:n_test], facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
-        if high > WIDE * low and not same_norm:
+        if high > WIDE * low and not own.norm:
             print(
                 f"warning: {name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
                 "kernels may peak at zero and draw all kernels there: see the drift test on the prior's card. "
