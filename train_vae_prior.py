@@ -52,6 +52,7 @@ def parse_args(argv=None):
     add("--lr", type=at_least(0, float), help="Adam's learning rate at the start")
     add("--decrease_from", type=at_least(0), help="epoch from which the rate falls linearly to 0 (default: half of --num_epochs)")
     add("--eval_freq", type=at_least(1), help="epochs between evaluations")
+    add("--no_early_stop", action="store_true", help="train `flow` or `pixelcnn` on all kernels, and for all epochs")
     add = parser.add_argument_group("kernels and prior").add_argument
     add("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
     add("--no_screen", action="store_true", help="leave the slow measurements off the card: importance bound, drift test")
@@ -64,7 +65,9 @@ def check_options(args):
     """Raise ValueError if options are given that the density does not use."""
     kind = DENSITIES[args.density]
     used = {*kind.options} | ({"var"} if issubclass(kind, VAE) else set()) | (set() if hasattr(kind, "fit") else {*TRAINING})
-    idle = [name for name, default in (SHAPE | TRAINING).items() if name not in used and getattr(args, name) != default]
+    used |= {"no_early_stop"} if kind.overfits else set()
+    options = SHAPE | TRAINING | dict(no_early_stop=False)
+    idle = [name for name, default in options.items() if name not in used and getattr(args, name) != default]
     if idle:
         raise ValueError(f"--{idle[0]} is not for --density {args.density}{', which is fitted at once' * (idle[0] in TRAINING)}")
 
@@ -110,9 +113,10 @@ def train_density(args, density, train, test, decrease_from):
     """Minimise the density's loss() on the training kernels; writes vae_params.torch, vae_params_best.torch and the log.
 
     A density that learns few kernels by heart (`overfits`) is stopped early: it ends with the weights that were best on a sixth of the
-    training kernels, which it does not see."""
+    training kernels, which it does not see; with --no_early_stop it is trained as others are."""
     watched, name = test, "test"
-    if density.overfits:
+    stopped_early = density.overfits and not args.no_early_stop
+    if stopped_early:
         if len(train) < 12:
             raise ValueError(f"{len(train)} training kernels are too few to hold out a sixth, as {args.density} needs")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(train.device)
@@ -137,7 +141,7 @@ def train_density(args, density, train, test, decrease_from):
                     best = found["elbo"]
                     save_state(density.state_dict(), args.run_dir / "vae_params_best.torch")
             checkpoints.finished(epoch + 1, save=evaluated)
-    if density.overfits:
+    if stopped_early:
         density.load_state_dict(load_weights(args.run_dir / "vae_params_best.torch", args.device))
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
 

@@ -264,6 +264,7 @@ TRAINED = "--num_epochs 4 --eval_freq 2 --bs 16 --hidden_dim 4"
         ("gmm", "--components 2"),
         ("kde", ""),
         ("flow", f"{TRAINED} --layers 2"),
+        ("flow", f"{TRAINED} --layers 2 --no_early_stop"),
         ("pixelcnn", f"{TRAINED} --layers 2 --components 2"),
         ("chain", f"{TRAINED} --z_dim 2"),
     ],
@@ -280,8 +281,10 @@ def test_a_fitted_density_is_a_prior_folder(tmp_path, name, options):
     torch.manual_seed(0)
     value = density.log_prob(w).mean().item()
     assert abs(value - card_rows(tmp_path / "prior")["elbo"]) < (3 if name == "chain" else 0.01 * abs(value))
-    if density.overfits:
-        best = max(row["valid_elbo"] for row in read_rows(run / "logs.csv"))
+    rows, card = read_rows(run / "logs.csv"), (tmp_path / "prior/README.md").read_text()
+    assert ("valid_elbo" in rows[-1]) == ("were left out of the training" in card) == (density.overfits and "early" not in options)
+    if "valid_elbo" in rows[-1]:
+        best = max(row["valid_elbo"] for row in rows)
         assert best > -math.inf and not (run / "vae_params_best.torch").samefile(run / "vae_params.torch")
         assert all(torch.equal(a, b) for a, b in zip(load_weights(run / "vae_params_best.torch").values(), density.state_dict().values()))
 
@@ -290,6 +293,7 @@ def test_mistakes_in_a_density(tmp_path):
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}.npy", two_heaps(9, 5).numpy())
     words = ["--kernel_dim", "5", "--data_dir", str(tmp_path)]
-    for density, message in ((["gmm", "--components", "10"], "fewer are needed"), (["flow"], "too few to hold out a sixth")):
+    mistakes = {"gmm --components 10": "fewer are needed", "flow": "too few to hold out", "vae --no_early_stop": "not for --density vae"}
+    for density, message in mistakes.items():
         with pytest.raises(ValueError, match=message):
-            train_vae_prior.main([*words, "--density", *density])
+            train_vae_prior.main([*words, "--density", *density.split()])
