@@ -28,7 +28,7 @@ from utils import add_run_flags, check_same_data, linear_lr, load_kernels, load_
 TYPICAL_WEIGHT = 0.1
 
 # Options for some densities only, and for those that are not fitted at once, and their defaults
-SHAPE = dict(z_dim=2, hidden_dim=32, var="train", min_std=0.0, transitions=1, layers=4, components=8)
+SHAPE = dict(z_dim=2, hidden_dim=32, var="train", min_std=0.0, transitions=1, layers=4, components=8, bandwidth=0.0)
 TRAINING = dict(num_epochs=300, bs=128, lr=1e-3, decrease_from=None, eval_freq=10)
 
 
@@ -46,6 +46,8 @@ def parse_args(argv=None):
     add("--transitions", type=at_least(0), help="steps of the Markov chain of `chain`")
     add("--layers", type=at_least(1), help="couplings of `flow`, masked convolutions of `pixelcnn`")
     add("--components", type=at_least(1), help="Gaussians of `gmm`, and of each weight of `pixelcnn`")
+    what = "width of the Gaussians of `kde`, in standard deviations of the kernels; 0: the best for a sixth of them, left out"
+    add("--bandwidth", type=at_least(0, float), help=what)
     add = parser.add_argument_group("training, for densities that are fitted by gradient steps").add_argument
     add("--num_epochs", type=at_least(1), help="passes over the training kernels (paper: 300)")
     add("--bs", type=at_least(1), help="kernels per step")

@@ -1,8 +1,8 @@
 """Every density of kernels as a prior: how well it models kernels that it has not seen, where it drifts, and the Bayesian CNN under it,
-beside the shipped VAE's; 5x5 densities fitted for more epochs, or fewer, or from another seed.
+beside the shipped VAE's; the same fitted more closely than is best for held-out kernels, or less so, or from another seed.
 
     python -m experiments.densities --data_root DATA_ROOT --workers 2
-    python -m experiments.densities --fits "vae, 100 epochs" "flow, 400 epochs" --num_examples 50 --data_root DATA_ROOT
+    python -m experiments.densities --fits "vae, 100 epochs" "kde, bandwidth 0.2" --num_examples 50 --data_root DATA_ROOT
 
 First they are fitted to the shipped kernels, into <runs>/densities. Nets start from samples of the density that is their prior; at the
 smallest n, those under N(0, 1) and deterministic ones take it as the start alone.
@@ -47,20 +47,24 @@ FITS = {
     "pixelcnn": Fit("pixelcnn", dict(hidden_dim=32, bs=64), dict(hidden_dim=32, num_epochs=30)),
     **{name: Fit(name) for name, density in DENSITIES.items() if hasattr(density, "fit")},  # at once
 }
-LENGTHS = (
-    {  # the shipped 5x5 VAE is fitted for 400 epochs, from seed 0, and thus past what is best for held-out kernels; others also are, here
-        f"vae, {epochs} epochs{words}": Fit("vae", {}, VAE | dict(num_epochs=epochs, bs=64) | seed, SIZES[:1])
-        for epochs, words, seed in ((100, "", {}), (100, ", seed 1", dict(seed=1)), (200, "", {}), (400, ", seed 1", dict(seed=1)))
-    }
-    | {
-        f"{name}, {epochs} epochs": FITS[name]._replace(second=FITS[name].second | dict(num_epochs=epochs) | early)
-        for name, epochs, early in (
-            ("flow", 400, dict(no_early_stop=True)),
-            ("pixelcnn", 300, dict(no_early_stop=True)),
-            ("chain", 400, {}),
-        )
-    }
-)
+
+
+def second(name, **options):
+    """FITS[name] with other options of the fit to 5x5 kernels."""
+    fit = FITS[name]
+    return fit._replace(second=fit.second | options, shipped=fit.shipped[:1])
+
+
+VARIANTS = {  # the shipped 5x5 VAE is fitted for 400 epochs, from seed 0: more closely than is best for held-out kernels
+    "vae, 100 epochs": second("vae", num_epochs=100, bs=64),
+    "vae, 100 epochs, seed 1": second("vae", num_epochs=100, bs=64, seed=1),
+    "vae, 200 epochs": second("vae", num_epochs=200, bs=64),
+    "vae, 400 epochs, seed 1": second("vae", num_epochs=400, bs=64, seed=1),
+    "chain, 400 epochs": second("chain", num_epochs=400),
+    "flow, 400 epochs": second("flow", num_epochs=400, no_early_stop=True),
+    "pixelcnn, 300 epochs": second("pixelcnn", num_epochs=300, no_early_stop=True),
+    **{f"kde, bandwidth {b}": Fit("kde", dict(bandwidth=b), dict(bandwidth=b)) for b in (0.4, 0.2, 0.1)},
+}
 STARTS = {"sn": dict(net_cfg="bayes", prior_list="sn"), "det": dict(net_cfg="vanilla")}  # nets that take a density as their start alone
 FACTS = {
     "elbo": "nats per held-out kernel (7x7, 5x5)",
@@ -72,13 +76,14 @@ FACTS = {
 
 
 def add_arguments(parser):
-    parser.add_argument("--fits", nargs="+", choices=[*FITS, *LENGTHS], default=list(FITS), help="fits to make, and to train nets under")
+    parser.add_argument("--fits", nargs="+", choices=[*FITS, *VARIANTS], default=list(FITS), help="fits to make, and to train nets under")
     where = "folder holding conv7x7 and conv5x5, whose name marks the results; if not the shipped one, no nets are trained"
     parser.add_argument("--data_dir", type=lambda folder: Path(folder).resolve(), default=SHIPPED, help=where)
     parser.add_argument("--fits_only", action="store_true", help="fit them, and train no nets")
     parser.add_argument("--num_examples", type=at_least(1), nargs="+", default=[50, 100, 200], help="sizes of the training set")
     parser.add_argument("--splits", type=at_least(1), default=3, help="split seeds 0, 1, …")
     parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2")
+    parser.add_argument("--validate", action="store_true", help="evaluate the nets on validation images, to choose among fits")
 
 
 def shared(args):
@@ -90,7 +95,7 @@ def shared(args):
 def folder_of(args, name, k):
     """The prior folder of a fit: the shipped one, or among the runs."""
     own = args.data_dir == SHIPPED
-    if own and k in (FITS | LENGTHS)[name].shipped:
+    if own and k in (FITS | VARIANTS)[name].shipped:
         return SHIPPED / f"vae{k}x{k}"
     return work_folder(args, "densities") / ("" if own else args.data_dir.name) / f"{name.replace(', ', '_').replace(' ', '_')}{k}x{k}"
 
@@ -111,7 +116,7 @@ def fit(argv):
 def jobs(args):
     """The fits, and the nets under what has been fitted."""
     for name in args.fits:
-        density, *options, _ = (FITS | LENGTHS)[name]
+        density, *options, _ = (FITS | VARIANTS)[name]
         folders = [folder_of(args, name, k) for k in SIZES]
         for k, folder, own in zip(SIZES, folders, options):
             own = dict(density=density, kernel_dim=k, data_dir=args.data_dir / f"conv{k}x{k}") | own
@@ -119,14 +124,16 @@ def jobs(args):
                 own |= dict(no_screen=True) | ({} if hasattr(DENSITIES[density], "fit") else dict(num_epochs=1))
             argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**own, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
-        if args.fits_only or args.data_dir != SHIPPED or name == "vae" or not all(map(is_finished, folders)):
-            continue  # nets under the shipped VAE are those of Fig. 2
-        net = net_options(args) | dict(vae_list=folders, init_list="vae")
+        if args.fits_only or args.data_dir != SHIPPED or not all(map(is_finished, folders)):
+            continue
+        if name == "vae" and not args.validate:
+            continue  # the nets are those of Fig. 2
+        net = net_options(args) | dict(vae_list=folders, init_list="vae") | (dict(validate=True) if args.validate else {})
         for n, split in itertools.product(args.num_examples, range(args.splits)):
             own = net | dict(num_examples=n, data_split_seed=split)
             under = own | dict(net_cfg="bayes", prior_list=density)
-            yield method_job(args.panel, name, str(n), split, under)
-            for method, start in STARTS.items() if n == min(args.num_examples) and name in FITS else ():
+            yield method_job(args.panel, name, str(n), split, under)._replace(options=dict(validate=args.validate))
+            for method, start in STARTS.items() if n == min(args.num_examples) and name in FITS and not args.validate else ():
                 yield method_job(args.panel, name, str(n), split, own | start)._replace(options=dict(net=method))
 
 
@@ -136,16 +143,16 @@ def role(row):
     return f"{row['method']}, as the start of {method}" if method else row["method"]
 
 
-def nets(rows):
-    """(rows, bases) of the nets, for comparison_table(), those of Fig. 2 under the shipped VAE among them."""
-    trained = [r for r in rows if r["panel"] != "kernels"]
+def nets(rows, validate=False):
+    """(rows, bases) of the nets, for comparison_table(), with those of Fig. 2 under the shipped VAE unless on validation images."""
+    trained = [r for r in rows if r["panel"] != "kernels" and unpack(r["options"]).get("validate", False) == validate]
     endings = ("", *(f", as the start of {method}" for method in STARTS))
     bases = {f"{name}{ending}": f"vae{ending}" if name != "vae" else None for ending in endings for name in FITS}
-    bases |= {name: fit.density for name, fit in LENGTHS.items()}
+    bases |= {name: fit.density for name, fit in VARIANTS.items()}
     own = [r | dict(method=role(r)) for r in trained]
     compared = {(r["x"], bases.get(r["method"])) for r in own}
     roles = dict(zip(("dwp", *STARTS), (f"vae{ending}" for ending in endings)))
-    beside = [r | dict(method=roles[r["method"]]) for r in rows_beside(trained, roles)]
+    beside = [r | dict(method=roles[r["method"]]) for r in ([] if validate else rows_beside(trained, roles))]
     return own + [r for r in beside if (r["x"], r["method"]) in compared], bases
 
 
@@ -154,7 +161,7 @@ def table(rows):
     Markdown."""
     cost = {r["case"]: r["seconds"] for r in read_rows(RESULTS / "benchmark.csv")}
     lines = []
-    for name in (name for name in [*FITS, *LENGTHS] if any(r["method"] == name and r["panel"] == "kernels" for r in rows)):
+    for name in (name for name in [*FITS, *VARIANTS] if any(r["method"] == name and r["panel"] == "kernels" for r in rows)):
         cells = []
         for metric in FACTS:
             values = [select(rows, panel="kernels", method=name, x=f"{k}x{k}", metric=metric) for k in SIZES]
@@ -162,8 +169,11 @@ def table(rows):
         case = "KL, 4096 5x5 kernels" + (f", {name}" if name != "vae" else "")
         lines.append([name, *cells, f"{1000 * cost[case]:.0f}" if case in cost else "–"])
     fits = markdown(" | ".join(["density", *FACTS.values(), "KL of 4096 5x5 kernels, ms"]), lines)
-    own = comparison_table(*nets(rows))
-    return f"{fits}\n\nNets:\n\n{own}" if own else fits
+    parts = [fits]
+    for words, validate in (("Nets:", False), ("Nets, on validation images:", True)):
+        own, bases = nets(rows, validate)
+        parts += [words, comparison_table(own, bases)] if own else []
+    return "\n\n".join(parts)
 
 
 def plot(rows, file):
@@ -175,7 +185,7 @@ def plot(rows, file):
     for axis, (metric, label) in zip(
         axes, (("elbo", "nats per held-out 5x5 kernel"), ("likeness_600", "likeness of 5x5 kernels after 600 steps"))
     ):
-        for i, name in enumerate([*FITS, *LENGTHS]):
+        for i, name in enumerate([*FITS, *VARIANTS]):
             x = select(rows, panel="kernels", method=name, x="5x5", metric=metric)
             y = select(own, method=name, x=least, metric="acc")
             if len(x) and len(y):
@@ -192,7 +202,7 @@ DRIVER = Driver(
     *("densities", __doc__, add_arguments),
     dict(panel="glyph-digits", num_examples=[20], splits=1, epochs=1, fits=["gauss-indep", "flow", "gauss"]),
     *(shared, jobs, table, plot),
-    varied=("net",),
+    varied=("net", "validate"),
     full=PAPER,
 )
 

@@ -194,24 +194,25 @@ class KernelDensity(Density):
     """A Gaussian around each training kernel, its `points`, all with the kernels' covariance times bandwidth^2: a kernel density
     estimate, as scipy.stats.gaussian_kde is.  log_prob is exact."""
 
+    options = dict(kernel_dim=int, bandwidth=float)
     CHUNK = 1 << 19  # pairs of a kernel and a point at once: what a cache holds
 
-    def __init__(self, kernel_dim):
+    def __init__(self, kernel_dim, bandwidth=1.0):
         super().__init__(kernel_dim)
         self.register_buffer("points", torch.zeros(1, kernel_dim**2))
         self.register_buffer("scale", torch.eye(kernel_dim**2))  # lower Cholesky factor of the kernels' covariance
-        self.register_buffer("bandwidth", torch.tensor(1.0))
+        self.register_buffer("bandwidth", torch.tensor(bandwidth))
 
     @classmethod
-    def fit(cls, kernels, bandwidth=None, points=20_000):
-        """bandwidth: a factor, or the name of a rule, "scott" or "silverman"; by default the best on a sixth of the kernels, which are
-        points themselves afterwards.  points: at most so many, drawn from the kernels."""
+    def fit(cls, kernels, bandwidth=0.0, points=20_000):
+        """bandwidth: a factor, or the name of a rule, "scott" or "silverman"; 0 takes the best on a sixth of the kernels, which are points
+        themselves afterwards.  points: at most so many, drawn from the kernels."""
         x = kernels.flatten(1)[torch.randperm(len(kernels), device=kernels.device)[:points]]
         n, d = x.shape
-        if bandwidth is None and n < 3:
+        if not bandwidth and n < 3:
             raise ValueError(f"{n} kernels are too few for a kernel density estimate and its bandwidth")
         rules = dict(scott=n ** (-1 / (d + 4)), silverman=(n * (d + 2) / 4) ** (-1 / (d + 4)))
-        if bandwidth is None:
+        if not bandwidth:
             held_out, rest = x[: max(n // 6, 1)], x[max(n // 6, 1) :]
             shape = (-1, 1, *kernels.shape[2:])
             tried = [rules["scott"] * 2 ** (i / 4) for i in range(-12, 5)]

@@ -104,10 +104,12 @@ def write_card(args, decrease_from, train, test, density):
         commit=commit_name(),
         machine=meta["machine"],
     )
-    options = {name: getattr(args, name) for name in density.options if name in args and name not in ("kernel_dim", "min_std")}
+    options = {name: getattr(args, name) for name in density.options if name in args and name not in ("kernel_dim", "min_std", "bandwidth")}
     fields["options"] = ", ".join(f"{name} {value}" for name, value in options.items()) + (f", --var {args.var}" if vae else "")
     weights = BEST_WEIGHTS if density.overfits and not args.no_early_stop else LAST_WEIGHTS
     fields["fitted"] = "fitted at once" if hasattr(density, "fit") else TRAINED.format(**fields) + weights
+    if hasattr(density, "bandwidth"):
+        fields["fitted"] += f", bandwidth {density.bandwidth.item():.3g}"
     if not vae:
         fields["fitted"] += ".\nIts log-density is exact, and stands for the ELBO below; its samples stand for decoder means"
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""

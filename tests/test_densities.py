@@ -263,6 +263,7 @@ TRAINED = "--num_epochs 4 --eval_freq 2 --bs 16 --hidden_dim 4"
     [
         ("gmm", "--components 2"),
         ("kde", ""),
+        ("kde", "--bandwidth 0.3"),
         ("flow", f"{TRAINED} --layers 2"),
         ("flow", f"{TRAINED} --layers 2 --no_early_stop"),
         ("pixelcnn", f"{TRAINED} --layers 2 --components 2"),
@@ -283,6 +284,7 @@ def test_a_fitted_density_is_a_prior_folder(tmp_path, name, options):
     assert abs(value - card_rows(tmp_path / "prior")["elbo"]) < (3 if name == "chain" else 0.01 * abs(value))
     rows, card = read_rows(run / "logs.csv"), (tmp_path / "prior/README.md").read_text()
     assert ("valid_elbo" in rows[-1]) == ("were left out of the training" in card) == (density.overfits and "early" not in options)
+    assert ("bandwidth 0.3" in card) == ("bandwidth" in options)
     if "valid_elbo" in rows[-1]:
         best = max(row["valid_elbo"] for row in rows)
         assert best > -math.inf and not (run / "vae_params_best.torch").samefile(run / "vae_params.torch")
