@@ -273,11 +273,11 @@ def trained_weights(run, file="model.torch", device="cpu"):
 
 def check_trained(run):
     """Raise ValueError if a run stopped before its first evaluation; say so on stderr if it stopped before its last epoch.  A folder whose
-    params.yaml has no `meta` is not a run's, and passes."""
+    params.yaml has no `meta` is not a run's, and passes, as does a finished prior (one fitted at once has a single epoch)."""
     done, epochs = progress(run)
     if done == 0:
         raise ValueError(f"{run} stopped before its first evaluation: it is untrained (its logs.csv is missing or empty)")
-    if done and epochs and done < epochs:
+    if done and epochs and done < epochs and not is_finished(Path(run)):
         print(f"note: {run} stopped after {done} of {epochs} epochs; --resume continues it", file=sys.stderr)
 
 

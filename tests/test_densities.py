@@ -270,13 +270,14 @@ TRAINED = "--num_epochs 4 --eval_freq 2 --bs 16 --hidden_dim 4"
         ("chain", f"{TRAINED} --z_dim 2"),
     ],
 )
-def test_a_fitted_density_is_a_prior_folder(tmp_path, name, options):
+def test_a_fitted_density_is_a_prior_folder(tmp_path, name, options, capsys):
     """From kernels to train_vae_prior.py, utils.load_density, and a Bayesian net under it."""
     for split, n in (("train", 40), ("test", 10)):
         np.save(tmp_path / f"{split}.npy", two_heaps(n, 5).numpy())
     words = f"--density {name} --kernel_dim 5 {options} --no_screen --data_dir {tmp_path} --out {tmp_path}/prior"
     run = train_vae_prior.main(words.split())
     density = load_density(tmp_path / "prior")
+    assert "stopped" not in capsys.readouterr().err
     assert type(density) is DENSITIES[name] and (tmp_path / "prior/kernels.png").exists()
     w = torch.from_numpy(np.load(tmp_path / "test.npy"))
     torch.manual_seed(0)

@@ -189,15 +189,19 @@ def test_nothing_to_train_on_is_a_mistake(option, capsys):
 
 
 def test_densities_in_miniature(glyphs, capsys):
-    """They are fitted first, then the nets trained."""
+    """They are fitted first, then the nets trained; on validation images in rows of their own."""
     densities.DRIVER.main(["--quick", "--data_root", str(glyphs)])
+    assert "validation" not in capsys.readouterr().out
+    densities.DRIVER.main(["--quick", "--validate", "--data_root", str(glyphs)])
     rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/densities.csv")
     assert {(r["method"], r["x"]) for r in rows if r["metric"] == "elbo" and r["panel"] == "kernels"} == set(
         itertools.product(("gauss-indep", "flow", "gauss"), ("7x7", "5x5"))
     )
-    nets = {(r["method"], unpack(r["options"]).get("net")) for r in rows if r["metric"] == "acc"}
-    assert nets == set(itertools.product(("gauss-indep", "flow", "gauss"), (None, "sn", "det")))
-    assert all(r["value"] > 0 for r in rows if r["metric"] == "parameters") and "| gauss-indep | " in capsys.readouterr().out
+    kinds = [(None, None), ("sn", None), ("det", None), (None, True)]
+    nets = {(r["method"], tuple(map(unpack(r["options"]).get, ("net", "validate")))) for r in rows if r["metric"] == "acc"}
+    assert nets == set(itertools.product(("gauss-indep", "flow", "gauss"), kinds))
+    assert all(r["value"] > 0 for r in rows if r["metric"] == "parameters")
+    assert "| gauss-indep | " in (shown := capsys.readouterr().out) and shown.count("Nets, on validation images:") == 1
 
 
 def test_auroc_of_two_normals():
