@@ -36,7 +36,7 @@ mean absolute cosine to a kernel of equal weights, norm their mean L2 norm. A pr
 alignment near 1), or shrinks them, ruins a net under the full KL sum."""
 CARD = """# {title}, {k}x{k}
 
-The prior of a {k}x{k} convolution; `utils.load_{loader}` loads it. {options}{bounded};
+The prior of a {k}x{k} convolution; `utils.load_{loader}` loads it{options};
 {fitted}.
 
 Kernels: `{data_dir}`, {train} for training and {test} held out{source}.
@@ -105,7 +105,10 @@ def write_card(args, decrease_from, train, test, density):
         machine=meta["machine"],
     )
     options = {name: getattr(args, name) for name in density.options if name in args and name not in ("kernel_dim", "min_std", "bandwidth")}
-    fields["options"] = ", ".join(f"{name} {value}" for name, value in options.items()) + (f", --var {args.var}" if vae else "")
+    words = [f"{name} {value}" for name, value in options.items()] + ([f"--var {args.var}"] if vae else [])
+    if vae and args.min_std:
+        words.append(f"--min_std {args.min_std:g} (the decoder's standard deviations are no smaller)")
+    fields["options"] = ". " + ", ".join(words) if words else ""
     weights = BEST_WEIGHTS if density.overfits and not args.no_early_stop else LAST_WEIGHTS
     fields["fitted"] = "fitted at once" if hasattr(density, "fit") else TRAINED.format(**fields) + weights
     if hasattr(density, "bandwidth"):
@@ -114,7 +117,6 @@ def write_card(args, decrease_from, train, test, density):
         fields["fitted"] += ".\nIts log-density is exact, and stands for the ELBO below; its samples stand for decoder means"
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
     fields |= dict(rows=table_of(numbers), drift=DRIFT)
-    fields["bounded"] = f", --min_std {args.min_std:g} (the decoder's standard deviations are no smaller)" if vae and args.min_std else ""
     fields["latent"] = "![latent space](latent.png)\n" if getattr(density, "z_dim", 0) == 2 else ""
     fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
     (run_dir / "README.md").write_text(CARD.format(**fields))
