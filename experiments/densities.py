@@ -178,19 +178,21 @@ def table(rows):
 
 def plot(rows, file):
     """Accuracy of the nets under a density, of the smallest n, against its nats per held-out 5x5 kernel, and against the likeness of its
-    drift test."""
+    drift test; a colour per density, a marker per fit of it."""
     own = nets(rows)[0]
     least = min((r["x"] for r in own), default="")
     figure, axes = new_figure(10, 4.2, columns=2, sharey=True)
     for axis, (metric, label) in zip(
         axes, (("elbo", "nats per held-out 5x5 kernel"), ("likeness_600", "likeness of 5x5 kernels after 600 steps"))
     ):
-        for i, name in enumerate([*FITS, *VARIANTS]):
+        for name, fit in (FITS | VARIANTS).items():
             x = select(rows, panel="kernels", method=name, x="5x5", metric=metric)
             y = select(own, method=name, x=least, metric="acc")
             if len(x) and len(y):
                 spread = [[y.mean() - y.min()], [y.max() - y.mean()]]
-                axis.errorbar(x[0], y.mean(), spread, fmt="o" if name in FITS else "s", capsize=3, color=f"C{i}", label=name)
+                marker = "o" if name in FITS else "s^vDP"[list(VARIANTS).index(name) % 5]
+                color = f"C{list(FITS).index(fit.density)}"
+                axis.errorbar(x[0], y.mean(), spread, fmt=marker, capsize=3, color=color, label=name)
         axis.set(xlabel=label)
         axis.margins(x=0.15)
     axes[0].set(ylabel=f"accuracy under it as the prior, n = {least}")
