@@ -206,7 +206,8 @@ class KernelDensity(Density):
     @classmethod
     def fit(cls, kernels, bandwidth=0.0, points=20_000):
         """bandwidth: a factor, or the name of a rule, "scott" or "silverman"; 0 takes the best on a sixth of the kernels, which are points
-        themselves afterwards.  points: at most so many, drawn from the kernels."""
+        themselves afterwards.  points: at most so many, drawn from the kernels.  Raises ValueError for a bandwidth that single precision
+        cannot do with."""
         x = kernels.flatten(1)[torch.randperm(len(kernels), device=kernels.device)[:points]]
         n, d = x.shape
         if not bandwidth and n < 3:
@@ -221,9 +222,14 @@ class KernelDensity(Density):
             for trial.bandwidth in torch.tensor(tried, device=x.device):
                 scores.append(trial.log_prob(held_out.reshape(shape)).mean().item())
             bandwidth = tried[scores.index(max(scores))]
+        bandwidth = rules.get(bandwidth, bandwidth)
+        if not 1e-3 <= bandwidth <= 1e3:
+            raise ValueError(
+                f"a bandwidth of {bandwidth:g} is out of all proportion: choose 0.001 to 1000 standard deviations of the kernels"
+            )
         density = cls(kernels.shape[-1]).to(x.device)
         density.points, density.scale = x.clone(), cholesky(covariance(x, correction=1), ridge=1e-6)
-        density.bandwidth = torch.tensor(rules.get(bandwidth, bandwidth), device=x.device)
+        density.bandwidth = torch.tensor(bandwidth, device=x.device)
         return density
 
     def resize(self, state):

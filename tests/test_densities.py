@@ -297,6 +297,7 @@ def test_mistakes_in_a_density(tmp_path):
         np.save(tmp_path / f"{split}.npy", two_heaps(9, 5).numpy())
     words = ["--kernel_dim", "5", "--data_dir", str(tmp_path)]
     mistakes = {"gmm --components 10": "fewer are needed", "flow": "too few to hold out", "vae --no_early_stop": "not for --density vae"}
+    mistakes |= {f"kde --bandwidth {b}": "out of all proportion" for b in ("1e-20", "1e20")}
     for density, message in mistakes.items():
         with pytest.raises(ValueError, match=message):
             train_vae_prior.main([*words, "--density", *density.split()])
