@@ -128,7 +128,7 @@ def jobs(args):
             continue
         if name == "vae" and not args.validate:
             continue  # the nets are those of Fig. 2
-        net = net_options(args) | dict(vae_list=folders, init_list="vae") | (dict(validate=True) if args.validate else {})
+        net = net_options(args) | dict(vae_list=folders, init_list="vae", validate=args.validate)
         for n, split in itertools.product(args.num_examples, range(args.splits)):
             own = net | dict(num_examples=n, data_split_seed=split)
             under = own | dict(net_cfg="bayes", prior_list=density)

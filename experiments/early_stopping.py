@@ -20,7 +20,7 @@ from .rows import rows_of_common_splits
 def add_arguments(parser):
     parser.add_argument("--num_examples", type=at_least(1), default=50, help="size of the training set")
     parser.add_argument("--epochs", type=at_least(1), default=10000, help="passes over the training set, as in the paper")
-    parser.set_defaults(start="vae", seed=0, vae_list=None, eval_freq=None)  # as fig2's own
+    parser.set_defaults(start="vae", seed=0, vae_list=None, eval_freq=None, validate=False)  # as fig2's own
 
 
 def shared(args):

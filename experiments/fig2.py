@@ -59,10 +59,12 @@ def add_arguments(parser):
     what = "first kernels of every method: samples of the priors, their decoders' means, or Xavier's"
     parser.add_argument("--start", choices=STARTS, default="vae", help=what)
     parser.add_argument("--seed", type=int, default=0, help="seed of everything except the splits, including the first kernels")
+    parser.add_argument("--validate", action="store_true", help="evaluate on validation images, to choose among priors")
 
 
 def shared(args):
-    return {panel: options(panel, args.epochs, args.start, args.seed, args.vae_list or ()) for panel in PANELS}
+    own = args.epochs, args.start, args.seed, args.vae_list or ()
+    return {panel: options(panel, *own) | dict(validate=args.validate) for panel in PANELS}
 
 
 def curve_options(args, n):
@@ -85,7 +87,7 @@ def jobs(args):
     for n in args.num_examples or panel.num_examples:
         for split in range(args.splits):
             for method in args.methods:
-                own = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed)
+                own = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed, validate=args.validate)
                 own |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
                 job = method_job(args.panel, method, str(n), split, own)
                 yield job._replace(measure=partial(with_curve, curve_options(args, n))) if args.eval_freq else job
@@ -130,9 +132,9 @@ def table(rows, base=None, paper=None, size="n"):
     return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, paper, size)
 
 
-def other_priors(panel, epochs, base):
+def other_priors(panel, epochs, base, validate=False):
     """The method `base` under other priors than the shipped, --vae_list, beside it under these; as Markdown, "" if none has run."""
-    usual, rows, shipped = pack(options(panel, epochs)), [], "under the shipped"
+    usual, rows, shipped = pack(options(panel, epochs) | dict(validate=validate)), [], "under the shipped"
     for r in tidy_rows(RESULTS / "fig2.csv"):
         words = dict(unpack(r["options"]))
         label = f"under {words.pop('vae_list')}" if "vae_list" in words else shipped
@@ -155,7 +157,8 @@ def report():
             sizes = {r["x"] for r in rows}
             theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes or start == "vae"}
             parts[f"the baselines from {words} kernels ({sentence(pack(options(panel, epochs)), PAPER)})"] = table(rows, base, theirs)
-        parts[f"{name_of(base)}, under other priors"] = other_priors(panel, epochs, base)
+        for validate, where in ((False, ""), (True, ", on validation images")):
+            parts[f"{name_of(base)}, under other priors{where}"] = other_priors(panel, epochs, base, validate)
         parts["other first kernels and other noise (`--seed 1`)"] = table(rows_of(panel, epochs, seed=1), base)
         for what, part in parts.items():
             lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []

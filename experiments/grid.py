@@ -58,9 +58,11 @@ class Job(NamedTuple):
 
 
 def command_line(**options):
-    """Options as command-line words: hid_dim=(32, 128) -> --hid_dim 32 128; True is a switch."""
+    """Options as command-line words: hid_dim=(32, 128) -> --hid_dim 32 128; True is a switch, and False leaves it out."""
     words = []
     for name, value in options.items():
+        if value is False:
+            continue
         values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
         words += [f"--{name}", *map(str, values)]
     return words

@@ -13,7 +13,7 @@ from models.priors import DENSITIES
 from models.screen import likeness
 from myexman.logger import read_rows
 from prune_kernels import read_kernels
-from utils import BATCH, steps_per_epoch
+from utils import BATCH, load_density, steps_per_epoch
 
 from . import deep_ensemble
 from .grid import Job, command_line
@@ -135,17 +135,22 @@ def net_options(args):
     return shared | dict(epochs=args.epochs, eval_freq=args.epochs)
 
 
+def density_name(folder):
+    """The name in DENSITIES of what a prior folder holds."""
+    return next(name for name, kind in DENSITIES.items() if type(load_density(folder)) is kind)
+
+
 def method_options(method, vaes, kernels=None, start="vae"):
     """train_bnn's options of a method: its net and priors, and the kernels it starts from.
 
-    start: one of models.initialization.INITS for all convolutions."""
+    vaes: a prior folder per convolution, as a rule of VAEs.  start: one of models.initialization.INITS for all convolutions."""
     learned = method in KL_SUMS
     options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if learned or start.startswith("vae") else {})
     if method in DETERMINISTIC:
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if hasattr(DENSITIES.get(method), "fit"):
         options |= dict(filters_list=kernels)
-    return options | KL_SUMS.get(method, {}) | dict(net_cfg="bayes", prior_list=["vae" if learned else method] * len(vaes))
+    return options | KL_SUMS.get(method, {}) | dict(net_cfg="bayes", prior_list=[density_name(vae) if learned else method for vae in vaes])
 
 
 def init_options(init, layers):

@@ -50,9 +50,7 @@ def shared(args):
 
 def jobs(args):
     vaes = shipped("vae", PANELS[args.panel].layers)
-    net = (
-        net_options(args) | dict(num_examples=args.num_examples, eval_freq=args.eval_freq) | (dict(validate=True) if args.validate else {})
-    )
+    net = net_options(args) | dict(num_examples=args.num_examples, eval_freq=args.eval_freq, validate=args.validate)
     for split in range(args.splits):
         for factor in args.factors:
             for method in args.methods:

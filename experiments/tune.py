@@ -85,7 +85,7 @@ def job(args, method, n, split, recipe, validate=False):
     layers = PANELS[args.panel].layers
     options = net_options(args) | method_options(method, shipped("vae", layers), shipped("conv", layers), recipe.init_list)
     options |= dict(num_examples=n, data_split_seed=split, epochs=recipe.epochs, eval_freq=recipe.epochs, lr=recipe.lr)
-    options |= (dict(l2=recipe.l2) if recipe.l2 else {}) | (dict(validate=True) if validate else {})
+    options |= dict(validate=validate) | (dict(l2=recipe.l2) if recipe.l2 else {})
     return method_job(args.panel, method, str(n), split, options)._replace(options=recipe.options(validate))
 
 

@@ -17,6 +17,7 @@ import yaml
 from scipy import stats
 
 import train_bnn
+import train_vae_prior
 from data import Dataset
 from data.glyphs import GLYPHS, make_glyphs
 from experiments import (
@@ -68,7 +69,6 @@ from models.screen import QUANTITIES
 from models.sparsity import compression, prune
 from myexman import read_params, status, write_yaml
 from myexman.logger import read_rows
-from train_vae_prior import held_out
 from utils import ensemble_average, load_run, load_vae, metrics, predict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +108,7 @@ def test_the_cards_say_what_the_priors_do():
         written = {q: float(line.split("|")[2]) for q, words in QUANTITIES.items() for line in card if line.startswith(f"| {words} |")}
         _, test = screening.kernels_of(ROOT / "data" / kernels_of)
         vae = load_vae(ROOT / "data" / prior)
-        assert abs(written["elbo"] - np.mean([held_out(vae, test)["elbo"] for _ in range(8)])) < 0.4
+        assert abs(written["elbo"] - np.mean([train_vae_prior.held_out(vae, test)["elbo"] for _ in range(8)])) < 0.4
         assert written == {quantity: float(f"{rows[prior, quantity]:.4g}") for quantity in QUANTITIES}
 
 
@@ -258,7 +258,7 @@ def test_fig2_shows_both_schedules_both_starts_and_paired_differences(tmp_path, 
     )
     assert "| 50 | standard normal | 0.717 | 0.690 ± 0.010 | -0.110 (-0.135 to -0.085) | 0.003 | 1.100 ± 0.000 | +0.100" in text
     assert "| 50 | standard normal | 0.717 | 0.590 ± 0.010 | -0.210 (-0.235 to -0.185) | < 0.001 | 1.200 ± 0.000 | +0.200" in text
-    assert fig2.other_priors("mnist", 600, "dwp") == ""
+    assert fig2.other_priors("mnist", 600, "dwp") == fig2.other_priors("mnist", 600, "dwp", validate=True) == ""
     other = pack(fig2.options("mnist", 600) | dict(vae_list=["a@1", "b@2"]))
     add_rows([row | dict(method="dwp", seed=s, metric="acc", value=0.9, options=other) for s in (0, 1)], tmp_path / "fig2.csv")
     assert "| 50 | under a@1,b@2 | 0.900 ± 0.000 | +0.100 (+0.100 to +0.100) |" in fig2.other_priors("mnist", 600, "dwp")
@@ -299,6 +299,20 @@ def test_fig2_under_other_priors(glyphs, priors):
     fig2.DRIVER.main(["--quick", "--data_root", str(glyphs), "--methods", "dwp", "--start", "vae-mean", "--vae_list", *priors])
     (options,) = {r["options"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "quick/fig2.csv")}
     assert unpack(options)["init_list"] == "vae-mean" and unpack(options)["vae_list"].split(",")[1].startswith("vae5x5@")
+
+
+def test_fig2_under_priors_of_other_densities_on_validation_images(glyphs, priors, tmp_path):
+    """--prior_list is what a folder holds, and rows on validation images say so."""
+    for split, n in (("train", 40), ("test", 10)):
+        np.save(tmp_path / f"{split}.npy", torch.randn(n, 1, 5, 5).numpy())
+    words = f"--density kde --kernel_dim 5 --no_screen --data_dir {tmp_path} --out {tmp_path}/kde5x5"
+    train_vae_prior.main(words.split())
+    words = ["--quick", "--data_root", str(glyphs), "--methods", "dwp-256", "--validate", "--vae_list", priors[0], str(tmp_path / "kde5x5")]
+    (job,) = fig2.jobs(fig2.DRIVER.parse_args(words))
+    assert " --prior_list vae kde" in " ".join(job.argv)
+    fig2.DRIVER.main(words)
+    (options,) = {r["options"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "quick/fig2.csv")}
+    assert unpack(options)["validate"] is True and unpack(options)["vae_list"].split(",")[1].startswith("kde5x5@")
 
 
 def test_a_new_comparison_is_a_list_of_variants(glyphs, monkeypatch):
