@@ -14,7 +14,7 @@ from utils import run_cli
 from . import fig2
 from .grid import Driver
 from .methods import KL_SUMS, curve
-from .rows import rows_of_common_splits
+from .rows import RESULTS, rows_of_common_splits, tidy_rows
 
 
 def add_arguments(parser):
@@ -39,6 +39,16 @@ def table(rows):
     return fig2.table(of_most_splits(rows), "dwp-256", size="step")
 
 
+def report():
+    """Markdown lines for experiments.report: the methods by step, and the deep weight prior under other priors."""
+    own, ((panel, usual),) = DRIVER.results(), DRIVER.usual().items()
+    lines = [f"{panel}; {DRIVER.title(own)}:", "", table(own)] if own else []
+    rows = [r | dict(options=DRIVER.options_of(r)) for r in tidy_rows(RESULTS / "early_stopping.csv") if r["panel"] == panel]
+    for where, part in fig2.other_priors(rows, usual, "dwp-256", size="step").items():
+        lines += ["", f"**The deep weight prior under other priors than the shipped{where}**", "", part] if part else []
+    return lines
+
+
 def plot(rows, file):
     rows = rows_of_common_splits(of_most_splits(rows))
     figure, (left, right) = new_figure(10, 3.8, columns=2)
@@ -53,7 +63,7 @@ def plot(rows, file):
 
 
 SMOKE = dict(panel="glyph-digits", num_examples=20, epochs=3)
-DRIVER = Driver("early_stopping", __doc__, add_arguments, SMOKE, shared, lambda args: (), table, plot, varied=("eval_freq",))
+DRIVER = Driver("early_stopping", __doc__, add_arguments, SMOKE, shared, lambda args: (), table, plot, varied=("eval_freq",), report=report)
 
 if __name__ == "__main__":
     run_cli(DRIVER.main)

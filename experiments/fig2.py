@@ -132,16 +132,24 @@ def table(rows, base=None, paper=None, size="n"):
     return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, paper, size)
 
 
-def other_priors(panel, epochs, base, validate=False):
-    """The method `base` under other priors than the shipped, --vae_list, beside it under these; as Markdown, "" if none has run."""
-    usual, rows, shipped = pack(options(panel, epochs) | dict(validate=validate)), [], "under the shipped"
-    for r in tidy_rows(RESULTS / "fig2.csv"):
+def other_priors(rows, usual, base, size="n"):
+    """{"" or ", on validation images": the method `base` under other priors than the shipped, --vae_list, beside it under these, where they
+    have run; as Markdown}.
+
+    rows: of one panel.  usual: the options of those under the shipped.  size: what the rows' x is."""
+    found, shipped = {}, "under the shipped"
+    for r in (r for r in rows if r["method"] == base):
         words = dict(unpack(r["options"]))
         label = f"under {words.pop('vae_list')}" if "vae_list" in words else shipped
-        if (r["panel"], r["method"], pack(words)) == (panel, base, usual):
-            rows.append(r | dict(method=label))
-    others = sorted({r["method"] for r in rows} - {shipped})
-    return comparison_table(rows, {shipped: None} | dict.fromkeys(others, shipped)) if others else ""
+        where = ", on validation images" * words.pop("validate", False)
+        if words == unpack(pack(usual)):
+            found.setdefault((where, r["x"]), []).append(r | dict(method=label))
+    tables = {}
+    for where in ("", ", on validation images"):
+        own = [r for (other, _), at in found.items() if other == where and len({r["method"] for r in at}) > 1 for r in at]
+        others = sorted({r["method"] for r in own} - {shipped})
+        tables[where] = comparison_table(own, {shipped: None} | dict.fromkeys(others, shipped), size=size) if others else ""
+    return tables
 
 
 BASELINES_FROM = {"xavier": "Xavier's", "vae": "the prior's"}  # the paper does not say from which kernels its baselines start
@@ -157,8 +165,9 @@ def report():
             sizes = {r["x"] for r in rows}
             theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes or start == "vae"}
             parts[f"the baselines from {words} kernels ({sentence(pack(options(panel, epochs)), PAPER)})"] = table(rows, base, theirs)
-        for validate, where in ((False, ""), (True, ", on validation images")):
-            parts[f"{name_of(base)}, under other priors{where}"] = other_priors(panel, epochs, base, validate)
+        own = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
+        for where, part in other_priors(own, options(panel, epochs), base).items():
+            parts[f"{name_of(base)}, under other priors{where}"] = part
         parts["other first kernels and other noise (`--seed 1`)"] = table(rows_of(panel, epochs, seed=1), base)
         for what, part in parts.items():
             lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []
