@@ -143,7 +143,7 @@ def above(norms, cut):
 def narrow_cut(norms, cut, spread):
     """The lowest cut, from `cut` up, above which the norms' 90 % quantile is at most `spread` times the 10 % quantile."""
     kept = np.sort(norms[above(norms, cut)])
-    if not len(kept):
+    if not len(kept) or spread == np.inf:
         return cut
     first, rank = np.arange(len(kept)), np.arange(len(kept))
     low, high = (np.interp(first + q * (len(kept) - 1 - first), rank, kept) for q in (0.1, 0.9))  # np.quantile of kept[first:]
@@ -166,6 +166,9 @@ def main(argv=None):
     wanted = [SimpleNamespace(**dict(zip(DEFAULTS, values))) for values in zip(*lists)]
     names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
     norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
+    for name, norms in zip(names, norms_of):
+        if not norms.any():
+            raise ValueError(f"all kernels of {name} are zero")
     first_cuts = [threshold(norms, w.shape[-1], own.min_norm, own.keep) for norms, w, own in zip(norms_of, layers, wanted)]
     origin, rng = provenance(runs, nets, names), np.random.default_rng(args.seed)
     if args.pool:

@@ -225,8 +225,6 @@ def former_posterior(run, name):
 
 def check_net(args, net, layers, train, test):
     """Raise ValueError if options do not go with the net, its Bayesian layers, and its data, or the memory."""
-    if args.net_cfg == "bayes" and not layers:
-        raise ValueError(f"--net_cfg bayes makes convolutions Bayesian, and {args.model} has none: take bayes-all")
     check_batches(net, len(train.y), args.bs)
     weights, predictions = sum(layer.mean.weight.numel() for layer in layers), len(test.y) * (int(train.y.max()) + 1)
     check_room(args.dwp_samples * weights, f"draws of all weights for --dwp_samples {args.dwp_samples}")

@@ -21,7 +21,7 @@ from models.prior_folder import MADE_AT_THE_END, check_out, draw, publish, seal,
 from models.priors import DENSITIES
 from models.vae import CODERS, VAE
 from myexman import Checkpoints, ExParser, Logger, at_least, resume, save_state, script
-from utils import add_run_flags, check_same_data, linear_lr, load_kernels, load_weights, run_cli, seed_everything, train_epoch
+from utils import add_run_flags, check_same_data, linear_lr, load_into, load_kernels, load_weights, run_cli, seed_everything, train_epoch
 
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
 # larger ones left as it is, since scaling up slows its training.
@@ -144,7 +144,8 @@ def train_density(args, density, train, test, decrease_from):
                     save_state(density.state_dict(), args.run_dir / "vae_params_best.torch")
             checkpoints.finished(epoch + 1, save=evaluated)
     if stopped_early:
-        density.load_state_dict(load_weights(args.run_dir / "vae_params_best.torch", args.device))
+        best_weights = args.run_dir / "vae_params_best.torch"
+        load_into(density, load_weights(best_weights, args.device), best_weights)
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
 
 

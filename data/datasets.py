@@ -57,9 +57,10 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
         arrays = read_torchvision(name, root, file)
     else:
         raise FileNotFoundError(not_found(name, file))
-    for images, labels in (arrays[:2], arrays[2:]):
+    for what, images, labels in (("training", *arrays[:2]), ("test", *arrays[2:])):
         check_arrays(images, labels, file)
-    warn_of_odd_training_images(*arrays[:2], file)
+        warn_of_dark_images(images, f"{file}, {what} images")
+    check_training_labels(arrays[1], file)
     if ALIASES.get(file.stem.lower(), file.stem.lower()) == "not-mnist":
         arrays = clean_notmnist(arrays)
     train, test = as_dataset(*arrays[:2]), as_dataset(*arrays[2:])
@@ -176,10 +177,16 @@ def check_arrays(x, y, source):
         raise ValueError(f"{source}: label {y.max()} is not below {MAX_CLASSES}; number the classes 0, 1, …")
 
 
-def warn_of_odd_training_images(x, y, source):
-    """One line on stderr for what is possible, but more often a mistake: pixels that are 0 or 1 of 255, and labels that no image has."""
-    if x.max() == 1:
-        print(f"warning: {source}: the brightest pixel is 1 of 255; multiply images of 0 and 1 by 255", file=sys.stderr)
+def warn_of_dark_images(x, source):
+    """One line on stderr for what is possible, but more often a mistake: pixels that are 0 or 1 of 255."""
+    if x.max() <= 1:
+        print(f"warning: {source}: the brightest pixel is {x.max()} of 255; multiply images of 0 to 1 by 255", file=sys.stderr)
+
+
+def check_training_labels(y, source):
+    """Raise ValueError if all labels are the same; one line on stderr for labels that no image has."""
+    if (y == y[0]).all():
+        raise ValueError(f"{source}: all training images have the label {y[0]}: there is nothing to learn")
     absent = np.setdiff1d(np.arange(y.max()), y)
     if len(absent):
         some = ", ".join(map(str, absent[:5])) + (", …" if len(absent) > 5 else "")

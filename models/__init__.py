@@ -6,9 +6,10 @@ import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from .bayes import LAYERS
+from .bayes import LAYERS, is_stochastic, mode
 from .cifarnet import CIFARNet
 from .lenet import FConvMNIST, LeNet5, LeNet300
 from .memory import build
@@ -46,13 +47,16 @@ def architecture(model):
     lacking = [field for field in ("in_channels", "image_size", "default_hid_dim") if not hasattr(arch, field)]
     if lacking:
         raise ValueError(f"the class {name} of {file} lacks {', '.join(lacking)}, which those of models/lenet.py have")
+    if not isinstance(arch.default_hid_dim, (tuple, list)):
+        raise ValueError(f"{file}: default_hid_dim of {name} must be a tuple of widths, not {arch.default_hid_dim!r}")
     return arch
 
 
 def build_net(model, net_cfg, hid_dim, x, y):
     """A network from command-line words, for images x (N, C, H, W) with labels y (N,).  hid_dim None is the paper's.
 
-    Raises ValueError if the widths do not fit the architecture or the memory, or the architecture the images or net_cfg."""
+    Raises ValueError if the widths do not fit the architecture or the memory, the architecture the images or net_cfg, or its outputs the
+    labels."""
     arch = architecture(model)
     hid_dim = hid_dim or arch.default_hid_dim
     if len(hid_dim) != len(arch.default_hid_dim):
@@ -70,10 +74,29 @@ def build_net(model, net_cfg, hid_dim, x, y):
     net = build(lambda: arch(**options), f"the weights of {model} for --hid_dim {widths}")
     if lacking := [part for part in ("features", "classifier") if not isinstance(getattr(net, part, None), nn.Module)]:
         raise ValueError(f"{model} has no {' and no '.join(lacking)}: a net is `features` and then a `classifier`, as in models/lenet.py")
+    if net_cfg != "vanilla" and not is_stochastic(net):
+        hint = ": take bayes-all" if net_cfg == "bayes" else ""
+        raise ValueError(f"--net_cfg {net_cfg} is for layers that {model} makes of {' or '.join(LAYERS[net_cfg])}, and it has none{hint}")
+    check_outputs(net, model, x[:2].cpu(), options["classes"])
     for name, weight in net.classifier.named_parameters():
         if name.endswith("weight") and "var." not in name and weight.ndim == 2:
             nn.init.xavier_normal_(weight)  # as in the original code; with few images it matters
     return net
+
+
+def check_outputs(net, model, x, classes):
+    """Raise ValueError unless a net, on the CPU, gives logits (n, classes) for images x (n, C, H, W)."""
+    try:
+        with torch.random.fork_rng(), torch.no_grad(), mode(net, "det"):
+            out = net(x)
+    except RuntimeError as e:
+        hint = "; images lie channels last, so flatten(1) has to take the place of view()" if "view size" in str(e) else ""
+        raise ValueError(f"{model} fails on images of shape {tuple(x.shape)}: {str(e).splitlines()[0]}{hint}") from e
+    shape = tuple(getattr(out, "shape", ()))
+    if shape != (len(x), classes):
+        raise ValueError(f"{model} must give {classes} numbers for an image, one per class (`classes`): for {len(x)} it gives {shape}")
+    if classes > 1 and bool((out >= 0).all()) and torch.allclose(out.sum(1), torch.ones(len(x))):
+        raise ValueError(f"{model} gives probabilities, and should give logits: leave the last softmax out")
 
 
 __all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "ResNet", "VGGLike", "architecture", "build_net", "model_name"]

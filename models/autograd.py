@@ -9,6 +9,12 @@ def normal_like(x):
     return torch.randn(x.numel(), dtype=x.dtype, device=x.device).as_strided(x.shape, x.stride())
 
 
+def refuse_second_derivatives():
+    """In a backward(): what it scales are numbers, so that a derivative of it would be 0, or wrong, without a word."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("second derivatives are not available: these gradients are worked out by hand (models/autograd.py)")
+
+
 class Reparametrized(torch.autograd.Function):
     """mean + sqrt(var) * noise, noise ~ N(0, 1), of two tensors that nobody needs afterwards: both are overwritten.
 
@@ -25,6 +31,7 @@ class Reparametrized(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        refuse_second_derivatives()
         (slope,) = ctx.saved_tensors
         return grad, grad * slope
 
@@ -52,4 +59,5 @@ class ChunkedSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, scale):
+        refuse_second_derivatives()
         return None, None, *(scale * g for g in ctx.saved_tensors)

@@ -84,9 +84,12 @@ class BayesLayer(nn.Module):
 class BayesConv2d(BayesLayer):
     """Conv2d with q(w); x: (B, C_in, H, W) -> (B, C_out, H', W').  Weights: (C_out, C_in, k, k).
 
-    Raises ValueError for any other option of Conv2d."""
+    Its arguments come in Conv2d's order.  Raises ValueError for a dilation, for groups, and for options of Conv2d that are not here."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=True, logvarinit=-10.0, **others):
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, logvarinit=-10.0, **others
+    ):
+        others |= {name: value for name, value in (("dilation", dilation), ("groups", groups)) if value not in (1, (1, 1))}
         if others:
             raise ValueError(f"a Bayesian convolution takes no {', '.join(others)}")
         like = (in_channels, out_channels, kernel_size, stride, padding)
@@ -168,21 +171,19 @@ def conv_layers(net):
 
 
 def is_stochastic(net):
-    return any(isinstance(m, BayesLayer) or (isinstance(m, nn.Dropout) and m.p > 0) for m in net.modules())
+    dropout = nn.modules.dropout._DropoutNd
+    return any(isinstance(m, BayesLayer) or (isinstance(m, dropout) and m.p > 0) for m in net.modules())
 
 
 def set_mode(net, word):
-    """Put every stochastic layer of a net into one of MODES; dropout is on in both random modes (MC dropout), and a batch
-    normalisation takes its statistics from the batch in training only."""
+    """Put a net into one of MODES. Other modules than Bayesian layers are as in training in both random modes, so that dropout of any kind
+    is on (MC dropout); but a normalisation takes its statistics from the batch in `stoch` only."""
     if word not in MODES:
         raise ValueError(f"unknown mode {word!r}; choose from {', '.join(MODES)}")
     for m in net.modules():
+        m.training = word == "stoch" if isinstance(m, nn.modules.batchnorm._NormBase) else word != "det"
         if isinstance(m, BayesLayer):
             m.set_mode(word)
-        elif isinstance(m, nn.Dropout):
-            m.train(word != "det")
-        elif isinstance(m, nn.modules.batchnorm._BatchNorm):
-            m.train(word == "stoch")
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class GaussianMixture(Density):
             if value - last < tolerance:
                 break
             last = value
-        return density.float()
+        return density.to(kernels.dtype)
 
     def em(self, kernels, pseudo=0.0, steps=200):
         """Fit to kernels (n, 1, k, k), from components that begin at kernels far from each other; yields, before each step, what the
@@ -169,7 +169,7 @@ class GaussianMixture(Density):
     @torch.no_grad()
     def sample(self, n):
         c = torch.multinomial(self.log_weight.exp(), n, replacement=True)
-        noise = torch.randn(n, self.mean.shape[1], 1, device=self.mean.device)
+        noise = torch.randn_like(self.mean[c])[..., None]
         return (self.mean[c] + (self.scale[c] @ noise)[..., 0]).view(n, 1, self.kernel_dim, self.kernel_dim)
 
 
@@ -223,9 +223,9 @@ class KernelDensity(Density):
                 scores.append(trial.log_prob(held_out.reshape(shape)).mean().item())
             bandwidth = tried[scores.index(max(scores))]
         bandwidth = rules.get(bandwidth, bandwidth)
-        if not 1e-3 <= bandwidth <= 1e3:
+        if not 1e-2 <= bandwidth <= 1e3:
             raise ValueError(
-                f"a bandwidth of {bandwidth:g} is out of all proportion: choose 0.001 to 1000 standard deviations of the kernels"
+                f"a bandwidth of {bandwidth:g} is out of all proportion: choose 0.01 to 1000 standard deviations of the kernels"
             )
         density = cls(kernels.shape[-1]).to(x.device)
         density.points, density.scale = x.clone(), cholesky(covariance(x, correction=1), ridge=1e-6)
@@ -236,8 +236,9 @@ class KernelDensity(Density):
         self.points = torch.empty_like(state.get("points", self.points))
 
     def white(self, x):
-        """Points (n, k^2) in units in which each training kernel's Gaussian has covariance I."""
-        return torch.linalg.solve_triangular(self.scale, x.T, upper=False).T / self.bandwidth
+        """Points (n, k^2) in units in which each training kernel's Gaussian has covariance I, less the mean of the training kernels: else
+        squares of large numbers would cancel in log_prob()."""
+        return torch.linalg.solve_triangular(self.scale, (x - self.points.mean(0)).T, upper=False).T / self.bandwidth
 
     def log_prob(self, w):
         """(n, 1, k, k) -> (n,), nats."""

@@ -31,16 +31,13 @@ class LearnedKernels:
 
 
 class Pretrained:
-    """The kernels of one trained layer, (C_out, C_in, k, k), in their order."""
+    """The kernels of one trained layer of the same shape, (C_out, C_in, k, k), in their order."""
 
     def __init__(self, weight):
         self.weight = weight
 
     def sample(self, n):
-        k = self.weight.shape[-1]
-        if self.weight.numel() != n * k * k:
-            raise ValueError(f"pretrained weight {tuple(self.weight.shape)} does not hold {n} kernels; the nets differ in width")
-        return self.weight.reshape(n, 1, k, k)
+        return self.weight.reshape(n, 1, *self.weight.shape[2:])
 
 
 class DecoderMeans:
@@ -58,7 +55,12 @@ class DecoderMeans:
 @torch.no_grad()
 def fill(weight, source):
     """Fill a convolution's weight (C_out, C_in, k, k), transposed or not, with source.sample(C_out C_in)."""
-    c1, c2, k, _ = weight.shape
+    c1, c2, k, width = weight.shape
+    if k != width:
+        raise ValueError(f"a convolution has kernels of {k}x{width}, and only square ones are supported")
+    if isinstance(source, Pretrained) and source.weight.shape != weight.shape:
+        shapes = tuple(source.weight.shape), tuple(weight.shape)
+        raise ValueError("a pretrained weight {} does not fit {}; the nets differ in width".format(*shapes))
     w = source.sample(c1 * c2)
     if w.shape[-1] != k:
         raise ValueError(f"the source has {w.shape[-1]}x{w.shape[-1]} kernels, the layer {k}x{k}")

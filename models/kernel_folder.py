@@ -129,6 +129,9 @@ def read_kernels(run):
     others = [name for name, w in state.items() if w.ndim == 5 or (w.ndim == 4 and w.shape[2] != w.shape[3])]
     if others:
         print(f"note: {file}: left out {', '.join(others)}, whose kernels are not square", file=sys.stderr)
+    if keras := [name for name, w in convs.items() if w.shape[0] == w.shape[1] < w.shape[2] and w.shape[0] % 2]:
+        says = f"of shape {tuple(convs[keras[0]].shape)}, is taken as (outputs, inputs, k, k); one of Keras has to be transposed"
+        print(f"warning: {file}: {keras[0]}, {says}", file=sys.stderr)
     if not file.is_dir() and file.suffix == ".safetensors" and len({re.sub(r"\d+", "", name) for name in convs}) > 1:
         print(f"note: {file} stores no order of layers, and their names do not show it; order taken: {', '.join(convs)}", file=sys.stderr)
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}

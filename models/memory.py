@@ -26,8 +26,7 @@ def build(make, what):
             made = make()
             weights = sum(t.numel() for t in (*made.parameters(), *made.buffers()))
         except RuntimeError as e:
-            if "overflow" not in str(e):
-                raise
-            weights = float("inf")  # more than torch can count
+            # more than torch can count; or a net that computes while it is made, or a mistake in it, which shows below
+            weights = float("inf") if "overflow" in str(e) else 0
     check_room(4 * weights, what)
     return make()

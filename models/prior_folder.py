@@ -168,7 +168,9 @@ def check_sum(file):
     lines = (line.split() for line in sums.read_text(errors="replace").splitlines()) if sums.exists() else ()
     known = {words[1]: words[0] for words in lines if len(words) == 2}
     if file.name in known and hashlib.sha256(file.read_bytes()).hexdigest() != known[file.name]:
-        raise ValueError(f"{file} was altered or cut off: its checksum is not the one in {SUMS} (if you meant to change it, delete {SUMS})")
+        stale = [SUMS, *(["vae_params.safetensors"] if file.name == "vae_params.torch" else [])]  # which would be read in its place
+        how = f"if you meant to change it, delete {' and '.join(stale)}"
+        raise ValueError(f"{file} was altered or cut off: its checksum is not the one in {SUMS} ({how})")
 
 
 def same_folder(a, b):
@@ -203,6 +205,7 @@ def publish(run_dir, out):
 
 NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LAYOUTS = (torch.strided, torch.sparse_coo)
+PREFIXES = ("model.", "module.", "_orig_mod.")
 
 
 def load_weights(file, device="cpu"):
@@ -235,7 +238,7 @@ def load_weights(file, device="cpu"):
     ):
         raise ValueError(f"{file} does not hold plain tensors by name")
     check_room(sum(t.numel() for t in state.values()), f"the tensors in {file}")  # sparse or repeated ones are small on the disk
-    for prefix in ("model.", "module.", "_orig_mod."):
+    for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     try:
@@ -286,6 +289,9 @@ def check_trained(run):
 def load_into(module, state, source):
     """module.load_state_dict(state) with a one-line ValueError that names the source and the first keys that do not fit."""
     own = module.state_dict()
+    for prefix in PREFIXES:  # which load_weights() took off, and which may be the module's own
+        if own.keys() == {f"{prefix}{k}" for k in state}:
+            state = {f"{prefix}{k}": v for k, v in state.items()}
     wrong = sorted((own.keys() ^ state.keys()) | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape})
     if wrong:
         raise ValueError(f"{source} does not fit {type(module).__name__}: {', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}")
@@ -302,7 +308,7 @@ def load_density(path, device=None, weights=None):
     if not (path / "params.yaml").exists():
         raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
     check_trained(path)
-    for name in ("params.yaml", weights):
+    for name in ("params.yaml", weights, "vae_params.torch"):
         if (path / name).exists():
             check_sum(path / name)
     try:

@@ -191,6 +191,8 @@ class KernelPrior(Prior):
 
     def __init__(self, density, dwp_samples=1, kl_kernels=0, kl_chunk=0, train_reverse=True, bound="elbo"):
         super().__init__()
+        if bound not in ("elbo", "iw"):
+            raise ValueError(f"no bound {bound!r}: choose elbo or iw")
         if bound == "iw" and (not isinstance(density, VAE) or isinstance(density, Chain)):  # a Chain's codes are not drawn at once
             raise ValueError(f"the importance-weighted bound needs the codes of a VAE, which a {type(density).__name__} does not have")
         self.density = copy.deepcopy(density).requires_grad_(False)
@@ -217,7 +219,7 @@ class KernelPrior(Prior):
         k = self.density.kernel_dim
         if w.ndim != 4 or w.shape[-2:] != (k, k):
             raise ValueError(f"a prior of {k}x{k} kernels does not fit weights of shape {tuple(w.shape)}")
-        return w.view(-1, 1, k, k)
+        return w.reshape(-1, 1, k, k)
 
     def psi(self):
         """The parameters of the reverse model, if they are learned."""

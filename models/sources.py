@@ -18,6 +18,8 @@ def one_per_layer(values, default, layers, flag, stages=()):
     if values and not layers:
         raise ValueError(f"{flag}: the net has no layer for it")
     values = values or [default]
+    if stages and sum(stages) != layers:
+        raise ValueError(f"the net's `stages` add up to {sum(stages)} convolutions, and it has {layers} of them")
     if stages and len(values) == len(stages):
         return [value for value, n in zip(values, stages) for _ in range(n)]
     if len(values) not in (1, layers):

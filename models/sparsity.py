@@ -109,7 +109,8 @@ def keep_filters(conv, reader, alive, opt=None):
     Parameters stay the same objects, so that an optimiser goes on with them; no graph over them may be alive. opt: an optimiser, whose
     state is cut alike."""
     inputs = alive.repeat_interleave(reader.weight.shape[1] // len(alive))  # a linear reader sees every pixel of a channel
-    for p, dim, keep in ((conv.weight, 0, alive), (conv.bias, 0, alive), (reader.weight, 1, inputs)):
+    bias = [(conv.bias, 0, alive)] if conv.bias is not None else []
+    for p, dim, keep in ((conv.weight, 0, alive), *bias, (reader.weight, 1, inputs)):
         state = opt.state.get(p, {}) if opt else {}
         like_p = {name: t for name, t in state.items() if t.shape == p.shape}
         state |= {name: select(t, dim, keep) for name, t in like_p.items()}
@@ -131,7 +132,8 @@ def drop_dead(net, opt, norm):
 
     Where these are exactly zero the net's function stays as it was.  Raises ValueError if a layer has no other."""
     for conv, reader in readers(net):
-        alive = (conv.weight.square().sum((1, 2, 3)) + conv.bias.square()).sqrt() >= norm
+        bias = 0 if conv.bias is None else conv.bias.square()
+        alive = (conv.weight.square().sum((1, 2, 3)) + bias).sqrt() >= norm
         if not alive.any():
             raise ValueError(f"all filters of a layer have died (norm below {norm:g}): a smaller --l2 leaves some")
         if not alive.all():

@@ -130,7 +130,7 @@ class VAE(Density):
         initial: its value, a float.  Layout and names of the weights stay, so it is saved and loaded as any other."""
         *_, head = self.decoder.fc_var.modules()
         nn.init.zeros_(head.weight).requires_grad_(False)
-        nn.init.constant_(head.bias, math.log(math.expm1(initial)))  # softplus of it is `initial`
+        nn.init.constant_(head.bias, initial + math.log(-math.expm1(-initial)))  # softplus of it is `initial`
 
     def rescale(self, factor):
         """Turn the density of w into that of factor * w.
@@ -199,7 +199,8 @@ class VAE(Density):
 
     def sample_codes(self, n):
         """n codes z ~ p(z): (n, z_dim)."""
-        return torch.randn(n, self.z_dim, device=next(self.parameters(), torch.empty(0)).device)
+        like = next(self.parameters(), torch.empty(0))
+        return torch.randn(n, self.z_dim, device=like.device, dtype=like.dtype)
 
     @torch.no_grad()
     def sample(self, n):

@@ -117,6 +117,8 @@ def test_reparametrisation_is_what_autograd_would_make_of_it():
         results.append((y, *torch.autograd.grad(y.square().sum(), [mean, var])))
     for a, b in zip(*results):
         torch.testing.assert_close(a, b)
+    with pytest.raises(RuntimeError, match="second derivatives are not available"):
+        torch.autograd.grad(Reparametrized.apply(mean.clone(), var.clone()).sum(), var, create_graph=True)
 
 
 def test_gradient_is_finite_on_an_empty_image():

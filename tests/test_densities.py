@@ -90,6 +90,9 @@ def test_a_weight_of_the_pixelcnn_depends_on_those_before_it_alone():
         mean = density.conditionals(w).component_distribution.mean[0].flatten(0, 1)[i].sum()
         (grad,) = torch.autograd.grad(mean, w)
         assert grad.flatten()[i:].abs().max() == 0 and (grad.flatten()[:i] != 0).all()
+    for other in (torch.zeros(2, 1, 5, 5), torch.zeros(1, 3, 3)):
+        with pytest.raises(ValueError, match=r"a density of 3x3 kernels .* does not fit"):
+            density.log_prob(other)
 
 
 @pytest.mark.parametrize("rule", ["scott", "silverman", 0.5])
@@ -97,6 +100,21 @@ def test_the_kernel_density_estimate_is_scipys(rule):
     kernels, w = two_heaps(60, 2), two_heaps(7, 2)
     expected = stats.gaussian_kde(kernels.flatten(1).double().numpy().T, rule).logpdf(w.flatten(1).double().numpy().T)
     assert np.allclose(KernelDensity.fit(kernels, rule).log_prob(w), expected, atol=1e-2)
+    assert np.allclose(KernelDensity.fit(kernels + 10, rule).log_prob(w + 10), expected, atol=1e-2)
+
+
+def test_the_narrowest_kernel_density_estimate_has_its_digits():
+    kernels = two_heaps(200, 5)
+    density = KernelDensity.fit(kernels, 0.01)
+    w = density.sample(50)
+    assert torch.allclose(density.log_prob(w), density.double().log_prob(w.double()).float(), atol=0.5)
+
+
+@pytest.mark.parametrize("name", ["vae", "gmm", "kde", "gauss", "gauss-indep"])
+def test_double_precision_stays(name):
+    kernels = two_heaps(60, 3).double()
+    density = DENSITIES[name].fit(kernels) if hasattr(DENSITIES[name], "fit") else VAE(3, 2, 4).double()
+    assert density.log_prob(kernels).dtype == density.sample(4).dtype == torch.float64
 
 
 def test_what_log_sum_exp_raises_adds_nothing():

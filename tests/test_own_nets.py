@@ -1,7 +1,9 @@
 """Nets and kernels that users bring: a net of a file of their own, nets of several architectures, and what cannot be built."""
 
 import errno
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ import train_bnn
 import train_source
 from experiments.methods import fingerprint, options
 from models import build_net
+from models.bayes import is_stochastic, set_mode
 from models.kernel_folder import load_kernels
+from models.prior_folder import trained_weights
 from myexman import acquire
 from myexman.parser import code_hash
 from utils import load_run
@@ -78,7 +82,9 @@ def test_a_net_of_ones_own_file_is_trained_resumed_and_loaded(digits, priors, tm
         ("net.py:Other", [], "lacks in_channels, image_size, default_hid_dim"),
         ("net.py:Missing", [], "has no class Missing"),
         (dict(more=""), ["--net_cfg", "vanilla-do"], "got an unexpected keyword argument 'dropout'"),
-        (dict(options=", groups=1"), [], "a Bayesian convolution takes no groups"),
+        (dict(options=", groups=2"), [], "a Bayesian convolution takes no groups"),
+        (dict(options=", 1, 0, 2"), [], "a Bayesian convolution takes no dilation"),
+        (dict(options=", padding_mode='circular'"), [], "a Bayesian convolution takes no padding_mode"),
         (dict(name="head"), [], "has no classifier: a net is `features` and then a `classifier`"),
     ],
 )
@@ -166,3 +172,97 @@ def test_priors_of_one_name_are_told_apart_in_rows(tmp_path):
     shutil.copytree(tmp_path / "a/vae7x7", tmp_path / "copy/vae7x7")
     rows = [options("mnist", 600, priors=[tmp_path / name / "vae7x7"])["vae_list"] for name in ("a", "b", "copy")]
     assert rows[0] == rows[2] != rows[1] and rows[0] == [f"vae7x7@{fingerprint(tmp_path / 'a/vae7x7')}"]
+
+
+OTHERS = """
+import torch
+from net import Net
+
+class Drop2d(Net):
+    def __init__(self, dropout=0.0, **options):
+        super().__init__(**options)
+        self.features.insert(1, torch.nn.Dropout2d(dropout))
+
+class Functional(Net):
+    def forward(self, x):
+        return self.classifier(torch.nn.functional.dropout(self.features(x), 0.5, self.training))
+
+class Deaf(Net):
+    def __init__(self, hid_dim=(4,), classes=10, conv=None, linear=None, dropout=0.0):
+        super().__init__(hid_dim, classes)
+
+class View(Net):
+    def forward(self, x):
+        h = self.features[:-1](x)
+        return self.classifier(h.view(len(h), -1))
+
+class Softmax(Net):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+class Ten(Net):
+    def __init__(self, classes=10, **options):
+        super().__init__(**options)
+
+class Width(Net):
+    default_hid_dim = 4
+
+class Stages(Net):
+    stages = (2,)
+
+class Steps(Net):
+    def __init__(self, dropout=0.0, **options):
+        self.rates = [rate.item() for rate in torch.linspace(0, dropout, 2)]
+        super().__init__(**options)
+"""
+
+
+@pytest.fixture
+def others(tmp_path, monkeypatch):
+    """The file of OTHERS, beside net.py."""
+    write_net(tmp_path / "net.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "net", raising=False)
+    (tmp_path / "others.py").write_text(OTHERS)
+    return tmp_path / "others.py"
+
+
+@pytest.mark.parametrize("name, net_cfg", [("Drop2d", "vanilla-do"), ("Functional", "bayes")])
+def test_dropout_of_any_kind_is_off_where_a_net_is_deterministic(name, net_cfg, others):
+    x, y = torch.rand(6, 1, 28, 28), torch.arange(6)
+    net = build_net(f"{others}:{name}", net_cfg, None, x, y)
+    assert is_stochastic(net)
+    for word, same in (("stoch", False), ("sample", False), ("det", True)):
+        set_mode(net, word)
+        assert torch.equal(net(x), net(x)) == same
+
+
+@pytest.mark.parametrize(
+    "name, words, message",
+    [
+        ("Deaf", [], "--net_cfg bayes is for layers that .* makes of conv, and it has none: take bayes-all"),
+        ("Deaf", ["--net_cfg", "bayes-all"], "makes of conv or linear, and it has none"),
+        ("Deaf", ["--net_cfg", "vanilla-do"], "makes of dropout, and it has none"),
+        ("View", [], r"images lie channels last, so flatten\(1\) has to take the place of view\(\)"),
+        ("Softmax", [], "gives probabilities, and should give logits"),
+        ("Ten", [], r"must give 3 numbers for an image, one per class \(`classes`\): for 2 it gives \(2, 10\)"),
+        ("Width", [], "default_hid_dim of Width must be a tuple of widths, not 4"),
+        ("Stages", [], "the net's `stages` add up to 2 convolutions, and it has 1 of them"),
+    ],
+)
+def test_a_net_that_would_be_wrong_without_a_word_is_refused_in_a_line(name, words, message, others, digits, capsys):
+    said = refuse(capsys, train_bnn.main, ["--data", digits, "--model", f"{others}:{name}", *words])
+    assert re.search(message, said), said
+
+
+def test_a_net_that_computes_while_it_is_made_is_made(others):
+    """It cannot be looked at without its weights."""
+    net = build_net(f"{others}:Steps", "bayes", None, torch.rand(2, 1, 28, 28), torch.arange(2))
+    assert net.rates == [0, 0] and is_stochastic(net)
+
+
+def test_filters_without_a_bias_are_dropped(digits, tmp_path):
+    model = write_net(tmp_path / "net.py", options=", bias=False")
+    run = train_source.main(["--data", str(digits), "--model", model, "--epochs", "1", "--drop_dead", "0.6"])
+    state = trained_weights(run)
+    assert len(state["features.0.weight"]) < 4 and "features.0.bias" not in state

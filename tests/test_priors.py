@@ -307,6 +307,19 @@ def test_a_prior_refuses_kernels_of_another_size():
         KernelPrior(VAE(5, 2, 4)).kl(BayesLinear(25, 5).posterior())
 
 
+def test_a_prior_takes_weights_that_lie_channels_last_and_has_no_second_derivatives():
+    prior, layer = KernelPrior(VAE(5, 2, 4)), BayesConv2d(4, 6, 5)
+    values = []
+    for format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(1)
+        values.append(prior.kl(layer.to(memory_format=format).posterior()).item())
+    assert math.isclose(*values, rel_tol=1e-4)
+    with pytest.raises(RuntimeError, match="second derivatives are not available"):
+        torch.autograd.grad(prior.kl(layer.posterior()), layer.mean.weight, create_graph=True)
+    with pytest.raises(ValueError, match="no bound 'IW': choose elbo or iw"):
+        KernelPrior(VAE(5, 2, 4), dwp_samples=4, bound="IW")
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 24])
 def test_chunked_kl_has_the_exact_gradient(chunk):
     class Deterministic(VAE):  # the chunks draw their noise apart: compare without noise

@@ -36,6 +36,15 @@ def test_layers_come_in_the_order_of_the_numbers_in_their_names(end, tmp_path):
     assert load_kernels(tmp_path / "two/conv3x3_1/train.npy").max() == 2 and load_kernels(tmp_path / "two/conv3x3_2/train.npy").min() == 3
 
 
+def test_weights_that_look_like_those_of_keras_are_warned_of(tmp_path, capsys):
+    torch.save({"a.weight": torch.randn(3, 3, 16, 16), "b.weight": torch.randn(16, 3, 16, 16)}, tmp_path / "net.pt")
+    read_kernels(tmp_path / "net.pt")
+    assert capsys.readouterr().err.count("warning") == 1
+    torch.save({"a.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="all kernels of conv3x3 are zero"):
+        prune_kernels.main([str(tmp_path / "net.pt"), "--out", str(tmp_path / "k"), "--keep", "1"])
+
+
 def test_a_pool_keeps_its_order_of_layers(tmp_path):
     """Its names have the kernels' sizes, which are no order."""
     torch.save({f"conv{k}x{k}.weight": torch.ones(4, 1, k, k) for k in (7, 5)}, tmp_path / "pool.torch")
@@ -152,7 +161,12 @@ def test_odd_images_and_labels_are_warned_of_once(tmp_path, capsys):
     write_set(tmp_path)
     assert capsys.readouterr().err == ""
     write_set(tmp_path, x=np.ones((20, 4, 4), np.uint8))
-    assert capsys.readouterr().err.endswith("the brightest pixel is 1 of 255; multiply images of 0 and 1 by 255\n")
+    said = [line.split(", ")[-1] for line in capsys.readouterr().err.splitlines()]
+    assert said == [f"{split} images: the brightest pixel is 1 of 255; multiply images of 0 to 1 by 255" for split in ("training", "test")]
+    write_set(tmp_path, x=np.zeros((20, 4, 4), np.uint8))
+    assert "the brightest pixel is 0 of 255" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="all training images have the label 2"):
+        write_set(tmp_path, y=np.full(20, 2))
     write_set(tmp_path, y=1 + np.arange(20) % 4)
     assert capsys.readouterr().err.endswith("no training image has the label 0; the net has an output for it nevertheless\n")
     write_set(tmp_path, y=10 * (np.arange(20) % 2))

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch.distributions import Normal
 
 from experiments import textbook
+from models.densities import Density
 from models.initialization import LearnedKernels, Pretrained, Xavier, fill
 from models.prior_folder import seal
 from models.priors import DENSITIES
@@ -206,7 +207,9 @@ def test_fill(layer):
     with pytest.raises(ValueError, match="5x5"):
         fill(layer.weight, VAE(7, 2, 4))
     with pytest.raises(ValueError, match="differ in width"):
-        fill(layer.weight, Pretrained(torch.randn(9, 3, 5, 5)))
+        fill(layer.weight, Pretrained(torch.randn(*layer.weight.shape[1::-1], 5, 5)))
+    with pytest.raises(ValueError, match="kernels of 1x5, and only square ones"):
+        fill(torch.zeros(3, 4, 1, 5), LearnedKernels(kernels))
 
 
 @pytest.mark.parametrize("name", ["gauss", "gauss-indep"])
@@ -248,6 +251,34 @@ def test_weights_are_taken_from_safetensors_and_a_file_that_was_altered_is_named
             load_vae(folder)
         (folder / name).write_bytes(good)
     assert load_vae(folder)
+    other = VAE(5, **SIZES[5])  # of a user who fitted on: not to be left aside for the former one in vae_params.safetensors
+    torch.save(other.state_dict(), folder / "vae_params.torch")
+    with pytest.raises(ValueError, match=r"if you meant to change it, delete SHA256SUMS and vae_params\.safetensors"):
+        load_vae(folder)
+    for name in ("SHA256SUMS", "vae_params.safetensors"):
+        (folder / name).unlink()
+    assert torch.equal(load_vae(folder).encoder.fc_mu.weight, other.encoder.fc_mu.weight)
+
+
+def test_a_density_whose_one_part_is_called_model_is_saved_and_loaded(tmp_path, monkeypatch):
+    """Though a file whose names all begin so is taken for that of a net within another module."""
+
+    class Mine(Density):
+        def __init__(self, kernel_dim):
+            super().__init__(kernel_dim)
+            self.model = torch.nn.Linear(kernel_dim**2, 1)
+
+    monkeypatch.setitem(DENSITIES, "mine", Mine)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(dict(density="mine", kernel_dim=3)))
+    torch.save((saved := Mine(3)).state_dict(), tmp_path / "vae_params.torch")
+    assert torch.equal(load_density(tmp_path).model.weight, saved.model.weight)
+
+
+def test_a_variance_far_from_the_usual_may_be_shared():
+    vae = VAE(3, 2, 16)
+    for variance in (1e-6, 5e3):
+        vae.share_variance(variance)
+        assert math.isclose(vae.decoder(torch.zeros(1, 2))[1].max().item(), variance, rel_tol=1e-3)
 
 
 @pytest.mark.parametrize("folder", sorted((Path(__file__).resolve().parents[1] / "data").glob("*/vae*")), ids=lambda path: path.name)
