@@ -97,7 +97,7 @@ def folder_of(args, name, k):
     own = args.data_dir == SHIPPED
     if own and k in (FITS | VARIANTS)[name].shipped:
         return SHIPPED / f"vae{k}x{k}"
-    return work_folder(args, "densities") / ("" if own else args.data_dir.name) / f"{name.replace(', ', '_').replace(' ', '_')}{k}x{k}"
+    return work_folder(args, "densities") / ("" if own else args.data_dir.name) / f"{name.replace(', ', '_').replace(' ', '_')}_{k}x{k}"
 
 
 def facts(folder):

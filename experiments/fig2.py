@@ -133,22 +133,24 @@ def table(rows, base=None, paper=None, size="n"):
 
 
 def other_priors(rows, usual, base, size="n"):
-    """{"" or ", on validation images": the method `base` under other priors than the shipped, --vae_list, beside it under these, where they
-    have run; as Markdown}.
+    """{"" or ", on validation images": the method `base` under other priors than the shipped, --vae_list, beside it under these, and other
+    methods from samples of those, beside it under the same, where they have run; as Markdown}.
 
     rows: of one panel.  usual: the options of those under the shipped.  size: what the rows' x is."""
-    found, shipped = {}, "under the shipped"
-    for r in (r for r in rows if r["method"] == base):
+    found, shipped, bases = {}, "under the shipped", {}
+    for r in rows:
         words = dict(unpack(r["options"]))
-        label = f"under {words.pop('vae_list')}" if "vae_list" in words else shipped
-        where = ", on validation images" * words.pop("validate", False)
-        if words == unpack(pack(usual)):
-            found.setdefault((where, r["x"]), []).append(r | dict(method=label))
-    tables = {}
+        priors, where = words.pop("vae_list", None), ", on validation images" * words.pop("validate", False)
+        if words != unpack(pack(usual)) or not (priors or r["method"] == base):
+            continue
+        under = f"under {priors}" if priors else shipped
+        label = under if r["method"] == base else f"{name_of(r['method'])}, from {priors}"
+        bases[label] = None if label == shipped else under if label != under else shipped
+        found.setdefault((where, r["x"]), []).append(r | dict(method=label))
+    tables, order = {}, sorted(bases, key=lambda label: (label != shipped, label.split()[-1], bases[label] != shipped))
     for where in ("", ", on validation images"):
         own = [r for (other, _), at in found.items() if other == where and len({r["method"] for r in at}) > 1 for r in at]
-        others = sorted({r["method"] for r in own} - {shipped})
-        tables[where] = comparison_table(own, {shipped: None} | dict.fromkeys(others, shipped), size=size) if others else ""
+        tables[where] = comparison_table(own, {label: bases[label] for label in order}, size=size) if own else ""
     return tables
 
 
