@@ -87,7 +87,7 @@ def build_net(model, net_cfg, hid_dim, x, y):
 def check_outputs(net, model, x, classes):
     """Raise ValueError unless a net, on the CPU, gives logits (n, classes) for images x (n, C, H, W)."""
     try:
-        with torch.random.fork_rng(), torch.no_grad(), mode(net, "det"):
+        with torch.random.fork_rng(devices=()), torch.no_grad(), mode(net, "det"):
             out = net(x)
     except RuntimeError as e:
         hint = "; images lie channels last, so flatten(1) has to take the place of view()" if "view size" in str(e) else ""
