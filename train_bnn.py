@@ -153,7 +153,8 @@ def prepare(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
     check_same_data(args, train)
-    net = build_net(args.model, args.net_cfg, args.hid_dim, *train)  # on the CPU, where a seed gives every machine the same first kernels
+    # on the CPU, where a seed gives every machine the same first kernels
+    net = build_net(args.model, args.net_cfg, args.hid_dim, *train, new=not args.resume)
     layers = bayes_layers(net)
     check_net(args, net, layers, train, test)
     sources = layer_sources(net, args.init_list, args.vae_list, args.filters_list, args.pretrained)

@@ -61,7 +61,8 @@ def main(args):
     train, test = load_data(**data_options(vars(args)))
     check_same_data(args, train)
 
-    net = build_net(args.model, args.net_cfg, args.hid_dim, *train).to(args.device, memory_format=torch.channels_last)
+    net = build_net(args.model, args.net_cfg, args.hid_dim, *train, new=not args.resume)
+    net.to(args.device, memory_format=torch.channels_last)
     check_batches(net, len(train.y), args.bs)
     convs = conv_layers(net)
     counted = {name.split(".")[-1]: conv for name, conv in convs.items()}

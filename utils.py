@@ -271,7 +271,7 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
         raise ValueError(f"{run_dir} was validated on every sixth training image, as --validate then did; today it holds out other images")
     try:
         train, test = load_data(**data_options(params) | dict(device=device) | (dict(data_root=data_root) if data_root else {}))
-        net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train).to(device)
+        net = build_net(params["model"], "vanilla" if pruned else params["net_cfg"], params["hid_dim"], *train, new=False).to(device)
         layers = bayes_layers(net)
         set_rates(layers, prior_names(params["prior_list"], layers), params.get("alpha"))
     except (KeyError, TypeError, AttributeError) as e:  # an option that is missing, or of another kind

@@ -9,6 +9,8 @@ smallest n, those under N(0, 1) and deterministic ones take it as the start alon
 """
 
 import itertools
+import shlex
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +24,9 @@ from utils import load_density, run_cli
 
 from .comparison import comparison_table
 from .fig2 import rows_beside
-from .grid import Driver, Job, command_line, work_folder
+from .grid import Driver, Job, command_line, folders, work_folder
 from .methods import PAPER, method_job, net_options
-from .rows import RESULTS, ROOT, markdown, select, unpack
+from .rows import RESULTS, ROOT, markdown, select, tidy_rows, unpack
 
 SIZES, SHIPPED = (7, 5), ROOT / "data/fconv"
 
@@ -115,20 +117,26 @@ def fit(argv):
 
 def jobs(args):
     """The fits, and the nets under what has been fitted."""
+    rows = DRIVER.among(tidy_rows(folders(args.quick)[0] / "densities.csv"), shared(args))
     for name in args.fits:
         density, *options, _ = (FITS | VARIANTS)[name]
-        folders = [folder_of(args, name, k) for k in SIZES]
-        for k, folder, own in zip(SIZES, folders, options):
+        priors, made_elsewhere = [folder_of(args, name, k) for k in SIZES], []
+        for k, folder, own in zip(SIZES, priors, options):
             own = dict(density=density, kernel_dim=k, data_dir=args.data_dir / f"conv{k}x{k}") | own
             if args.quick:
                 own |= dict(no_screen=True) | ({} if hasattr(DENSITIES[density], "fit") else dict(num_epochs=1))
             argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**own, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
-        if args.fits_only or args.data_dir != SHIPPED or not all(map(is_finished, folders)):
+            if not is_finished(folder) and select(rows, method=name, x=f"{k}x{k}", metric="elbo").size:
+                made_elsewhere.append(f"python train_vae_prior.py {shlex.join(argv)}")
+        if args.fits_only or args.data_dir != SHIPPED or (name == "vae" and not args.validate):  # whose nets are those of Fig. 2
             continue
-        if name == "vae" and not args.validate:
-            continue  # the nets are those of Fig. 2
-        net = net_options(args) | dict(vae_list=folders, init_list="vae", validate=args.validate)
+        if not all(map(is_finished, priors)):
+            own = [r for r in rows if r["metric"] == "acc" and r["x"] in args.num_examples and role(r) == name]
+            if made_elsewhere and len([r for r in own if validated(r) == args.validate]) < len(args.num_examples) * args.splits:
+                print(f"note: {name} was fitted elsewhere; to train nets under it: {'; '.join(made_elsewhere)}", file=sys.stderr)
+            continue
+        net = net_options(args) | dict(vae_list=priors, init_list="vae", validate=args.validate)
         for n, split in itertools.product(args.num_examples, range(args.splits)):
             own = net | dict(num_examples=n, data_split_seed=split)
             under = own | dict(net_cfg="bayes", prior_list=density)
@@ -143,9 +151,14 @@ def role(row):
     return f"{row['method']}, as the start of {method}" if method else row["method"]
 
 
+def validated(row):
+    """Whether it is of a net on validation images."""
+    return unpack(row["options"]).get("validate", False)
+
+
 def nets(rows, validate=False):
     """(rows, bases) of the nets, for comparison_table(), with those of Fig. 2 under the shipped VAE unless on validation images."""
-    trained = [r for r in rows if r["panel"] != "kernels" and unpack(r["options"]).get("validate", False) == validate]
+    trained = [r for r in rows if r["panel"] != "kernels" and validated(r) == validate]
     endings = ("", *(f", as the start of {method}" for method in STARTS))
     bases = {f"{name}{ending}": f"vae{ending}" if name != "vae" else None for ending in endings for name in FITS}
     bases |= {name: fit.density for name, fit in VARIANTS.items()}

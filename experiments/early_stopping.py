@@ -45,7 +45,7 @@ def report():
     lines = [f"{panel}; {DRIVER.title(own)}:", "", table(own)] if own else []
     rows = [r | dict(options=DRIVER.options_of(r)) for r in tidy_rows(RESULTS / "early_stopping.csv") if r["panel"] == panel]
     for where, part in fig2.other_priors(rows, usual, "dwp-256", size="step").items():
-        lines += ["", f"**The deep weight prior under other priors than the shipped{where}**", "", part] if part else []
+        lines += ["", f"**Under other priors than the shipped, and what starts from their samples{where}**", "", part] if part else []
     return lines
 
 

@@ -13,6 +13,8 @@ import itertools
 from functools import partial
 
 from models.pictures import new_figure, save_figure
+from models.priors import DENSITIES
+from models.vae import VAE
 from myexman import at_least
 from myexman.logger import read_rows
 from utils import run_cli
@@ -21,9 +23,11 @@ from .comparison import comparison_table
 from .grid import Driver
 from .methods import (
     CORE,
+    KL_SUMS,
     PANELS,
     PAPER,
     curve,
+    density_name,
     every_row,
     method_job,
     method_options,
@@ -54,7 +58,7 @@ def add_arguments(parser):
     parser.add_argument("--eval_freq", type=at_least(1), help=what)
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
     parser.add_argument(
-        "--vae_list", nargs="+", metavar="DIR", help="priors in place of the shipped ones, such as those that the authors published"
+        "--vae_list", nargs="+", metavar="DIR", help="priors in place of the shipped ones: the authors' own, or of another density"
     )
     what = "first kernels of every method: samples of the priors, their decoders' means, or Xavier's"
     parser.add_argument("--start", choices=STARTS, default="vae", help=what)
@@ -82,6 +86,8 @@ def jobs(args):
     vaes, kernels = args.vae_list or shipped("vae", panel.layers), shipped("conv", panel.layers)
     if len(vaes) != len(panel.layers):
         raise ValueError(f"--vae_list: {panel.model} has {len(panel.layers)} convolutions, and needs as many priors, not {len(vaes)}")
+    if args.start == "vae-mean" and (others := [folder for folder in vaes if not issubclass(DENSITIES[density_name(folder)], VAE)]):
+        raise ValueError(f"--start vae-mean: {others[0]} has no decoder; leave --start out")
     if args.seed and "de" in args.methods:
         raise ValueError("--seed: the nets of a deep ensemble (de) have fixed seeds, 0 to 4")
     for n in args.num_examples or panel.num_examples:
@@ -143,8 +149,8 @@ def other_priors(rows, usual, base, size="n"):
         priors, where = words.pop("vae_list", None), ", on validation images" * words.pop("validate", False)
         if words != unpack(pack(usual)) or not (priors or r["method"] == base):
             continue
-        under = f"under {priors}" if priors else shipped
-        label = under if r["method"] == base else f"{name_of(r['method'])}, from {priors}"
+        under, how = f"under {priors}" if priors else shipped, "under" if r["method"] in KL_SUMS else "from"
+        label = under if r["method"] == base else f"{name_of(r['method'])}, {how} {priors}"
         bases[label] = None if label == shipped else under if label != under else shipped
         found.setdefault((where, r["x"]), []).append(r | dict(method=label))
     tables, order = {}, sorted(bases, key=lambda label: (label != shipped, label.split()[-1], bases[label] != shipped))
@@ -169,7 +175,7 @@ def report():
             parts[f"the baselines from {words} kernels ({sentence(pack(options(panel, epochs)), PAPER)})"] = table(rows, base, theirs)
         own = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
         for where, part in other_priors(own, options(panel, epochs), base).items():
-            parts[f"{name_of(base)}, under other priors{where}"] = part
+            parts[f"{name_of(base)}, under other priors, and what starts from their samples{where}"] = part
         parts["other first kernels and other noise (`--seed 1`)"] = table(rows_of(panel, epochs, seed=1), base)
         for what, part in parts.items():
             lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []

@@ -9,11 +9,12 @@ import yaml
 
 import train_bnn
 from models import NETWORKS
-from models.priors import DENSITIES
+from models.priors import DENSITIES, PRIORS
 from models.screen import likeness
+from myexman import read_params
 from myexman.logger import read_rows
 from prune_kernels import read_kernels
-from utils import BATCH, load_density, steps_per_epoch
+from utils import BATCH, steps_per_epoch
 
 from . import deep_ensemble
 from .grid import Job, command_line
@@ -137,7 +138,7 @@ def net_options(args):
 
 def density_name(folder):
     """The name in DENSITIES of what a prior folder holds."""
-    return next(name for name, kind in DENSITIES.items() if type(load_density(folder)) is kind)
+    return read_params(Path(folder) / "params.yaml").get("density", "vae")
 
 
 def method_options(method, vaes, kernels=None, start="vae"):
@@ -150,7 +151,9 @@ def method_options(method, vaes, kernels=None, start="vae"):
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if hasattr(DENSITIES.get(method), "fit"):
         options |= dict(filters_list=kernels)
-    return options | KL_SUMS.get(method, {}) | dict(net_cfg="bayes", prior_list=[density_name(vae) if learned else method for vae in vaes])
+    priors = [density_name(vae) if learned else method for vae in vaes]
+    sums = {key: n for key, n in KL_SUMS.get(method, {}).items() if any(key in PRIORS[name].needs for name in priors)}  # not in closed form
+    return options | sums | dict(net_cfg="bayes", prior_list=priors)
 
 
 def init_options(init, layers):

@@ -52,8 +52,9 @@ def architecture(model):
     return arch
 
 
-def build_net(model, net_cfg, hid_dim, x, y):
-    """A network from command-line words, for images x (N, C, H, W) with labels y (N,).  hid_dim None is the paper's.
+def build_net(model, net_cfg, hid_dim, x, y, new=True):
+    """A network from command-line words, for images x (N, C, H, W) with labels y (N,).  hid_dim None is the paper's.  new: whether it is to
+    be tried on images; one of a former run is taken as it is.
 
     Raises ValueError if the widths do not fit the architecture or the memory, the architecture the images or net_cfg, or its outputs the
     labels."""
@@ -74,14 +75,23 @@ def build_net(model, net_cfg, hid_dim, x, y):
     net = build(lambda: arch(**options), f"the weights of {model} for --hid_dim {widths}")
     if lacking := [part for part in ("features", "classifier") if not isinstance(getattr(net, part, None), nn.Module)]:
         raise ValueError(f"{model} has no {' and no '.join(lacking)}: a net is `features` and then a `classifier`, as in models/lenet.py")
-    if net_cfg != "vanilla" and not is_stochastic(net):
-        hint = ": take bayes-all" if net_cfg == "bayes" else ""
-        raise ValueError(f"--net_cfg {net_cfg} is for layers that {model} makes of {' or '.join(LAYERS[net_cfg])}, and it has none{hint}")
-    check_outputs(net, model, x[:2].cpu(), options["classes"])
+    if new:
+        check_effect(net, model, net_cfg)
+        check_outputs(net, model, x[:2].cpu(), options["classes"])
     for name, weight in net.classifier.named_parameters():
         if name.endswith("weight") and "var." not in name and weight.ndim == 2:
             nn.init.xavier_normal_(weight)  # as in the original code; with few images it matters
     return net
+
+
+def check_effect(net, model, net_cfg):
+    """Raise ValueError if net_cfg makes no difference to a net."""
+    if net_cfg != "vanilla" and not is_stochastic(net):
+        dropout, hint = "dropout" in LAYERS[net_cfg], ": take bayes-all" if net_cfg == "bayes" else ""
+        lacks = (
+            "torch.nn.Dropout with the rate `dropout`" if dropout else f"layer of the class {' or '.join(LAYERS[net_cfg])} that it is given"
+        )
+        raise ValueError(f"--net_cfg {net_cfg} would change nothing: {model} has no {lacks}{hint}")
 
 
 def check_outputs(net, model, x, classes):
@@ -91,10 +101,11 @@ def check_outputs(net, model, x, classes):
             out = net(x)
     except RuntimeError as e:
         hint = "; images lie channels last, so flatten(1) has to take the place of view()" if "view size" in str(e) else ""
-        raise ValueError(f"{model} fails on images of shape {tuple(x.shape)}: {str(e).splitlines()[0]}{hint}") from e
+        raise ValueError(f"{model} fails on images of shape {tuple(x.shape)}: {(str(e) or type(e).__name__).splitlines()[0]}{hint}") from e
     shape = tuple(getattr(out, "shape", ()))
     if shape != (len(x), classes):
         raise ValueError(f"{model} must give {classes} numbers for an image, one per class (`classes`): for {len(x)} it gives {shape}")
+    out = out.float()
     if classes > 1 and bool((out >= 0).all()) and torch.allclose(out.sum(1), torch.ones(len(x))):
         raise ValueError(f"{model} gives probabilities, and should give logits: leave the last softmax out")
 

@@ -58,7 +58,7 @@ def fill(weight, source):
     c1, c2, k, width = weight.shape
     if k != width:
         raise ValueError(f"a convolution has kernels of {k}x{width}, and only square ones are supported")
-    if isinstance(source, Pretrained) and source.weight.shape != weight.shape:
+    if isinstance(source, Pretrained) and source.weight.shape[:2] != (c1, c2):
         shapes = tuple(source.weight.shape), tuple(weight.shape)
         raise ValueError("a pretrained weight {} does not fit {}; the nets differ in width".format(*shapes))
     w = source.sample(c1 * c2)

@@ -124,14 +124,15 @@ def read_kernels(run):
     file = Path(run)
     state = trained_weights(file) if file.is_dir() else load_weights(file)
     convs = {name: w for name, w in state.items() if w.ndim == 4 and w.shape[2] == w.shape[3] > 1 and not name.endswith(NOISE)}
+    turned = "of Keras, (k, k, inputs, outputs)? Those have to be transposed to (outputs, inputs, k, k)"
     if not convs:
-        raise ValueError(f"{file} holds no convolution of square kernels")
+        hint = f"; {turned}" if any(w.ndim == 4 and w.shape[0] == w.shape[1] in (3, 5, 7) for w in state.values()) else ""
+        raise ValueError(f"{file} holds no convolution of square kernels{hint}")
     others = [name for name, w in state.items() if w.ndim == 5 or (w.ndim == 4 and w.shape[2] != w.shape[3])]
     if others:
         print(f"note: {file}: left out {', '.join(others)}, whose kernels are not square", file=sys.stderr)
-    if keras := [name for name, w in convs.items() if w.shape[0] == w.shape[1] < w.shape[2] and w.shape[0] % 2]:
-        says = f"of shape {tuple(convs[keras[0]].shape)}, is taken as (outputs, inputs, k, k); one of Keras has to be transposed"
-        print(f"warning: {file}: {keras[0]}, {says}", file=sys.stderr)
+    if keras := [name for name, w in convs.items() if w.shape[0] == w.shape[1] in (3, 5, 7) and w.shape[2] > 7]:
+        print(f"warning: {file}: {keras[0]} has the shape {tuple(convs[keras[0]].shape)}: {turned}", file=sys.stderr)
     if not file.is_dir() and file.suffix == ".safetensors" and len({re.sub(r"\d+", "", name) for name in convs}) > 1:
         print(f"note: {file} stores no order of layers, and their names do not show it; order taken: {', '.join(convs)}", file=sys.stderr)
     return {name: w.reshape(-1, 1, *w.shape[2:]).float() for name, w in convs.items()}

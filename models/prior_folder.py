@@ -168,7 +168,8 @@ def check_sum(file):
     lines = (line.split() for line in sums.read_text(errors="replace").splitlines()) if sums.exists() else ()
     known = {words[1]: words[0] for words in lines if len(words) == 2}
     if file.name in known and hashlib.sha256(file.read_bytes()).hexdigest() != known[file.name]:
-        stale = [SUMS, *(["vae_params.safetensors"] if file.name == "vae_params.torch" else [])]  # which would be read in its place
+        read_in_its_place = file.with_name("vae_params.safetensors")
+        stale = [SUMS, *([read_in_its_place.name] if file.name == "vae_params.torch" and read_in_its_place.exists() else [])]
         how = f"if you meant to change it, delete {' and '.join(stale)}"
         raise ValueError(f"{file} was altered or cut off: its checksum is not the one in {SUMS} ({how})")
 
@@ -304,11 +305,14 @@ def load_density(path, device=None, weights=None):
 
     Returns a models.densities.Density in evaluation mode.  Raises FileNotFoundError and ValueError."""
     path = Path(path)
-    weights = weights or ("vae_params.safetensors" if (path / "vae_params.safetensors").exists() else "vae_params.torch")
+    checked = ["params.yaml", weights or "vae_params.torch"]
+    if not weights:
+        weights = "vae_params.safetensors" if (path / "vae_params.safetensors").exists() else "vae_params.torch"
+        checked.append(weights)
     if not (path / "params.yaml").exists():
         raise FileNotFoundError(f"{path} is not a prior folder: no {path / 'params.yaml'}")
     check_trained(path)
-    for name in ("params.yaml", weights, "vae_params.torch"):
+    for name in checked:
         if (path / name).exists():
             check_sum(path / name)
     try:

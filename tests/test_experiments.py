@@ -49,7 +49,7 @@ from experiments import (
 from experiments.comparison import Variant, comparison, comparison_table
 from experiments.grid import Job, command_line, report_failures, run_grid
 from experiments.launchers import Workers
-from experiments.methods import last_row, name_of
+from experiments.methods import last_row, method_options, name_of
 from experiments.rows import (
     COLUMNS,
     add_rows,
@@ -202,6 +202,12 @@ def test_densities_in_miniature(glyphs, capsys):
     assert nets == set(itertools.product(("gauss-indep", "flow", "gauss"), kinds))
     assert all(r["value"] > 0 for r in rows if r["metric"] == "parameters")
     assert "| gauss-indep | " in (shown := capsys.readouterr().out) and shown.count("Nets, on validation images:") == 1
+    shutil.rmtree(Path(os.environ["DWP_PATH"]) / "quick/densities/flow_5x5")  # as in a clone, which has rows alone
+    for splits, missing in ((1, 0), (2, 1)):
+        args = densities.DRIVER.parse_args(["--quick", "--data_root", str(glyphs)])
+        args.splits = splits
+        list(densities.jobs(args))
+        assert capsys.readouterr().err.count("flow was fitted elsewhere; to train nets under it: python train_vae_prior.py") == missing
 
 
 def test_auroc_of_two_normals():
@@ -318,6 +324,11 @@ def test_fig2_under_priors_of_other_densities_on_validation_images(glyphs, prior
     fig2.DRIVER.main(words)
     (options,) = {r["options"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "quick/fig2.csv")}
     assert unpack(options)["validate"] is True and unpack(options)["vae_list"].split(",")[1].startswith("kde5x5@")
+    with pytest.raises(ValueError, match="kde5x5 has no decoder; leave --start out"):
+        list(fig2.jobs(fig2.DRIVER.parse_args([*words, "--start", "vae-mean"])))
+    train_vae_prior.main(f"--density gauss --kernel_dim 5 --no_screen --data_dir {tmp_path} --out {tmp_path}/gauss5x5".split())
+    sums = [method_options("dwp-256", [prior, f"{tmp_path}/gauss5x5"]).get("kl_kernels") for prior in (priors[0], f"{tmp_path}/gauss5x5")]
+    assert sums == [256, None]  # a KL term in closed form is not estimated
 
 
 def test_a_new_comparison_is_a_list_of_variants(glyphs, monkeypatch):

@@ -240,9 +240,9 @@ def test_dropout_of_any_kind_is_off_where_a_net_is_deterministic(name, net_cfg, 
 @pytest.mark.parametrize(
     "name, words, message",
     [
-        ("Deaf", [], "--net_cfg bayes is for layers that .* makes of conv, and it has none: take bayes-all"),
-        ("Deaf", ["--net_cfg", "bayes-all"], "makes of conv or linear, and it has none"),
-        ("Deaf", ["--net_cfg", "vanilla-do"], "makes of dropout, and it has none"),
+        ("Deaf", [], "--net_cfg bayes would change nothing: .*:Deaf has no layer of the class conv that it is given: take bayes-all"),
+        ("Deaf", ["--net_cfg", "bayes-all"], "has no layer of the class conv or linear that it is given"),
+        ("Deaf", ["--net_cfg", "vanilla-do"], "has no torch.nn.Dropout with the rate `dropout`"),
         ("View", [], r"images lie channels last, so flatten\(1\) has to take the place of view\(\)"),
         ("Softmax", [], "gives probabilities, and should give logits"),
         ("Ten", [], r"must give 3 numbers for an image, one per class \(`classes`\): for 2 it gives \(2, 10\)"),
@@ -253,6 +253,15 @@ def test_dropout_of_any_kind_is_off_where_a_net_is_deterministic(name, net_cfg, 
 def test_a_net_that_would_be_wrong_without_a_word_is_refused_in_a_line(name, words, message, others, digits, capsys):
     said = refuse(capsys, train_bnn.main, ["--data", digits, "--model", f"{others}:{name}", *words])
     assert re.search(message, said), said
+
+
+def test_a_net_of_a_former_run_is_loaded_as_it_is(others, digits):
+    """Though a new one of that class would be refused."""
+    others.write_text(OTHERS.replace(".softmax(1)", ""))
+    run = train_bnn.main(["--data", str(digits), "--model", f"{others}:Softmax", "--epochs", "1", "--ens", "0"])
+    others.write_text(OTHERS)
+    net, _, test = load_run(run)
+    assert torch.allclose(net(test.x).sum(1), torch.ones(30))
 
 
 def test_a_net_that_computes_while_it_is_made_is_made(others):

@@ -171,7 +171,11 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
             [*good, "--net_cfg", "bayes-all", "--prior_list", "vae"],
             "--prior_list says vae for classifier, but it has no kernels",
         ),
-        (train_bnn.main, ["--data", digits, "--model", "lenet300"], "lenet300 makes of conv, and it has none: take bayes-all"),
+        (
+            train_bnn.main,
+            ["--data", digits, "--model", "lenet300"],
+            "lenet300 has no layer of the class conv that it is given: take bayes-all",
+        ),
         (features.main, ["--scale", "1/0"], "1/0 is not a fraction such as 1/4, above 0 and at most 16"),
         (features.main, ["--resume", tmp_path], "unrecognized arguments"),
         (train_bnn.main, [*good, "--prior_list", "gauss", "sn"], "--vae_list and --filters_list give a VAE for it"),

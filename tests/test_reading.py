@@ -40,6 +40,9 @@ def test_weights_that_look_like_those_of_keras_are_warned_of(tmp_path, capsys):
     torch.save({"a.weight": torch.randn(3, 3, 16, 16), "b.weight": torch.randn(16, 3, 16, 16)}, tmp_path / "net.pt")
     read_kernels(tmp_path / "net.pt")
     assert capsys.readouterr().err.count("warning") == 1
+    torch.save({"a.weight": torch.randn(3, 3, 16, 32)}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"holds no convolution of square kernels; of Keras"):
+        read_kernels(tmp_path / "net.pt")
     torch.save({"a.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "net.pt")
     with pytest.raises(ValueError, match="all kernels of conv3x3 are zero"):
         prune_kernels.main([str(tmp_path / "net.pt"), "--out", str(tmp_path / "k"), "--keep", "1"])
