@@ -10,6 +10,7 @@ The paper does not say from which kernels its baselines start.
 """
 
 import itertools
+import re
 from functools import partial
 
 from models.pictures import new_figure, save_figure
@@ -138,22 +139,31 @@ def table(rows, base=None, paper=None, size="n"):
     return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, paper, size)
 
 
+def names_of_priors(rows):
+    """{the option vae_list of rows of a panel, or "": what tables call these priors}: without the hashes, unless others, or the shipped,
+    have the same names."""
+    of_shipped = [",".join(folder.name for folder in shipped("vae", PANELS[panel].layers)) for panel in {r["panel"] for r in rows}]
+    lists = [*of_shipped, *{unpack(r["options"]).get("vae_list", "") for r in rows}]
+    bare = [re.sub("@[0-9a-f]+", "", priors).replace(",", ", ") for priors in lists]
+    return {priors: name if bare.count(name) == 1 else priors for priors, name in zip(lists, bare)}
+
+
 def other_priors(rows, usual, base, size="n"):
     """{"" or ", on validation images": the method `base` under other priors than the shipped, --vae_list, beside it under these, and other
     methods from samples of those, beside it under the same, where they have run; as Markdown}.
 
     rows: of one panel.  usual: the options of those under the shipped.  size: what the rows' x is."""
-    found, shipped, bases = {}, "under the shipped", {}
+    found, ours, bases, names = {}, "under the shipped", {}, names_of_priors(rows)
     for r in rows:
         words = dict(unpack(r["options"]))
-        priors, where = words.pop("vae_list", None), ", on validation images" * words.pop("validate", False)
+        priors, where = names[words.pop("vae_list", "")], ", on validation images" * words.pop("validate", False)
         if words != unpack(pack(usual)) or not (priors or r["method"] == base):
             continue
-        under, how = f"under {priors}" if priors else shipped, "under" if r["method"] in KL_SUMS else "from"
+        under, how = f"under {priors}" if priors else ours, "under" if r["method"] in KL_SUMS else "from"
         label = under if r["method"] == base else f"{name_of(r['method'])}, {how} {priors}"
-        bases[label] = None if label == shipped else under if label != under else shipped
+        bases[label] = None if label == ours else under if label != under else ours
         found.setdefault((where, r["x"]), []).append(r | dict(method=label))
-    tables, order = {}, sorted(bases, key=lambda label: (label != shipped, label.split()[-1], bases[label] != shipped))
+    tables, order = {}, sorted(bases, key=lambda label: (label != ours, label.split()[-1], bases[label] != ours))
     for where in ("", ", on validation images"):
         own = [r for (other, _), at in found.items() if other == where and len({r["method"] for r in at}) > 1 for r in at]
         tables[where] = comparison_table(own, {label: bases[label] for label in order}, size=size) if own else ""
