@@ -68,7 +68,8 @@ def parse_args(argv=None, prog="train_bnn.py"):
     what = "factor on the learning rate of the log-variances (`vd`: the logits); at 1 they cannot follow the objective (REPORT.md)"
     add("--var_lr", type=positive, help=what)
     add("--max_logsigma", type=finite, help="clip the posterior's log standard deviation (Kharitonov et al., with `gamma`: -4)")
-    add("--alpha", type=positive, help="fixed noise: posterior variance alpha mean^2, that of dropout at rate p for alpha = p / (1 - p)")
+    what = "fixed noise: variance alpha mean^2, as of dropout at rate p for alpha = p / (1 - p); `ard` and `loguniform` are constant then"
+    add("--alpha", type=positive, help=what)
     add = parser.add_argument_group("priors").add_argument
     add("--prior_list", nargs="+", type=prior_name, help=f"prior of each Bayesian layer, or one for all: {PRIOR_WORDS} (default: sn)")
     shape = "shape of the hyperprior of `gamma` and `student` (Kharitonov et al.: 0.505 to 0.52)"

@@ -59,9 +59,10 @@ class Index:
         return row | {"note": "; ".join(notes)} if notes else row
 
 
-def find_run(name):
-    """The folder of a run, a path as text, by that or by its number under $DWP_PATH, as `python -m myexman` shows.  Raises ValueError."""
-    return str(Index(runs_root()).find(name)) if name.isdigit() and not Path(name).exists() else name
+def find_run(name, root=None):
+    """The folder of a run, a path as text, by that or by its number under root ($DWP_PATH), as `python -m myexman` shows.  Raises
+    ValueError."""
+    return str(Index(root or runs_root()).find(name)) if name.isdigit() and not Path(name).exists() else name
 
 
 def run_folder(name):

@@ -82,11 +82,11 @@ class ExParser(Parser):
     """A drop-in ArgumentParser that adds --root, --tmp, --config and --resume, and makes the run's folder when it parses.
 
     The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
-    command line, which therefore wins; an option that the script does not know is an error. `--resume RUN` does the same with
-    that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then change, which `resume()`
-    writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before parse_args(), nor if
-    check(args), which gets the parsed options and may complete them, raises ValueError.  retired: former options of the script,
-    {name: default}, which a params.yaml may have at their defaults.
+    command line, which therefore wins; an option that the script does not know is an error. `--resume RUN`, a number or a folder,
+    does the same with that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then
+    change, which `resume()` writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before
+    parse_args(), nor if check(args), which gets the parsed options and may complete them, raises ValueError.  retired: former options
+    of the script, {name: default}, which a params.yaml may have at their defaults.
     paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
     that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
     machine the command line may say where files of the same names are."""
@@ -101,7 +101,7 @@ class ExParser(Parser):
         self.resume_with, self.check, self.retired = resume_with, check, retired or {}
         if resume_with is not None:
             may = ", ".join(f"--{name}" for name in resume_with)
-            what = f"continue a stopped run, in its folder, from its last checkpoint; {may}, folders and device may be changed"
+            what = f"continue a stopped run, a number or a folder, from its last checkpoint; {may}, folders and device may be changed"
             group.add_argument("--resume", metavar="RUN", help=what)
             every = "seconds between checkpoints, besides those at evaluations and on a signal to end"
             group.add_argument("--save_every", type=at_least(0, float), default=300.0, metavar="SECONDS", help=every)
@@ -112,8 +112,9 @@ class ExParser(Parser):
         sources = Parser(prog=self.prog, add_help=False)
         sources.add_argument("--config")
         sources.add_argument("--resume")
+        sources.add_argument("--root")
         found = sources.parse_known_args(typed)[0]
-        resume = found.resume if self.resume_with is not None else None
+        resume = self.run_to_resume(found.resume, found.root) if found.resume and self.resume_with is not None else None
         if resume and found.config:
             self.error("--resume goes on with the run's own options: leave --config out")
         config = Path(resume) / "params.yaml" if resume else found.config
@@ -145,6 +146,15 @@ class ExParser(Parser):
             args.run_dir = make_run(Path(args.root).expanduser(), args.tmp)
             write_params(args, provenance(self.prog, typed))
         return args
+
+    def run_to_resume(self, name, root=None):
+        """The folder of a run, by its path, or by its number under root, as `python -m myexman` shows it."""
+        from .index import find_run  # here, since it reads runs with this module
+
+        try:
+            return find_run(name, root)
+        except ValueError as e:
+            self.error(f"--resume: {e}")
 
     def read_config(self, path):
         """The options in a params.yaml by name, without `meta`, the facts about that run."""

@@ -66,10 +66,16 @@ def test_bad_config_is_an_error(tmp_path, capsys, text, message):
     assert e.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_resuming_keeps_the_options_but_a_few_and_says_so(tmp_path, capsys):
+def test_resuming_keeps_the_options_but_a_few_and_says_so(tmp_path, monkeypatch, capsys):
     first = parser().parse_args(["--root", str(tmp_path), "--hid_dim", "5", "--fast"])
     again = parser().parse_args(["--resume", str(first.run_dir), "--lr", "7"])
     assert (again.run_dir, again.hid_dim, again.fast, again.lr) == (first.run_dir, [5], True, 7)
+    assert parser().parse_args(["--resume", "0", "--root", str(tmp_path)]).run_dir.samefile(first.run_dir)
+    monkeypatch.setenv("DWP_PATH", str(tmp_path))
+    assert parser().parse_args(["--resume", "0"]).run_dir.samefile(first.run_dir)
+    with pytest.raises(SystemExit) as e:
+        parser().parse_args(["--resume", "1"])
+    assert e.value.code == 2 and f"--resume: no run 1 under {tmp_path}" in capsys.readouterr().err
     save_checkpoint(first.run_dir, 3)
     with pytest.raises(ValueError, match=r"3 epochs of .* are done already, more than the 2 asked for"):
         resume(again, 2)
