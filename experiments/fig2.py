@@ -181,7 +181,7 @@ def report():
         for start, words in BASELINES_FROM.items():
             rows = rows_from(start, panel, epochs, base)
             sizes = {r["x"] for r in rows}
-            theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes or start == "vae"}
+            theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes}
             parts[f"the baselines from {words} kernels ({sentence(pack(options(panel, epochs)), PAPER)})"] = table(rows, base, theirs)
         own = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
         for where, part in other_priors(own, options(panel, epochs), base).items():
@@ -189,6 +189,10 @@ def report():
         parts["other first kernels and other noise (`--seed 1`)"] = table(rows_of(panel, epochs, seed=1), base)
         for what, part in parts.items():
             lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []
+        if missing := sorted({n for n, _ in paper} - {r["x"] for r in rows_of(panel, epochs)}):
+            theirs = published(panel)
+            words = (f"{label} {', '.join(theirs[n, label] for n in missing)}" for label in dict.fromkeys(label for _, label in theirs))
+            lines += ["", f"{panel}, {name}: not yet run on {', '.join(map(str, missing))} images (paper: {'; '.join(words)})."]
     return lines
 
 
