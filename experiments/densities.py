@@ -60,6 +60,7 @@ def second(name, **options):
 VARIANTS = {  # the shipped 5x5 VAE is fitted for 400 epochs, from seed 0: more closely than is best for held-out kernels
     "vae, 100 epochs": second("vae", num_epochs=100, bs=64),
     "vae, 100 epochs, seed 1": second("vae", num_epochs=100, bs=64, seed=1),
+    "vae, 100 epochs, z 16": second("vae", num_epochs=100, bs=64, z_dim=16),
     "vae, 200 epochs": second("vae", num_epochs=200, bs=64),
     "vae, 400 epochs, seed 1": second("vae", num_epochs=400, bs=64, seed=1),
     "chain, 400 epochs": second("chain", num_epochs=400),
