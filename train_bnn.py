@@ -23,7 +23,7 @@ from models.cost import announce_cost
 from models.initialization import initialize
 from models.memory import check_room
 from models.prior_folder import load_into, trained_weights
-from models.priors import DENSITIES, PRIORS, KernelPrior
+from models.priors import DENSITIES, PRIORS, FormerPosterior, KernelPrior
 from models.sources import layer_sources, name_and_run, prior_names
 from models.sparsity import CRITERIA, compression, prune, sparse_state
 from myexman import Checkpoints, ExParser, Logger, at_least, finite, positive, resume, run_folder, save_state, script, write_yaml
@@ -32,7 +32,7 @@ from utils import (
     add_common_flags,
     add_init_flags,
     check_batches,
-    check_same_data,
+    check_same_inputs,
     data_options,
     evaluate,
     linear_lr,
@@ -153,7 +153,7 @@ def prepare(args):
     """What the options ask for: training and test data, net, its Bayesian layers, their priors, and the optimiser of all that learns."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    check_same_data(args, train)
+    check_same_inputs(args, train=train, test=test)
     # on the CPU, where a seed gives every machine the same first kernels
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train, new=not args.resume)
     layers = bayes_layers(net)
@@ -166,6 +166,8 @@ def prepare(args):
         load_into(net, trained_weights(args.start_from), args.start_from)
     net.to(args.device)
     priors = build_priors(args, sources).to(args.device)
+    former = [prior.mean for prior in priors if isinstance(prior, FormerPosterior)]
+    check_same_inputs(args, kernels=[t for layer in sources for t in layer.given()] + former)
     opt = torch.optim.Adam(parameter_groups(net, priors, args.var_lr), fused=True)
     if args.max_logsigma is not None:
         clipped = [layer.var.weight.data for layer in layers if layer.var is not None]

@@ -22,7 +22,7 @@ from myexman import Checkpoints, ExParser, Logger, at_least, positive, resume, s
 from utils import (
     add_common_flags,
     check_batches,
-    check_same_data,
+    check_same_inputs,
     data_options,
     evaluate,
     linear_lr,
@@ -59,7 +59,7 @@ def parse_args(argv=None):
 def main(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    check_same_data(args, train)
+    check_same_inputs(args, train=train, test=test)
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train, new=not args.resume)
     net.to(args.device, memory_format=torch.channels_last)

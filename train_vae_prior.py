@@ -21,7 +21,7 @@ from models.prior_folder import MADE_AT_THE_END, check_out, draw, publish, seal,
 from models.priors import DENSITIES
 from models.vae import CODERS, VAE
 from myexman import Checkpoints, ExParser, Logger, at_least, resume, save_state, script
-from utils import add_run_flags, check_same_data, linear_lr, load_into, load_kernels, load_weights, run_cli, seed_everything, train_epoch
+from utils import add_run_flags, check_same_inputs, linear_lr, load_into, load_kernels, load_weights, run_cli, seed_everything, train_epoch
 
 # Standard deviation of weights that suits a new VAE. For smaller kernels it is scaled down, or it could lose its latent dimensions; for
 # larger ones left as it is, since scaling up slows its training.
@@ -162,7 +162,7 @@ def main(args):
     decrease_from = args.num_epochs // 2 if args.decrease_from is None else args.decrease_from
     seed_everything(args.seed)
     train, test = load_split(args.data_dir, args.kernel_dim, args.device)
-    check_same_data(args, (train, test))
+    check_same_inputs(args, train=(train, test))
     if args.out:
         check_out(Path(args.out), args.run_dir)
     for name in MADE_AT_THE_END:

@@ -18,7 +18,7 @@ from models.initialization import INITS
 from models.kernel_folder import load_kernels  # noqa: F401  for those who use them from here
 from models.prior_folder import load_density, load_into, load_vae, load_weights, trained_weights  # noqa: F401
 from models.sources import prior_names
-from myexman import Stopped, at_least, find_run, quiet, read_params, resolve_paths, survive_a_lost_terminal, write_yaml
+from myexman import OtherInputs, Stopped, at_least, find_run, quiet, read_params, resolve_paths, survive_a_lost_terminal, write_yaml
 
 # ---------------------------------------------------------------- running a script
 
@@ -99,18 +99,34 @@ def load_data(data, data_root, num_examples=0, data_split_seed=0, validate=False
     return train.to(device), test.to(device)
 
 
-def check_same_data(args, data):
-    """Note in the run's folder, in data.yaml, what it trains on: shapes, and a hash of all labels and some images of `data`, tensors.
+INPUTS = dict(train="training data", test="test data", kernels="kernels and priors")
 
-    Raises ValueError if a run that is resumed began with other data."""
-    digest, file = hashlib.sha256(), args.run_dir / "data.yaml"
-    for t in data:
-        some = t if t.ndim == 1 else t[:: max(len(t) // 256, 1)]
-        digest.update(some.cpu().contiguous().numpy().tobytes())
-    facts = dict(shapes=" ".join("x".join(map(str, t.shape)) for t in data), sha256=digest.hexdigest())
-    if args.resume and file.exists() and read_params(file) != facts:
-        raise ValueError(f"{args.run_dir} began with other training data than it finds now, so it cannot be resumed: start a new run")
-    write_yaml(file, facts)
+
+def digest(tensors):
+    """What tells tensors from others: their shapes, and a hash of all labels, and of some of the images, kernels or filters."""
+    sha = hashlib.sha256()
+    for t in tensors:
+        some = t if t.ndim < 2 else t[:: max(len(t) // 256, 1)]
+        sha.update(some.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return dict(shapes=" ".join("x".join(map(str, t.shape)) for t in tensors), sha256=sha.hexdigest())
+
+
+def known_inputs(run_dir):
+    """{name in INPUTS: digest()} of what a run began with, as far as its data.yaml says."""
+    file = Path(run_dir) / "data.yaml"
+    known = read_params(file) if file.exists() else {}
+    return dict(train=known) if "sha256" in known else known  # a former version's
+
+
+def check_same_inputs(args, **inputs):
+    """Note in the run's folder, in data.yaml, what it is made of.  inputs: lists of tensors by names in INPUTS.
+
+    Raises OtherInputs if a run that is resumed began with others."""
+    known, found = known_inputs(args.run_dir), {name: digest(tensors) for name, tensors in inputs.items()}
+    for name in found:
+        if args.resume and known.get(name, found[name]) != found[name]:
+            raise OtherInputs(f"{args.run_dir} began with other {INPUTS[name]} than it finds now, so it cannot be resumed: start a new run")
+    write_yaml(args.run_dir / "data.yaml", known | found)
 
 
 def default_data_root():
@@ -260,7 +276,7 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
 
     run_dir: its folder, or its number under $DWP_PATH, as `python -m myexman` shows it.
     device: by default the GPU if there is one.  data_root: of the data sets, if not where the run found them.  Returns (net, train,
-    test), the net in mode "det".  Raises FileNotFoundError and ValueError."""
+    test), the net in mode "det"; warns if the data have changed since.  Raises FileNotFoundError and ValueError."""
     run_dir = Path(find_run(str(run_dir)))
     device = device or default_device()
     params = read_params(run_dir / "params.yaml")
@@ -279,4 +295,8 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     file = "pruned.torch" if pruned else "model.torch"
     load_into(net, trained_weights(run_dir, file, device), run_dir / file)
     set_mode(net, "det")
+    known = known_inputs(run_dir)
+    for name, data in dict(train=train, test=test).items():
+        if known.get(name, digest(data)) != digest(data):
+            print(f"warning: {run_dir} had other {INPUTS[name]} than are found now", file=sys.stderr)
     return net, train, test

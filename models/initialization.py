@@ -82,6 +82,11 @@ class Layer(NamedTuple):
         """The weight, of a Bayesian layer its mean."""
         return getattr(self.module, "mean", self.module).weight
 
+    def given(self):
+        """The tensors that the command line gives for it."""
+        density = [] if self.density is None else self.density.state_dict().values()
+        return [*density, *(t for t in (self.kernels, self.pretrained) if t is not None)]
+
 
 # --init_list: what of a Layer a source of kernels is made of, the flag that gives it, and the source
 SOURCES = {

@@ -1,7 +1,7 @@
 """A small experiment manager: every run of a script is a folder that says how it was made."""
 
 from . import quiet  # isort: split  before PyTorch
-from .checkpoint import Checkpoints, Stopped, load_checkpoint, load_plain, resume, save_checkpoint, save_state
+from .checkpoint import Checkpoints, OtherInputs, Stopped, load_checkpoint, load_plain, resume, save_checkpoint, save_state
 from .files import acquire, replacing, runs_root
 from .index import Index, find_run, go_on, run_folder
 from .life import script, status
@@ -14,6 +14,7 @@ __all__ = [
     "ExParser",
     "Index",
     "Logger",
+    "OtherInputs",
     "Parser",
     "Stopped",
     "acquire",

@@ -66,6 +66,10 @@ class Stopped(BaseException):
         )
 
 
+class OtherInputs(ValueError):
+    """A run cannot be resumed, for what it began with is not what is found now."""
+
+
 class Checkpoints:
     """A run's checkpoints: of every evaluation, of every `every` seconds, and of the last finished epoch when the process is told to end.
 

@@ -18,11 +18,12 @@ import yaml
 import train_bnn
 import train_source
 from experiments.rows import add_rows
+from models.densities import IndependentGaussian
 from models.prior_folder import publish
-from myexman import Checkpoints, Logger, Stopped, load_checkpoint, save_state, status, write_yaml
+from myexman import Checkpoints, Logger, Stopped, go_on, load_checkpoint, read_params, save_state, status, write_yaml
 from myexman.life import alive
 from myexman.logger import read_log
-from utils import run_cli
+from utils import load_run, run_cli
 
 from .soak import CONTEXT, begin, commands, finish, soak, work
 
@@ -257,16 +258,58 @@ def test_a_run_goes_on_with_the_data_that_it_began_with_alone(digits, tmp_path, 
     run = train_bnn.main([*words, "--epochs", "1"])
     train_bnn.main(["--resume", str(run), "--epochs", "2"])
     arrays = dict(np.load(digits))
-    for name in ("x_train", "y_train"):  # one image, or one label, is another
-        other = {k: v.copy() for k, v in arrays.items()}
-        other[name][0] = (other[name][0] + 1) % 3
-        np.savez(digits, **other)
-        with pytest.raises(ValueError, match="began with other training data"):
-            train_bnn.main(["--resume", str(run), "--epochs", "3"])
+    for part, what in (("train", "training"), ("test", "test")):
+        for name in (f"x_{part}", f"y_{part}"):  # one image, or one label, is another
+            other = {k: v.copy() for k, v in arrays.items()}
+            other[name][0] = (other[name][0] + 1) % 3
+            np.savez(digits, **other)
+            with pytest.raises(ValueError, match=f"began with other {what} data"):
+                train_bnn.main(["--resume", str(run), "--epochs", "3"])
+            capsys.readouterr()
+            load_run(run)
+            assert f"had other {what} data than are found now" in capsys.readouterr().err
     np.savez(digits, **arrays)
+    load_run(run)
+    assert capsys.readouterr().err == ""
     (run / "data.yaml").unlink()  # of a run of a former version
     train_bnn.main(["--resume", str(run), "--epochs", "3"])
     assert read_log(run / "logs.csv")[-1]["epoch"] == 3 and (run / "data.yaml").exists()
+    known = read_params(run / "data.yaml")["train"]
+    write_yaml(run / "data.yaml", known)  # as a former version wrote it
+    train_bnn.main(["--resume", str(run), "--epochs", "4"])
+    assert read_params(run / "data.yaml")["train"] == known
+
+
+@pytest.mark.parametrize("prior, flag", [("gauss-indep", "--vae_list"), ("gauss", "--filters_list"), ("posterior", None)])
+def test_a_run_goes_on_under_the_priors_that_it_began_with_alone(prior, flag, digits, tmp_path, capsys):
+    """A driver begins anew where they have changed."""
+
+    def make(scale):
+        """Other kernels, density and posterior in the same places."""
+        kernels = [torch.randn(30, 1, k, k, generator=torch.Generator().manual_seed(k)) for k in (7, 5)]
+        for w in kernels:
+            folder = tmp_path / f"{w.shape[-1]}"
+            folder.mkdir(exist_ok=True)
+            np.save(folder / "train.npy", scale * w)
+            write_yaml(folder / "params.yaml", dict(density="gauss-indep", kernel_dim=w.shape[-1]))
+            torch.save(IndependentGaussian.fit(scale * w).state_dict(), folder / "vae_params.torch")
+        if former:
+            state = torch.load(former / "model.torch")
+            torch.save({name: scale * w for name, w in state.items()}, former / "model.torch")
+
+    words = ["--data", str(digits), "--hid_dim", "2", "3", "--eval_freq", "1", "--ens", "0", "--epochs", "2"]
+    former = None if flag else train_bnn.main(words)
+    make(1)
+    words += [flag, str(tmp_path / "7"), str(tmp_path / "5"), "--prior_list", prior] if flag else ["--prior_list", f"{prior}:{former}"]
+    run = train_bnn.main(words)
+    train_bnn.main(["--resume", str(run), "--epochs", "3"])
+    make(2)
+    with pytest.raises(ValueError, match="began with other kernels and priors"):
+        train_bnn.main(["--resume", str(run), "--epochs", "4"])
+    assert status(run)["state"] == "failed"
+    write_yaml(run / "status.yaml", dict(state="stopped"))
+    capsys.readouterr()
+    assert go_on(train_bnn.main, words) != run and "note: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", [0.15, 0.6])
