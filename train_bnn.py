@@ -20,7 +20,7 @@ from models import NETWORKS, build_net, model_name
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variance, log_variances, set_rates
 from models.checks import BAYESIAN, PRIOR_WORDS, check_options, prior_name
 from models.cost import announce_cost
-from models.initialization import initialize
+from models.initialization import SOURCES, initialize
 from models.memory import check_room
 from models.prior_folder import load_into, trained_weights
 from models.priors import DENSITIES, PRIORS, FormerPosterior, KernelPrior
@@ -188,16 +188,22 @@ def parameter_groups(net, priors, var_lr=1.0):
 def build_priors(args, sources):
     """One prior per Bayesian layer, in a ModuleList beside the net.  sources: the Layers of models.sources.layer_sources.
 
-    Warns where kernels start far from what their prior knows.  Raises ValueError if a prior needs what a layer does not have."""
+    Warns where kernels start far from what their prior knows.  Raises ValueError if a prior needs what a layer does not have, or neither a
+    layer's prior nor its start takes what it has."""
     bayesian = [layer for layer in sources if isinstance(layer.module, BayesLayer)]
-    priors = torch.nn.ModuleList()
-    for word, layer in zip(prior_names(args.prior_list, bayesian), bayesian):
-        name, run = name_and_run(word)
-        offered = dict(vars(args), density=density_for(name, layer))
+    priors, words = torch.nn.ModuleList(), dict(zip((layer.name for layer in bayesian), prior_names(args.prior_list, bayesian)))
+    for layer in sources:
+        word = words.get(layer.name)
+        name, run = name_and_run(word) if word else (None, "")
+        density = density_for(name, layer)
+        check_use(layer, density, started=bool(args.start_from))
+        if not word:
+            continue
+        offered = dict(vars(args), density=density)
         if run:
             offered |= former_posterior(run, layer.name)
         kind = PRIORS[name]
-        if "density" in kind.needs and offered["density"] is None:
+        if "density" in kind.needs and density is None:
             flags = "--vae_list and --filters_list give" if hasattr(DENSITIES[name], "fit") else "--vae_list gives"
             what = f"a {type(layer.density).__name__}" if layer.density else "nothing"
             has_kernels = layer.weight.ndim == 4 and layer.weight.shape[-1] > 1
@@ -208,6 +214,19 @@ def build_priors(args, sources):
             hint = "kernels of Xavier's, which the prior has never seen, may all become alike: --init_list vae takes its samples"
             print(f"warning: {layer.name}: {hint}", file=sys.stderr)
     return priors
+
+
+def check_use(layer, density, started):
+    """Raise ValueError if --vae_list or --filters_list gives a layer what neither its prior, of that density, nor its start takes.
+
+    started: whether the net starts from a former run, and takes no first kernels."""
+    first = None if started or layer.init not in SOURCES else SOURCES[layer.init][0]
+    for what, flag, of_prior in (
+        ("density", "--vae_list", density is layer.density),
+        ("kernels", "--filters_list", density is not None and density is not layer.density),
+    ):
+        if getattr(layer, what) is not None and first != what and not of_prior:
+            raise ValueError(f"{flag} gives something for {layer.name} that neither its prior nor its start takes: say none there")
 
 
 def density_for(name, layer):

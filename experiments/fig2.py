@@ -5,8 +5,8 @@
     python -m experiments.fig2 --plot_only
 
 The second command is the paper's schedule; the first stops early, after what two CPU cores do in an hour or two. Every method starts from
-the same kernels, drawn from the VAE prior, or with --start xavier from Xavier's, and is trained alike; experiments.tune lets each choose.
-The paper does not say from which kernels its baselines start.
+the same kernels, drawn from the VAE prior, and is trained alike; with --start xavier from Xavier's, where those of learned priors are other
+draws than those of the baselines. experiments.tune lets each choose. The paper does not say from which kernels its baselines start.
 """
 
 import itertools
@@ -55,7 +55,7 @@ def add_arguments(parser):
     parser.add_argument("--num_examples", type=at_least(1), nargs="+", help="sizes of the training set (paper: 50 100 200 500 1000)")
     parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, … (paper: 10)")
     parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set (paper: 10000)")
-    what = "epochs between evaluations; the curves go to early_stopping.csv (default: evaluate only at the end)"
+    what = "epochs between evaluations, in runs still to come; the curves go to early_stopping.csv (default: evaluate only at the end)"
     parser.add_argument("--eval_freq", type=at_least(1), help=what)
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CORE, help="what to run (the figure shows whatever has run)")
     parser.add_argument(

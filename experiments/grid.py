@@ -132,10 +132,9 @@ class Driver(NamedTuple):
         parser.set_defaults(panel="mnist")
         self.add_arguments(parser)
         add_launcher_flags(parser)
-        args = parser.parse_args(argv)
-        if args.quick:
-            vars(args).update(self.smoke)
-        return args
+        if parser.parse_args(argv).quick:
+            parser.set_defaults(**self.smoke)
+        return parser.parse_args(argv)
 
     def usual(self):
         """{panel: the options} of the driver's own arguments; rows of others are trials."""
@@ -214,7 +213,8 @@ def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=Fals
     memory, finished = grid_folder(file) / "failed.csv", finished_keys(file)
 
     def failures():
-        return {row["run"]: row["why"] for row in (read_rows(memory) if memory.exists() else [])}
+        last = {row["run"]: row["why"] for row in (read_rows(memory) if memory.exists() else [])}
+        return {name: why for name, why in last.items() if why}
 
     former, counts = {} if retry else failures(), Counter(job.title for job in jobs)
     titles = {str(job): job.title if counts[job.title] == 1 else str(job) for job in jobs}
@@ -267,7 +267,9 @@ def run_grid(jobs, file, shared=None, launcher=None, time_limit=None, retry=Fals
                     failed[name] = why
                     add_rows([dict(run=name, why=why)], memory, ("run", "why"))
                 else:
-                    for figure in dict.fromkeys(row["figure"] for row in rows):
+                    if name in failures():  # and has been tried again
+                        add_rows([dict(run=name, why="")], memory, ("run", "why"))
+                    for figure in sorted({row["figure"] for row in rows}, key=lambda figure: figure == file.stem):  # its own last
                         add_rows([row for row in rows if row["figure"] == figure], file.with_name(f"{figure}.csv"))
                 launcher.collected(name)
                 claims.release(name)

@@ -69,14 +69,19 @@ def tried(rows, method, n, metric="acc"):
     method = "det" if method == "de" else method
     own = [unpack(r["options"]) for r in rows if r["method"] == method and r["x"] == n]
     found = dict.fromkeys(Recipe(o["init_list"], int(o["epochs"]), float(o["lr"]), float(o.get("l2", 0))) for o in own if "validate" in o)
-    return {r: select(rows, method=method, x=n, options=r.words(validate=True), metric=metric) for r in found}
+    values = {r: select(rows, method=method, x=n, options=r.words(validate=True), metric=metric) for r in found}
+    return {r: of for r, of in values.items() if len(of)}  # rows may say more, as of another logit to start from
 
 
 def best(rows, method, n):
     """{"accuracy": Recipe, "NLL": Recipe}: those of highest mean accuracy and of lowest mean NLL on validation images among tune's rows
-    of one panel; nothing unless all that were tried ran on as many splits."""
+    of one panel; nothing unless all that were tried ran on the same splits."""
     acc, nll = (tried(rows, method, n, metric) for metric in ("acc", "nll"))
-    if len({len(values) for values in acc.values()}) != 1:
+    ran = {recipe.words(validate=True): set() for recipe in acc}
+    for r in rows:
+        if (r["method"], r["x"]) == ("det" if method == "de" else method, n) and r["options"] in ran:
+            ran[r["options"]].add(r["seed"])
+    if len(set(map(frozenset, ran.values()))) != 1:
         return {}
     return {"accuracy": max(acc, key=lambda recipe: acc[recipe].mean()), "NLL": min(nll, key=lambda recipe: nll[recipe].mean())}
 
@@ -117,7 +122,7 @@ def table(rows):
     """By n: the choices on test images, each beside the deep weight prior's; and what was tried, the best in bold; as Markdown."""
 
     def bold(values, others, choose):
-        mark = "**" if values.mean() == choose(other.mean() for other in others if len(other)) else ""
+        mark = "**" if values.mean() == choose(other.mean() for other in others) else ""
         return f"{mark}{mean_std(values)}{mark}"
 
     parts, lines = [], []
@@ -137,7 +142,7 @@ def table(rows):
             parts += [f"Chosen, too, but not yet run on test images: {'; '.join(lacking)}."]
         for method in TUNED:
             acc, nll = (tried(rows, method, n, metric) for metric in ("acc", "nll"))
-            for recipe in (recipe for recipe in acc if len(acc[recipe])):
+            for recipe in acc:
                 cells = bold(acc[recipe], acc.values(), max), bold(nll[recipe], nll.values(), min)
                 lines.append([n, name_of(method), sentence(recipe.words()), *cells, len(acc[recipe])])
     heads = "n | method | how | accuracy | NLL, nats | splits"

@@ -56,6 +56,8 @@ def list_runs(argv):
         parser.error(f"no runs under {args.root}; set --root or $DWP_PATH")
     known = {k for row in rows for k in row} | {"note"}
     wanted = dict(word.partition("=")[::2] for word in args.filter)
+    if len(wanted) < len(args.filter):
+        parser.error("--filter: a name comes twice, and no run has two values of it")
     key = args.sort
     for name in [*wanted, key, *(args.columns or [])]:
         if name not in known:

@@ -71,13 +71,15 @@ def append_rows(rows, file, columns):
     """Append rows, dicts by column, to a CSV file, all or none; they are on the disk when this returns. A new file gets a header first.
     A last line that was cut off by a kill is removed.
 
-    Raises OSError, as on a full disk; the file is then as it was."""
+    Raises OSError, as on a full disk, and ValueError if the file has other columns; it is then as it was."""
     file, text = Path(file), io.StringIO()
     writer = csv.DictWriter(text, columns)
     old = file.read_bytes() if file.exists() else b""
     whole = old.rfind(b"\n") + 1
     if not whole:
         writer.writeheader()
+    elif (header := next(csv.reader([old.partition(b"\n")[0].decode("utf-8-sig")]))) != list(columns):
+        raise ValueError(f"{file} has the columns {', '.join(header)}, not {', '.join(columns)}: move it away")
     writer.writerows(rows)
     rest = memoryview(text.getvalue().encode())
     with file.open("r+b" if old else "wb", buffering=0) as f:
@@ -116,8 +118,8 @@ def progress(run_dir):
 
 
 def read_rows(file):
-    """The rows of a CSV file as dicts, numbers as numbers; a last line without an end, which a kill cut off, is left
-    out, as append_rows() leaves it out.
+    """The rows of a CSV file as dicts, numbers as numbers, but for the column `commit`, since a hash may look like one; a last line without
+    an end, which a kill cut off, is left out, as append_rows() leaves it out.
 
     Raises OSError, and ValueError in one line if it is no such file."""
 
@@ -134,9 +136,9 @@ def read_rows(file):
     try:
         text = Path(file).read_bytes().decode("utf-8-sig")
         whole = text[: text.rfind("\n") + 1]
-        rows = [row for row in csv.DictReader(io.StringIO(whole, newline=""), strict=True) if None not in row.values()]
+        rows = list(csv.DictReader(io.StringIO(whole, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f"{file} is not a CSV file in UTF-8") from e
-    if any(None in row for row in rows):
-        raise ValueError(f"{file} has rows that are longer than its header")
-    return [{k: value(v) for k, v in row.items()} for row in rows]
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{file} has rows that are longer or shorter than its header")
+    return [{k: v if k == "commit" else value(v) for k, v in row.items()} for row in rows]

@@ -456,6 +456,8 @@ def test_a_failed_job_stops_no_other_and_is_run_again_when_asked(digits, tmp_pat
     assert len(failed) == 3 and {row["seed"] for row in rows} == {0}
     rows, failed = run_grid(jobs, file, retry=True)
     assert not failed and {row["seed"] for row in rows} == {0, 1, 2, 3}
+    file.unlink()  # to start over
+    assert run_grid(jobs, file, time_limit=0) == ([], {})
     with pytest.raises(ValueError, match="1 of the runs have failed, as said above; --retry"):
         report_failures({"a / b": "why"})
     assert "failed: a / b: why" in capsys.readouterr().out
@@ -545,14 +547,17 @@ def test_the_best_recipe_is_that_of_the_highest_accuracy_or_the_lowest_nll():
     accuracy[50] |= {candidates[0]: (0.9, 0.6), candidates[1]: (0.8, 0.8)}
     accuracy[100] |= {candidates[0]: (0.9, 0.6)}
 
-    def tried(n, recipe, metric, value):
-        return row | dict(options=recipe.words(validate=True), x=n, metric=metric, value=value)
+    def tried(n, recipe, metric, value, seed=0):
+        return row | dict(options=recipe.words(validate=True), x=n, seed=seed, metric=metric, value=value)
 
-    rows = [tried(n, recipe, "acc", v) for n in accuracy for recipe in candidates for v in accuracy[n][recipe]]
+    rows = [tried(n, recipe, "acc", v, i) for n in accuracy for recipe in candidates for i, v in enumerate(accuracy[n][recipe])]
     rows += [tried(n, recipe, "nll", i) for n in accuracy for i, recipe in enumerate(reversed(candidates))]
     best = dict(accuracy=candidates[1], NLL=candidates[-1])
     assert tune.best(rows, "det", 50) == tune.best(rows, "de", 50) == best and tune.best(rows, "det", 100)["accuracy"] == candidates[0]
-    assert tune.best(rows[1:], "det", 50) == {}  # one has run on fewer splits
+    assert tune.best([r for r in rows if r is not rows[1]], "det", 50) == {}  # one has run on fewer splits
+    assert tune.best([rows[0], rows[1] | dict(seed=2), *rows[2:]], "det", 50) == {}  # on others
+    others = [r | dict(options=f"{r['options']} other") for r in rows]  # trials, not of a recipe
+    assert tune.tried(others, "det", 50) == tune.best(others, "det", 50) == {}
     labels = tune.chosen(rows, 50)
     assert list(labels.values()) == [(method, recipe) for method in ("det", "de") for recipe in best.values()]
     test = [row | dict(options=best["NLL"].words(), x=50, seed=0, metric=m, value=0.25) for m in ("acc", "nll", "ece")]

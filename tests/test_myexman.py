@@ -241,6 +241,9 @@ def test_commands_on_runs(tmp_path, capsys, monkeypatch):
     for words in (["show", "7"], ["compare", "0", "gone"], ["resume", "0"]):
         assert command([*words, *root]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as e:
+        command([*root, "--filter", "lr=0.001", "lr=0.002"])
+    assert e.value.code == 2 and "--filter: a name comes twice" in capsys.readouterr().err
     calls = []
     monkeypatch.setattr("subprocess.call", lambda words: calls.append(words) or 0)
     params = yaml.safe_load((runs[0] / "params.yaml").read_text())
