@@ -120,8 +120,11 @@ def options(panel, epochs, start="vae", seed=0, priors=()):
 
 
 def fingerprint(folder):
-    """A few digits that tell a prior from others of its name."""
-    return hashlib.sha256((Path(folder) / "vae_params.torch").read_bytes()).hexdigest()[:8]
+    """A few digits that tell a prior from others of its name.  Raises FileNotFoundError."""
+    for file in (Path(folder) / "vae_params.torch", Path(folder) / "vae_params.safetensors"):
+        if file.exists():
+            return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    raise FileNotFoundError(f"{folder} is no prior folder: it has no vae_params.torch")
 
 
 def last_step(n, epochs):

@@ -22,6 +22,7 @@ from utils import run_cli
 
 from .grid import Job, grid_folder, report_failures, run_grid
 from .launchers import add_launcher_flags, make_launcher
+from .methods import fingerprint
 from .rows import identity, markdown, select, unpack
 
 SCRIPTS = ("train_source.py", "train_vae_prior.py", "train_bnn.py")
@@ -79,7 +80,9 @@ def parse_args(argv=None):
 def numbers(run_dir):
     """The numbers of the last row of a run's log."""
     row = read_rows(run_dir / "logs.csv")[-1]
-    return [dict(metric=name, value=value, steps=row["epoch"]) for name, value in row.items() if name not in ("epoch", "step")]
+    return [
+        dict(metric=name, value=value, steps=row.get("step", row["epoch"])) for name, value in row.items() if name not in ("epoch", "step")
+    ]
 
 
 def jobs(args):
@@ -90,6 +93,9 @@ def jobs(args):
         words = [word for name, value in point.items() for word in (f"--{name}", *shlex.split(value))]
         kind, seeds = (", ".join(f"{n}={v}" for n, v in point.items() if (n in SEEDS) == seed) for seed in (False, True))
         options = options_of(args.fixed) | {name: value for name, value in point.items() if name not in SEEDS}
+        given = [options[name] for name in ("vae_list", "density_list") if name in options]
+        folders = [folder for value in given for folder in (shlex.split(value) if isinstance(value, str) else value)]
+        options |= dict(priors=[fingerprint(folder) for folder in folders if folder != "none"])  # which may be fitted anew
         yield Job(args.script, kind or "all", "", seeds or "seed=0", [*args.fixed, *words], main, numbers, options)
 
 
@@ -102,7 +108,9 @@ def table(rows):
 
 
 def mean(values):
-    """'0.827 ± 0.024': with the standard deviation over runs (n - 1), of numbers of any size."""
+    """'0.827 ± 0.024': with the standard deviation over runs (n - 1), of numbers of any size; a dash if there is none."""
+    if not len(values):
+        return "–"
     return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
 
 
@@ -115,17 +123,19 @@ def is_number(word):
 
 
 def plot(args, rows, file):
-    """A metric against the first option of numbers, a line for each point of the others; or nothing, if there is no such option."""
+    """A metric, by default one that all points have, against the first option of numbers, a line for each point of the others; or nothing,
+    if there is no such option."""
     axes = [name for name, values in args.grid if name not in SEEDS and len(values) > 1 and all(map(is_number, values))]
-    metrics = {r["metric"] for r in rows}
-    wanted = [args.metric] if args.metric else [m for m in ("ens_acc", "mean_acc", "test_elbo") if m in metrics]
+    metrics = {method: {r["metric"] for r in rows if r["method"] == method} for method in dict.fromkeys(r["method"] for r in rows)}
+    known, common = set.union(*metrics.values()), set.intersection(*metrics.values())
+    wanted = [args.metric] if args.metric else [m for m in ("ens_acc", "mean_acc", "test_elbo") if m in common]
+    if wanted and wanted[0] not in known:
+        raise ValueError(f"--metric {wanted[0]}: the runs have {', '.join(sorted(known))}")
     if not axes or not wanted:
         return
-    if wanted[0] not in metrics:
-        raise ValueError(f"--metric {wanted[0]}: the runs have {', '.join(sorted(metrics))}")
     figure, panel = new_figure(5.5, 3.8)
     lines = {}
-    for method in dict.fromkeys(r["method"] for r in rows):
+    for method in (method for method, own in metrics.items() if wanted[0] in own):
         options = unpack(next(r["options"] for r in rows if r["method"] == method))
         point = {name: options[name] for name, _ in args.grid if name not in SEEDS}
         x = float(point.pop(axes[0]))

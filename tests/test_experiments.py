@@ -501,6 +501,28 @@ def test_a_sweep_in_miniature(digits, capsys):
     assert said.count("| hid_dim=2 3, lr=0.02 | 2 |") == 1 and (Path(os.environ["DWP_PATH"]) / "sweeps/widths.png").exists()
 
 
+def test_a_sweep_over_nets_whose_logs_differ(digits, priors, capsys):
+    """A deterministic and a Bayesian one, which alone has an ensemble; and whose prior is fitted anew in its place."""
+    words = ["train_bnn.py", "--fixed", f"--data {digits} --hid_dim 2 3 --epochs 1 --ens 2", "--grid", "net_cfg=vanilla,bayes"]
+    sweep.main([*words, "num_examples=10,20"])
+    said = capsys.readouterr().out
+    assert "| net_cfg=vanilla, num_examples=10 | 1 | " in said and " – |" in said and "drew" in said
+    with pytest.raises(ValueError, match="--metric none: the runs have ens_acc, "):
+        sweep.main([*words, "num_examples=10,20", "--metric", "none"])
+    folder = Path(priors[0])
+    words = ["train_bnn.py", "--fixed", f"--data {digits} --hid_dim 2 3 --epochs 1 --ens 0 --init_list vae --vae_list {' '.join(priors)}"]
+    ran = []
+    for _ in range(2):
+        sweep.main([*words, "--grid", "lr=0.1"])
+        ran.append(len({r["options"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "sweeps/sweep.csv")}))
+    state = torch.load(folder / "vae_params.torch")
+    torch.save({name: 2 * w for name, w in state.items()}, folder / "vae_params.torch")
+    (folder / "vae_params.safetensors").unlink(missing_ok=True)
+    sweep.main([*words, "--grid", "lr=0.1"])
+    ran.append(len({r["options"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "sweeps/sweep.csv")}))
+    assert ran[0] == ran[1] == ran[2] - 1
+
+
 def test_quotes_protect_spaces_and_commas_in_the_values_of_a_sweep(digits, tmp_path):
     """Of a path, say; the order of the fixed options is none of the rows' identity."""
     assert sweep.axis("vae_list='a b' c,\"d,e\" f") == ("vae_list", ["'a b' c", '"d,e" f'])
