@@ -46,7 +46,10 @@ def parse_args(argv=None):
         help=f"smallest L2 norm kept, one number or one per convolution (default: that of the published sets, {PUBLISHED_CUT})",
     )
     cut.add_argument(
-        "--keep", type=share, nargs="+", help="share of kernels kept, those of largest norm; one number or one per convolution"
+        "--keep",
+        type=share,
+        nargs="+",
+        help="share of all kernels, also of those that a pool lacks, that is kept, the largest; one number or one per convolution",
     )
     parser.add_argument(
         "--spread",
@@ -125,9 +128,10 @@ def usable(runs):
     return list(found.values())
 
 
-def threshold(norms, k, min_norm, keep):
+def threshold(norms, k, min_norm, keep, lost=0):
+    """The cut that the options ask for.  lost: how many kernels a pool has left out, which were smaller."""
     if keep is not None:
-        return float(np.quantile(norms, 1 - keep))
+        return float(np.quantile(np.concatenate([np.zeros(lost), norms]), 1 - keep))
     if min_norm is not None:
         return min_norm
     if k not in PUBLISHED_CUT:
@@ -169,16 +173,23 @@ def main(argv=None):
     for name, norms in zip(names, norms_of):
         if not norms.any():
             raise ValueError(f"all kernels of {name} are zero")
-    first_cuts = [threshold(norms, w.shape[-1], own.min_norm, own.keep) for norms, w, own in zip(norms_of, layers, wanted)]
-    origin, rng = provenance(runs, nets, names), np.random.default_rng(args.seed)
+    (origin, cuts), rng, first_cuts, short = provenance(runs, nets, names), np.random.default_rng(args.seed), [], []
+    for name, w, norms, own in zip(names, layers, norms_of, wanted):
+        every = max(origin["kernels"][name], len(w))
+        cut = threshold(norms, w.shape[-1], own.min_norm, own.keep, lost=every - len(w))
+        short.append(cut < max(cuts[name]) if own.keep is None else own.keep * every > len(w) + 0.5)
+        first_cuts.append(max(cut, min(cuts[name])))
     if args.pool:
         Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
         pool = zip(names, layers, norms_of, first_cuts)
         save_state({f"{name}.weight": torch.from_numpy(w[above(norms, cut)]).half() for name, w, norms, cut in pool}, args.pool)
-        write_yaml(Path(f"{args.pool}.yaml"), origin)
-    for name, w, norms, first_cut, own in zip(names, layers, norms_of, first_cuts, wanted):
+        write_yaml(Path(f"{args.pool}.yaml"), origin | dict(min_norm=dict(zip(names, first_cuts))))
+    for name, w, norms, first_cut, lacking, own in zip(names, layers, norms_of, first_cuts, short, wanted):
         shaped = (flatness(torch.from_numpy(w)).numpy() <= own.max_flat) | (own.max_flat == 1)
         cut = narrow_cut(norms[shaped], first_cut, own.spread)
+        if lacking and cut <= max(cuts[name]):
+            what = f"a pool holds its kernels of norm >= {max(cuts[name]):.3g} alone, and smaller ones are asked for"
+            print(f"note: {name}: {what}", file=sys.stderr)
         alive = rng.permutation(np.flatnonzero(above(norms, cut) & shaped))
         chosen = alive[: args.max_kernels or None]
         n_test = round(args.test_share * len(chosen))

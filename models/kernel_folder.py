@@ -60,7 +60,8 @@ def common_facts(params):
 
 
 def provenance(runs, nets, names):
-    """What kernels come from: dict(nets, kernels: {layer: how many there were}, source: how the nets were trained), added up.
+    """What kernels come from: dict(nets, kernels: {layer: how many there were}, source: how the nets were trained), added up; and for each
+    layer a list of the norms above which each run's kernels are all there: 0, but for a pool that was cut.
 
     nets: of each run its kernels by convolution.  names: the layers'.  A pool knows what it was made of from its .yaml.  Raises ValueError
     if that is of another pool."""
@@ -73,18 +74,22 @@ def provenance(runs, nets, names):
             except ValueError:
                 facts = {}
             if set(facts.get("kernels", {})) - set(names):  # taken together by size, which the name begins with
-                counts = Counter()
+                counts, lowest = Counter(), {}
                 for name, n in facts["kernels"].items():
-                    counts[name.partition("_")[0]] += n
-                facts["kernels"] = dict(counts)
-            if facts.keys() != {"nets", "kernels", "source"} or not facts["kernels"].keys() <= set(names):
+                    size, cut = name.partition("_")[0], facts.get("min_norm", {}).get(name, 0.0)
+                    counts[size] += n
+                    lowest[size] = max(cut, lowest.get(size, cut))
+                facts |= dict(kernels=dict(counts), min_norm=lowest)
+            if facts.keys() - {"min_norm"} != {"nets", "kernels", "source"} or not facts["kernels"].keys() <= set(names):
                 raise ValueError(f"{pool} does not describe {run}, whose layers are {', '.join(names)}: delete {pool} or remake the pool")
         else:
             source = common_facts([read_params(params)]) if params.exists() else {}
             facts = dict(nets=1, kernels=dict(zip(names, map(len, net.values()))), source=source)
         known.append(facts)
     kernels = {name: sum(facts["kernels"].get(name, 0) for facts in known) for name in names}
-    return dict(nets=sum(facts["nets"] for facts in known), kernels=kernels, source=common_facts([facts["source"] for facts in known]))
+    origin = dict(nets=sum(facts["nets"] for facts in known), kernels=kernels, source=common_facts([facts["source"] for facts in known]))
+    cuts = {name: [facts.get("min_norm", {}).get(name, 0.0) for facts in known] for name in names}
+    return origin, cuts
 
 
 def layer_names(kernels):

@@ -311,7 +311,7 @@ def test_a_cpu_run_says_what_a_step_costs(digits, priors, capsys):
     assert "--kl_kernels 256 takes" in capsys.readouterr().out
 
 
-def test_pruning_by_norm(tmp_path):
+def test_pruning_by_norm(tmp_path, capsys):
     """The published cut by default, a cap on the number, the mean of a Bayesian net, two layers of one size."""
     w = torch.randn(40, 5, 5, 5)
     w *= torch.linspace(0.01, 1, 200).view(40, 5, 1, 1) / w.flatten(2).norm(dim=2)[..., None, None]
@@ -328,6 +328,16 @@ def test_pruning_by_norm(tmp_path):
     prune_kernels.main([pool, "--out", str(tmp_path / "again"), "--max_kernels", "100"])  # the pool stands for the net
     facts = [yaml.safe_load((tmp_path / folder / "conv5x5_2/pruning.yaml").read_text()) for folder in ("k", "again")]
     assert facts[0] == facts[1] and facts[0]["kernels"] == 200  # also what was dropped before the pool was written
+    assert "note" not in capsys.readouterr().err
+    for cut, kept, note in (
+        (["--keep", "0.3"], 60, 0),
+        (["--keep", "1"], facts[0]["kept"], 2),
+        (["--min_norm", "0.1"], facts[0]["kept"], 2),
+    ):
+        prune_kernels.main([pool, "--out", str(tmp_path / "other"), *cut])
+        other = yaml.safe_load((tmp_path / "other/conv5x5_2/pruning.yaml").read_text())
+        assert other["kept"] == kept and other["min_norm"] >= 0.13  # shares are of the net's kernels, cuts are never below the pool's
+        assert capsys.readouterr().err.count("a pool holds its kernels of norm >= 0.13 alone") == note
     (tmp_path / "pool.torch.yaml").write_text("nets: 1\nkernels: {conv5x5: 200}\nsource: {}\n")
     with pytest.raises(ValueError, match="does not describe"):
         prune_kernels.main([pool, "--out", str(tmp_path / "other")])
