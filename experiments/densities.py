@@ -18,7 +18,7 @@ import train_vae_prior
 from models.pictures import new_figure, save_figure
 from models.prior_folder import card_rows, is_finished
 from models.priors import DENSITIES
-from myexman import at_least, go_on
+from myexman import at_least, go_on, read_params
 from myexman.logger import read_rows
 from utils import load_density, run_cli
 
@@ -126,6 +126,10 @@ def jobs(args):
             own = dict(density=density, kernel_dim=k, data_dir=args.data_dir / f"conv{k}x{k}") | own
             if args.quick:
                 own |= dict(no_screen=True) | ({} if hasattr(DENSITIES[density], "fit") else dict(num_epochs=1))
+            if args.data_dir != SHIPPED and is_finished(folder):
+                there = read_params(folder / "params.yaml")["data_dir"]
+                if Path(there) != own["data_dir"]:
+                    raise ValueError(f"--data_dir: {folder} has been fitted to {there}, of the same name: rename one of the two")
             argv = [str(folder)] if folder.is_relative_to(SHIPPED) else command_line(**own, out=folder)
             yield Job("kernels", name, f"{k}x{k}", 0, argv, fit, facts)
             if not is_finished(folder) and select(rows, method=name, x=f"{k}x{k}", metric="elbo").size:

@@ -211,6 +211,19 @@ def test_densities_in_miniature(glyphs, capsys):
         assert capsys.readouterr().err.count("flow was fitted elsewhere; to train nets under it: python train_vae_prior.py") == missing
 
 
+def test_fits_to_kernels_of_one_name_are_not_mixed_up(tmp_path):
+    for place in ("one", "two"):
+        for k in densities.SIZES:
+            folder = tmp_path / place / f"kernels/conv{k}x{k}"
+            folder.mkdir(parents=True)
+            for part in ("train", "test"):
+                np.save(folder / f"{part}.npy", torch.randn(60, 1, k, k).numpy())
+    words = ["--quick", "--fits", "gauss-indep", "--data_dir"]
+    densities.DRIVER.main([*words, str(tmp_path / "one/kernels")])
+    with pytest.raises(ValueError, match="one/kernels/conv7x7, of the same name"):
+        densities.DRIVER.main([*words, str(tmp_path / "two/kernels")])
+
+
 def test_auroc_of_two_normals():
     inside, outside = torch.randn(20_000).numpy(), torch.randn(20_000).numpy() + 1
     assert abs(uncertainty.auroc(inside, outside) - 0.5 * (1 + math.erf(0.5))) < 0.01  # P(x < y), x - y ~ N(-1, 2)
