@@ -131,7 +131,7 @@ def table(rows):
             gaps = [paired_differences(rows, method, "dwp", metric=m, x=x) for m, x in (("members_nll", k), ("auroc", ""))]
             lines.append([name_of(method), k, *cells, *(interval(gap) if method != "dwp" else "–" for gap in gaps), len(separation)])
     heads = "method | members | NLL: one net (the mean, if Bayesian) | average | ECE: one net | average | Brier of the average | its AUROC"
-    return markdown(f"{heads} | NLL less the deep weight prior's | AUROC less its | splits", lines)
+    return markdown(f"{heads} | NLL less the deep weight prior's of as many members | AUROC less its | splits", lines)
 
 
 def points(rows, method, metric):
