@@ -100,19 +100,19 @@ def jobs(args):
                 yield job._replace(measure=partial(with_curve, curve_options(args, n))) if args.eval_freq else job
 
 
-def rows_of(panel, epochs, start="vae", seed=0):
-    """The rows of results/fig2.csv with those options."""
-    words = pack(options(panel, epochs, start, seed))
+def rows_of(panel, epochs, start="vae", seed=0, priors=""):
+    """The rows of results/fig2.csv with those options.  priors: the option vae_list."""
+    words = pack(options(panel, epochs, start, seed) | dict(vae_list=priors))
     return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["options"]) == (panel, words)]
 
 
-def rows_from(start, panel, epochs, base):
-    """The rows of all methods, trained from `start`'s kernels; of the method `base`, which starts from the prior's, at the same sizes."""
-    if start == "vae":
-        return rows_of(panel, epochs)
+def rows_from(start, panel, epochs, base, priors=""):
+    """The rows of all methods, trained from `start`'s kernels; of the method `base`, which starts from samples of its prior, the shipped or
+    `priors`; at the sizes that both have."""
     others = [r for r in rows_of(panel, epochs, start) if r["method"] != base]
-    sizes = {r["x"] for r in others}
-    return [r for r in rows_of(panel, epochs) if r["method"] == base and r["x"] in sizes] + others
+    own = [r for r in rows_of(panel, epochs, priors=priors) if r["method"] == base]
+    sizes = {r["x"] for r in own} & {r["x"] for r in others}
+    return [r for r in own + others if r["x"] in sizes]
 
 
 def lead(panel, epochs, x, better, worse, metric, start="vae"):
@@ -173,25 +173,43 @@ def other_priors(rows, usual, base, size="n"):
 BASELINES_FROM = {"xavier": "Xavier's", "vae": "the prior's"}  # the paper does not say from which kernels its baselines start
 
 
+ENOUGH = 5  # splits of a net under another prior, on test images, that are set beside the baselines
+
+
+def splits_under(priors, panel, epochs, base):
+    """How many splits of the method `base` under those priors, the option vae_list, the rows on test images have."""
+    return len({r["seed"] for r in rows_of(panel, epochs, priors=priors) if r["method"] == base}) if priors else 0
+
+
+def tables(panel, epochs):
+    """{what it shows: a table as Markdown, or ""} of a schedule: from either start; other priors; another seed of the start."""
+    base, parts, rows = SCHEDULES[epochs][1], {}, [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
+    how, paper = sentence(pack(options(panel, epochs)), PAPER), published(panel, base) if epochs == max(SCHEDULES) else {}
+    for start, kernels in BASELINES_FROM.items():
+        found = rows_from(start, panel, epochs, base)
+        sizes = {r["x"] for r in found}
+        theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes}
+        parts[f"the baselines from {kernels} kernels ({how})"] = table(found, base, theirs)
+    for where, part in other_priors(rows, options(panel, epochs), base).items():
+        parts[f"{name_of(base)}, under other priors, and what starts from their samples{where}"] = part
+    for priors, words in names_of_priors(rows).items():
+        if splits_under(priors, panel, epochs, base) >= ENOUGH:
+            for start, kernels in BASELINES_FROM.items():
+                beside = f"the baselines from {kernels.replace('the prior', 'the shipped prior')} kernels"
+                parts[f"{name_of(base)}, under {words}, and {beside}"] = table(rows_from(start, panel, epochs, base, priors), base)
+    parts["other first kernels and other noise (`--seed 1`)"] = table(rows_of(panel, epochs, seed=1), base)
+    return parts
+
+
 def report():
-    """Markdown lines for experiments.report: each schedule from either start; other priors; another seed of the start."""
+    """Markdown lines for experiments.report: the tables of each schedule, and what has not run by the paper's."""
     lines = []
-    for panel, (epochs, (name, base)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
-        paper, parts = published(panel, base) if epochs == max(SCHEDULES) else {}, {}
-        for start, words in BASELINES_FROM.items():
-            rows = rows_from(start, panel, epochs, base)
-            sizes = {r["x"] for r in rows}
-            theirs = {(n, label): cell for (n, label), cell in paper.items() if n in sizes}
-            parts[f"the baselines from {words} kernels ({sentence(pack(options(panel, epochs)), PAPER)})"] = table(rows, base, theirs)
-        own = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
-        for where, part in other_priors(own, options(panel, epochs), base).items():
-            parts[f"{name_of(base)}, under other priors, and what starts from their samples{where}"] = part
-        parts["other first kernels and other noise (`--seed 1`)"] = table(rows_of(panel, epochs, seed=1), base)
-        for what, part in parts.items():
+    for panel, (epochs, (name, _)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
+        for what, part in tables(panel, epochs).items():
             lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []
+        paper = published(panel) if epochs == max(SCHEDULES) else {}
         if missing := sorted({n for n, _ in paper} - {r["x"] for r in rows_of(panel, epochs)}):
-            theirs = published(panel)
-            words = (f"{label} {', '.join(theirs[n, label] for n in missing)}" for label in dict.fromkeys(label for _, label in theirs))
+            words = (f"{label} {', '.join(paper[n, label] for n in missing)}" for label in dict.fromkeys(label for _, label in paper))
             lines += ["", f"{panel}, {name}: not yet run on {', '.join(map(str, missing))} images (paper: {'; '.join(words)})."]
     return lines
 

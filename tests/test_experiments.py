@@ -291,6 +291,13 @@ def test_fig2_shows_both_schedules_both_starts_and_paired_differences(tmp_path, 
     assert "| 50 | under a, b | under the shipped | 0.900 ± 0.000 | +0.100 (+0.100 to +0.100) |" in tables[""]
     assert "| 50 | deterministic, from a, b | under a, b | 0.700 ± 0.000 | -0.200 (-0.200 to -0.200) |" in tables[""]
     assert tables[", on validation images"] == ""  # where the shipped one has not run
+    assert "under a, b" not in "\n".join(fig2.tables("mnist", 10000))
+    other = pack(fig2.options("mnist", 10000) | dict(vae_list=["a@1", "b@2"]))
+    for metric in ("acc", "nll"):
+        own = [row | dict(method="dwp-256", seed=s, metric=metric, value=0.9, options=other) for s in range(fig2.ENOUGH)]
+        add_rows(own, tmp_path / "fig2.csv")
+    beside = fig2.tables("mnist", 10000)["deep weight prior, 256 kernels a step, under a, b, and the baselines from Xavier's kernels"]
+    assert "| 50 | standard normal | 0.580 ± 0.016 | -0.320 (-0.340 to -0.300) | < 0.001 | 1.200 ± 0.000 | +0.300" in beside
     leads = [fig2.lead("mnist", 10000, 50, "dwp-256", "sn", "acc", start) for start in ("vae", "xavier")]
     assert [(len(lead), lead.mean()) for lead in leads] == [(3, pytest.approx(0.11)), (3, pytest.approx(0.21))]
 
