@@ -18,9 +18,9 @@ from tqdm import trange
 
 from models import NETWORKS, build_net, model_name
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variance, log_variances, set_rates
-from models.checks import BAYESIAN, PRIOR_WORDS, check_options, prior_name
+from models.checks import BAYESIAN, PRIOR_WORDS, check_options, check_use, prior_name
 from models.cost import announce_cost
-from models.initialization import SOURCES, initialize
+from models.initialization import initialize
 from models.memory import check_room
 from models.prior_folder import load_into, trained_weights
 from models.priors import DENSITIES, PRIORS, FormerPosterior, KernelPrior
@@ -214,19 +214,6 @@ def build_priors(args, sources):
             hint = "kernels of Xavier's, which the prior has never seen, may all become alike: --init_list vae takes its samples"
             print(f"warning: {layer.name}: {hint}", file=sys.stderr)
     return priors
-
-
-def check_use(layer, density, started):
-    """Raise ValueError if --vae_list or --filters_list gives a layer what neither its prior, of that density, nor its start takes.
-
-    started: whether the net starts from a former run, and takes no first kernels."""
-    first = None if started or layer.init not in SOURCES else SOURCES[layer.init][0]
-    for what, flag, of_prior in (
-        ("density", "--vae_list", density is layer.density),
-        ("kernels", "--filters_list", density is not None and density is not layer.density),
-    ):
-        if getattr(layer, what) is not None and first != what and not of_prior:
-            raise ValueError(f"{flag} gives something for {layer.name} that neither its prior nor its start takes: say none there")
 
 
 def density_for(name, layer):

@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 
 from myexman import run_folder
 
-from .initialization import INITS
+from .initialization import INITS, SOURCES
 from .priors import DENSITIES, PRIORS
 from .sources import DEFAULT_INIT, DEFAULT_PRIOR, name_and_run
 
@@ -71,3 +71,16 @@ def check_sources(args, priors=()):
             said = "--init_list says " + ", ".join(sorted(inits)) + (", --prior_list " + ", ".join(sorted(priors)) if priors else "")
             known = takers if priors else takers & {*INITS}
             raise ValueError(f"{flag} is given, but nothing takes it: {said}; it is for {', '.join(sorted(known))}")
+
+
+def check_use(layer, density, started):
+    """Raise ValueError if --vae_list or --filters_list gives a layer what neither its prior, of that density, nor its start takes.
+
+    started: whether the net starts from a former run, and takes no first kernels."""
+    first = None if started or layer.init not in SOURCES else SOURCES[layer.init][0]
+    for what, flag, of_prior in (
+        ("density", "--vae_list", density is layer.density),
+        ("kernels", "--filters_list", density is not None and density is not layer.density),
+    ):
+        if getattr(layer, what) is not None and first != what and not of_prior:
+            raise ValueError(f"{flag} gives something for {layer.name} that neither its prior nor its start takes: say none there")

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -275,3 +276,19 @@ def test_filters_without_a_bias_are_dropped(digits, tmp_path):
     run = train_source.main(["--data", str(digits), "--model", model, "--epochs", "1", "--drop_dead", "0.6"])
     state = trained_weights(run)
     assert len(state["features.0.weight"]) < 4 and "features.0.bias" not in state
+
+
+def test_what_neither_the_prior_nor_the_start_of_a_layer_takes_is_refused(digits, priors, tmp_path):
+    """Though another layer, or the net's options as a whole, may have a use for it."""
+    for k in (7, 5):
+        (tmp_path / f"k{k}").mkdir()
+        np.save(tmp_path / f"k{k}/train.npy", torch.randn(60, 1, k, k).numpy())
+    kernels = ["--filters_list", str(tmp_path / "k7"), str(tmp_path / "k5")]
+    words = ["--data", str(digits), "--hid_dim", "2", "3", "--epochs", "1", "--ens", "0", "--vae_list", *priors]
+    with pytest.raises(ValueError, match=r"--vae_list gives something for features\.conv1 that neither"):
+        train_bnn.main([*words, *kernels, "--init_list", "filters", "--prior_list", "gauss"])
+    with pytest.raises(ValueError, match=r"--filters_list gives something for features\.conv1 that neither"):
+        train_bnn.main([*words, *kernels, "--init_list", "vae", "filters", "--prior_list", "vae"])
+    with pytest.raises(ValueError, match=r"--vae_list gives something for features\.conv2 that neither"):
+        train_bnn.main([*words, "--init_list", "vae", "xavier", "--prior_list", "vae", "sn"])
+    train_bnn.main([*words, *kernels, "--init_list", "vae", "--prior_list", "gauss"])  # each has its use
