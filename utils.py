@@ -46,10 +46,10 @@ def run_cli(main):
 DATA_OPTIONS = ("data", "data_root", "num_examples", "data_split_seed", "validate", "random_labels", "permute", "device")
 
 
-BATCH = 256  # images per step (paper)
+BATCH, LR = 256, 1e-3  # images per step, Adam's learning rate at the start (paper)
 
 
-def add_common_flags(parser, epochs, bs, lr=1e-3):
+def add_common_flags(parser, epochs, bs, lr=LR):
     """Flags of the scripts that train a network on images; returns what adds another to those of the training."""
     add = parser.add_argument_group("images").add_argument
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")

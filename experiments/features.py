@@ -17,7 +17,7 @@ from models import NETWORKS, build_net
 from models.bayes import mode
 from models.checks import check_sources
 from models.sources import initialized
-from myexman import ExParser, Logger, script
+from myexman import ExParser, Logger, at_least, script
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -38,6 +38,7 @@ def parse_args(argv=None):
     add("--data", default="mnist", help="data set (paper: mnist, cifar10)")
     add("--model", choices=sorted(NETWORKS), default="fconv", help="architecture")
     add("--scale", type=multiple, default=Fraction(1), help="k: factor on the number of filters of each convolution (paper: 1/16 to 1)")
+    add("--eval_freq", type=at_least(1), help="epochs between evaluations (default: evaluate only at the end)")
     add("--raw", action="store_true", help="leave features as they are, instead of scaling each to mean 0 and variance 1")
     add_init_flags(parser)
     add_common_flags(parser, epochs=20, bs=256, lr=0.01)
@@ -91,8 +92,9 @@ def main(args):
     for epoch in trange(args.epochs, desc="epochs", leave=False, disable=None):
         linear_lr(opt, epoch, args.epochs, args.lr)
         stats = train_epoch(train, args.bs, opt, objective, epoch)
-    step = args.epochs * steps_per_epoch(len(train.y), args.bs)
-    log.row(epoch=args.epochs, step=step, train_nll=stats["nll"], **evaluate(net.classifier, test, ens=0))
+        if (epoch + 1) % (args.eval_freq or args.epochs) == 0 or epoch + 1 == args.epochs:
+            step = (epoch + 1) * steps_per_epoch(len(train.y), args.bs)
+            log.row(epoch=epoch + 1, step=step, train_nll=stats["nll"], **evaluate(net.classifier, test, ens=0))
     return args.run_dir
 
 

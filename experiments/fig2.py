@@ -39,11 +39,10 @@ from .methods import (
     paper_curve,
     paper_method,
     shipped,
-    with_kernels,
 )
 from .rows import HERE, RESULTS, pack, paired_differences, rows_of_common_splits, sentence, tidy_rows, unpack
 
-CHOICES = ["dwp-256", *CORE, "do", "de", "gauss", "gauss-indep"]
+CHOICES = ["dwp-256", *CORE, "frozen", "do", "de", "gauss", "gauss-indep"]
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
 # few splits.
 SCHEDULES = {10000: ("the paper's schedule", "dwp-256"), 600: ("stopped early", "dwp")}
@@ -77,9 +76,9 @@ def curve_options(args, n):
     return shared(args)[args.panel] | dict(num_examples=n, eval_freq=args.eval_freq if args.eval_freq != 500 else "")
 
 
-def with_curve(options, run_dir):
-    """with_kernels(), and what experiments.early_stopping shows of the same run."""
-    return with_kernels(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
+def with_curve(measure, options, run_dir):
+    """measure(run_dir), and what experiments.early_stopping shows of the same run."""
+    return measure(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
 
 
 def jobs(args):
@@ -97,7 +96,7 @@ def jobs(args):
                 own = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed, validate=args.validate)
                 own |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
                 job = method_job(args.panel, method, str(n), split, own)
-                yield job._replace(measure=partial(with_curve, curve_options(args, n))) if args.eval_freq else job
+                yield job._replace(measure=partial(with_curve, job.measure, curve_options(args, n))) if args.eval_freq else job
 
 
 def rows_of(panel, epochs, start="vae", seed=0, priors=""):

@@ -14,9 +14,9 @@ from models.screen import likeness
 from myexman import read_params
 from myexman.logger import read_rows
 from prune_kernels import read_kernels
-from utils import BATCH, steps_per_epoch
+from utils import BATCH, LR, steps_per_epoch
 
-from . import deep_ensemble
+from . import deep_ensemble, features
 from .grid import Job, command_line
 from .rows import HERE, ROOT, select
 
@@ -28,6 +28,7 @@ METHODS = {
     "vd": ("variational dropout", "#661100"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
+    "frozen": ("untrained kernels", "#888888"),
     "det-l2": ("deterministic, L2", "#AA4499"),
     "do": ("MC dropout", "#56B4E9"),
     "de": ("deep ensemble of 5", "#44AA99"),
@@ -145,11 +146,13 @@ def density_name(folder):
 
 
 def method_options(method, vaes, kernels=None, start="vae"):
-    """train_bnn's options of a method: its net and priors, and the kernels it starts from.
+    """train_bnn's options of a method, or experiments.features': its net and priors, and the kernels it starts from.
 
     vaes: a prior folder per convolution, as a rule of VAEs.  start: one of models.initialization.INITS for all convolutions."""
     learned = method in KL_SUMS
     options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if learned or start.startswith("vae") else {})
+    if method == "frozen":
+        return options | dict(raw=True, lr=LR)  # trained as the others are
     if method in DETERMINISTIC:
         return options | dict(net_cfg="vanilla-do" if method == "do" else "vanilla")
     if hasattr(DENSITIES.get(method), "fit"):
@@ -211,9 +214,9 @@ def every_row(run_dir):
 
 
 def method_job(panel, method, x, seed, options):
-    """The Job of a method with train_bnn's options, measured when it ends; a deep ensemble takes several runs."""
-    run = deep_ensemble.main if method == "de" else train_bnn.main
-    return Job(panel, method, x, seed, command_line(**options), run, with_kernels)
+    """The Job of a method with method_options(), measured when it ends; a deep ensemble takes several runs."""
+    run = dict(de=deep_ensemble.main, frozen=features.main).get(method, train_bnn.main)
+    return Job(panel, method, x, seed, command_line(**options), run, last_row if method == "frozen" else with_kernels)
 
 
 def curve(axis, rows, method, metric, position=float, **style):
