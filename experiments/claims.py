@@ -61,9 +61,9 @@ LONG, SHORT = sorted(fig2.SCHEDULES, reverse=True)
 def fig2_claims(text, epochs, x, better, worse):
     """A claim of Fig. 2a or b, with the baseline from either start."""
     panel = dict(a="mnist", b="cifar10")[text[0]]
-    for start, words in fig2.BASELINES_FROM.items():
+    for start, kernels in fig2.FIRST_KERNELS.items():
         ours = partial(fig2.lead, panel, epochs, x, better, worse, "acc", start)
-        yield Claim(f"Fig. 2{text} from {words} kernels", "fig2", panel, str(x), "dwp", worse, ours)
+        yield Claim(f"Fig. 2{text} trained from {kernels.format('the prior')}", "fig2", panel, str(x), "dwp", worse, ours)
 
 
 def fig4_claim(text, panel, x, digits=3):
@@ -96,8 +96,8 @@ CLAIMS = [
     fig4_claim("… and a CNN on MNIST (accuracy after 100 steps)", "convnet-mnist", 100),
     fig4_claim("… and a CNN on CIFAR-10 (accuracy after 100 steps)", "convnet-cifar10", 100),
     Claim(
-        "A companion lecture: Sparse variational dropout compresses LeNet-300-100 (times)",
-        *("slides_sparse_vd", "lenet300 compression", "", "sparse_vd", "", compressed, 0),
+        "The lecture slides: Sparse variational dropout compresses LeNet-300-100 (times)",
+        *("slides_sparse_vd", "lenet300 compression", "", "loguniform", "", compressed, 0),
     ),
 ]
 

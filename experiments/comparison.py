@@ -38,14 +38,13 @@ def tested(gaps):
 
 def comparison_table(rows, bases, paper=None, size="n"):
     """Accuracy, NLL and ECE by size of the training set and label, and of the first two the difference to the label's base with its 95 %
-    t-interval and p, by Holm's correction over those with the same base and size; as Markdown. A second table has what is known of the
-    nets' kernels: how alike those of the first and of the last convolution are, and how large.
+    t-interval and p, by Holm's correction over those with the same base and size; as Markdown.
 
     Means are over the splits that the labels of a size share ("3 of 5"), differences over those that the two have.
     rows: of one panel, with labels as method.  bases: {label: its base's, or None}, in the table's order.
     paper: {(size, label): a cell} of a column beside ours, with a line for each.  size: what the rows' x is."""
     paper, several = paper or {}, not set(bases.values()) <= {None, next(iter(bases), None)}
-    lines, kernels = [], []
+    lines = []
     for n in sorted({r["x"] for r in rows} | {n for n, _ in paper}):
         own = [r for r in rows if r["x"] == n and r["method"] in bases]
         common, ran = rows_of_common_splits(own), {r["method"] for r in own}
@@ -62,17 +61,20 @@ def comparison_table(rows, bases, paper=None, size="n"):
             line = [n, label, *([bases[label] or "–"] if several else []), *([paper.get((n, label), "–")] if paper else [])]
             line += [acc, *cells["acc", label], nll, *cells["nll", label], ece]
             lines.append([*line, splits if shown == splits else f"{shown} of {splits}"])
-            facts = [select(own, method=label, metric=metric) for metric in KERNELS]
-            kernels += [[n, label, *map(mean_std, facts), max(map(len, facts))]] if any(map(len, facts)) else []
     less = "less its base's" if several else "less the first's"
     heads = (
         f"{size} | variant | {'base | ' * several}{'paper | ' * bool(paper)}accuracy | {less} | p | NLL, nats | {less} | p | ECE | splits"
     )
-    parts = [markdown(heads, lines)]
-    if kernels:
-        heads = f"{size} | variant | likeness, first layer | norm | likeness, last layer | norm | splits"
-        parts += ["Their kernels (likeness: mean absolute cosine of two):", markdown(heads, kernels)]
-    return "\n\n".join(parts)
+    return markdown(heads, lines)
+
+
+def kernels_table(rows, labels):
+    """How alike the kernels of the nets' first and last convolution are, and how large, by size and label, as Markdown; or ""."""
+    lines = []
+    for n, label in itertools.product(sorted({r["x"] for r in rows}), labels):
+        facts = [select(rows, method=label, x=n, metric=metric) for metric in KERNELS]
+        lines += [[n, label, *map(mean_std, facts), max(map(len, facts))]] if any(map(len, facts)) else []
+    return markdown("n | kernels (likeness: mean absolute cosine) | likeness, first | norm | likeness, last | norm | splits", lines)
 
 
 def plot(rows, bases, file):
@@ -106,7 +108,9 @@ def comparison(name, doc, variants, sizes):
         parser.add_argument("--variants", nargs="+", choices=labels, help="what to run (default: all of the panel's)")
         parser.add_argument("--num_examples", type=at_least(1), help=f"size of the training set (default: {sizes})")
         parser.add_argument("--splits", type=at_least(1), default=5, help="split seeds 0, 1, …")
-        parser.add_argument("--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2 stopped early")
+        parser.add_argument(
+            "--epochs", type=at_least(1), default=600, help="passes over the training set, as in Fig. 2 by the short schedule"
+        )
 
     def shared(args):
         other = args.num_examples or ""  # than the comparison's own size
@@ -130,7 +134,7 @@ def comparison(name, doc, variants, sizes):
     smoke = dict(panel="glyph-digits", splits=1, epochs=1, variants=[base, compared])
     return Driver(
         *(name, doc, add_arguments, smoke, shared, jobs),
-        table=lambda rows: comparison_table(rows, bases(rows)),
+        table=lambda rows: f"{comparison_table(rows, bases(rows))}\n\n{kernels_table(rows, bases(rows))}",
         plot=lambda rows, file: plot(rows, bases(rows), file),
         by_panel=True,
         full=PAPER,

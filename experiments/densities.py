@@ -25,7 +25,7 @@ from utils import load_density, run_cli
 from .comparison import comparison_table
 from .fig2 import rows_beside
 from .grid import Driver, Job, command_line, folders, work_folder
-from .methods import PAPER, method_job, net_options
+from .methods import PAPER, method_job, name_of, net_options
 from .rows import RESULTS, ROOT, markdown, select, tidy_rows, unpack
 
 SIZES, SHIPPED = (7, 5), ROOT / "data/fconv"
@@ -150,10 +150,9 @@ def jobs(args):
                 yield method_job(args.panel, name, str(n), split, own | start)._replace(options=dict(net=method))
 
 
-def role(row):
-    """What a row of a net is called in tables, by its density and what that is to the net."""
-    method = unpack(row["options"]).get("net")
-    return f"{row['method']}, as the start of {method}" if method else row["method"]
+def role(density, net=""):
+    """What tables call a net under a density, or another method's, `net`, that has its samples as the start."""
+    return f"{density}, as the start of {name_of(net)}" if net else density
 
 
 def validated(row):
@@ -164,13 +163,12 @@ def validated(row):
 def nets(rows, validate=False):
     """(rows, bases) of the nets, for comparison_table(), with those of Fig. 2 under the shipped VAE unless on validation images."""
     trained = [r for r in rows if r["panel"] != "kernels" and validated(r) == validate]
-    endings = ("", *(f", as the start of {method}" for method in STARTS))
-    bases = {f"{name}{ending}": f"vae{ending}" if name != "vae" else None for ending in endings for name in FITS}
+    bases = {role(name, net): role("vae", net) if name != "vae" else None for net in ("", *STARTS) for name in FITS}
     bases |= {name: fit.density for name, fit in VARIANTS.items()}
-    own = [r | dict(method=role(r)) for r in trained]
+    own = [r | dict(method=role(r["method"], unpack(r["options"]).get("net"))) for r in trained]
     compared = {(r["x"], bases.get(r["method"])) for r in own}
-    roles = dict(zip(("dwp", *STARTS), (f"vae{ending}" for ending in endings)))
-    beside = [r | dict(method=roles[r["method"]]) for r in ([] if validate else rows_beside(trained, roles))]
+    beside = [] if validate else rows_beside(trained, ("dwp", *STARTS))
+    beside = [r | dict(method=role("vae", r["method"] if r["method"] in STARTS else "")) for r in beside]
     return own + [r for r in beside if (r["x"], r["method"]) in compared], bases
 
 

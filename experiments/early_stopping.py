@@ -36,17 +36,16 @@ def of_most_splits(rows):
 
 
 def table(rows):
-    return fig2.table(of_most_splits(rows), "dwp-256", size="step")
+    return fig2.table(of_most_splits(rows), size="step")
 
 
 def report():
-    """Markdown lines for experiments.report: the methods by step, and the deep weight prior under other priors."""
+    """Markdown lines for experiments.report: the methods by step, under the shipped and other priors; the last step is Fig. 2's."""
     own, ((panel, usual),) = DRIVER.results(), DRIVER.usual().items()
-    lines = [f"{panel}; {DRIVER.title(own)}:", "", table(own)] if own else []
     rows = [r | dict(options=DRIVER.options_of(r)) for r in tidy_rows(RESULTS / "early_stopping.csv") if r["panel"] == panel]
-    for where, part in fig2.other_priors(rows, usual, "dwp-256", size="step").items():
-        lines += ["", f"**Under other priors than the shipped, and what starts from their samples{where}**", "", part] if part else []
-    return lines
+    shown = [r for (seed, validate, _), part in fig2.labelled(rows, usual).items() if not (seed or validate) for r in part]
+    before = of_most_splits([r for r in shown if r["x"] < max(r["x"] for r in shown)]) if shown else []
+    return [f"{panel}; {DRIVER.title(own)}:", "", fig2.beside(before, fig2.label_of("dwp-256"), size="step")] if own else []
 
 
 def plot(rows, file):

@@ -95,7 +95,6 @@ DRIVER = Driver(
     by_panel=True,
     paper=("fig3",),
     quantity="test accuracy",
-    own_table=False,
 )
 
 if __name__ == "__main__":

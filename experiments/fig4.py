@@ -153,7 +153,6 @@ DRIVER = Driver(
     plot,
     paper=("fig4",),
     quantity="test accuracy, or nats per image, at a step x",
-    own_table=False,
     full=dict(hid_dim=""),
     varied=("pixels",),
     report=report,

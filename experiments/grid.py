@@ -105,8 +105,8 @@ class Driver(NamedTuple):
     jobs(args): the Jobs; if some need what others leave, those that can run now, and it is asked again when they have.
     table(rows): Markdown.  plot(rows, file): draws them, if there is a figure.
     by_panel: whether table and figure are of args.panel alone; a figure of CIFAR-10 then has a name of its own.
-    paper, quantity: the names in paper_results.csv of what the report sets beside it, and what number that is.
-    own_table: whether the report shows the driver's table, too.  report(): Markdown lines for the report, in place of that."""
+    paper: the names in paper_results.csv of its numbers.  quantity: what they are, if the report sets them beside ours in place of the
+    driver's table.  report(): Markdown lines for the report, in place of that table."""
 
     name: str
     doc: str
@@ -121,7 +121,6 @@ class Driver(NamedTuple):
     by_panel: bool = False
     paper: tuple = ()
     quantity: str = ""
-    own_table: bool = True
     report: Callable | None = None
 
     def parse_args(self, argv=None):

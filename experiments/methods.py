@@ -51,22 +51,9 @@ def colour_of(method):
     return METHODS[method][1] if method in METHODS else f"C{sum(map(ord, method)) % 10}"
 
 
-# What paper_results.csv calls a method of ours otherwise. The paper's log-uniform is variational dropout in its release.
-PAPER_NAMES = {"vd": "loguniform", "loguniform": "sparse_vd", "do": "binary dropout"}
-
-
-def paper_name(method):
-    return PAPER_NAMES.get(method, method)
-
-
-def paper_method(name):
-    """The method of ours that paper_results.csv calls so."""
-    return {theirs: own for own, theirs in PAPER_NAMES.items()}.get(name, name)
-
-
 def paper_value(figure, panel, method, x):
     """The number the paper gives for a method of ours, or None."""
-    values = select(read_rows(HERE / "paper_results.csv"), figure=figure, panel=panel, method=paper_name(method), x=x)
+    values = select(read_rows(HERE / "paper_results.csv"), figure=figure, panel=panel, method=method, x=x)
     return float(values[0]) if len(values) else None
 
 
@@ -234,7 +221,7 @@ def curve(axis, rows, method, metric, position=float, **style):
 
 def paper_curve(axis, figure, panel, method, position=float, label=None):
     """The paper's numbers for a method of ours in grey, behind ours, each method with its marker."""
-    where = figure, panel, paper_name(method)
+    where = figure, panel, method
     rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"], r["method"]) == where]
     points = sorted((position(r["x"]), r["value"]) for r in rows)
     if points:

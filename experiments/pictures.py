@@ -48,8 +48,8 @@ def kernels_and_samples():
 
 
 LEADS = (  # of the overview: schedule, the baselines' first kernels, the baselines; one that is deterministic is ours
-    *((epochs, "vae", ("sn", "vd", "det")) for epochs in fig2.SCHEDULES),
-    *((epochs, "xavier", ("sn", "vd")) for epochs in fig2.SCHEDULES),
+    *((epochs, "vae", ("sn", "vd", "det", "frozen")) for epochs in fig2.SCHEDULES),
+    *((epochs, "xavier", ("sn", "vd", "frozen")) for epochs in fig2.SCHEDULES),
 )
 
 

@@ -13,7 +13,7 @@ from myexman.logger import read_rows
 from utils import evaluate, load_run, run_cli
 
 from .grid import Driver, Job, command_line
-from .methods import last_row, name_of, paper_name
+from .methods import last_row, name_of
 from .rows import HERE, markdown, mean_std, select
 
 MODELS = {"mnist": "lenet300", "cifar10": "vgg", "glyph-digits": "lenet300"}  # the last for --quick
@@ -58,7 +58,7 @@ def table(rows):
         of = dict(panel=panel, method=method)
         train, test, times = (select(rows, metric=metric, **of) for metric in ("train_acc", "acc", "compression"))
         if len(train):
-            slides = [select(paper, panel=f"{panel} {part} accuracy", method=paper_name(method)) for part in ("train", "test")]
+            slides = [select(paper, panel=f"{panel} {part} accuracy", method=method) for part in ("train", "test")]
             known = [value[0] if len(value) else "–" for value in slides]
             zeros = f"{100 * (1 - 1 / times).mean():.2f}" if len(times) else "–"
             lines.append([panel, name_of(method), mean_std(train), known[0], mean_std(test), known[1], zeros, len(train)])
@@ -74,7 +74,6 @@ DRIVER = Driver(
     jobs,
     table,
     paper=("slides_random_labels",),
-    quantity="accuracy",
 )
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from utils import run_cli
 
 from . import benchmark, claims, fig4, screening
 from .grid import Driver
-from .methods import name_of, paper_cell, paper_method
+from .methods import name_of, paper_cell
 from .rows import FIGURES, HERE, RESULTS, ROOT, markdown, mean_std, sentence
 
 OUR_NAMES = {"vgg-cifar10": "vgg", "train accuracy": "train_acc", "test accuracy": "acc"}  # of panels and metrics in paper_results.csv
@@ -73,7 +73,7 @@ def wrap(text, width=140):
 
 def ours(published, rows):
     """Our rows that answer a published one."""
-    panel, metric, where = published["panel"], "acc", dict(method=paper_method(published["method"]))
+    panel, metric, where = published["panel"], "acc", dict(method=published["method"])
     if published["figure"] == "fig4":
         panel = next((name for name, p in fig4.PANELS.items() if p.paper == panel), panel)
         metric, rows = fig4.PANELS[panel].metric, fig4.in_main(rows)
@@ -89,18 +89,27 @@ def ours(published, rows):
 
 
 def side_by_side(published, rows, full=()):
-    """Panel, method, x, the paper's number (≈: read off a figure), ours, the difference, and what ours is, as Markdown."""
+    """Panel, method, x, the paper's number (≈: read off a figure), ours, the difference, and what ours is, of what has run; as Markdown."""
     lines = []
     for row in published:
-        own, method = ours(row, rows), paper_method(row["method"])
-        values = np.array([r["value"] for r in own], dtype=float)
-        cells = ["–", "", ""]
-        if len(values):
-            digits = 4 if row["panel"].endswith("error") else 1 if abs(row["value"]) > 1 else 3
+        own = ours(row, rows)
+        if own:
+            values, digits = np.array([r["value"] for r in own], dtype=float), 1 if abs(row["value"]) > 1 else 3
             runs = f"{sentence(own[0]['options'], full)}; {own[0]['steps']} steps, {len(values)} run{'s'[: len(values) - 1]}"
             cells = [mean_std(values, digits), f"{values.mean() - row['value']:+.{digits}f}", runs]
-        lines.append([row["panel"], name_of(method), row["x"], paper_cell(row), *cells])
+            lines.append([row["panel"], name_of(row["method"]), row["x"], paper_cell(row), *cells])
     return markdown("panel | method | x | paper | ours | difference | how", lines)
+
+
+def not_run(published, rows):
+    """The paper's numbers that ours have no answer to, in a line; or ""."""
+    found = {}
+    for row in published:
+        if not ours(row, rows):
+            what = f"{name_of(row['method'])} {row['x']}".strip()
+            found.setdefault(row["panel"], []).append(f"{what} {paper_cell(row)}")
+    lists = (f"{panel}: {', '.join(numbers)}" for panel, numbers in found.items())
+    return f"Not run, and the papers' numbers: {'; '.join(lists)}." if found else ""
 
 
 def pictures(name):
@@ -112,23 +121,33 @@ def by_panel(rows):
 
 
 def section(name, driver, title, asked, meaning, published):
-    """What is asked, the command, tables, figures, and what they mean.  driver: None for sections without one, of which `priors` has the
+    """What is asked, the command, what was found, tables and figures.  driver: None for sections without one, of which `priors` has the
     screen's table."""
-    lines = ["", f"## {title}", "", asked]
+    rows = driver.results() if driver else ()
+    command = name if driver else dict(priors="screening").get(name)
+    lines = [
+        "",
+        f"## {title}",
+        "",
+        asked,
+        "",
+        f"`python -m experiments.{command}`{' (not run)' * bool(driver and not rows)}" if command else "",
+    ]
+    lines += ["", meaning]
     if driver:
-        rows, theirs = driver.results(), [r for r in published if r["figure"] in driver.paper]
-        lines += ["", f"`python -m experiments.{name}`{'' if rows else ' (not run)'}"]
-        if theirs:
-            lines += ["", f"{driver.quantity}; ≈: read off the paper's figure; –: not run.", "", side_by_side(theirs, rows, driver.full)]
+        theirs = [r for r in published if r["figure"] in driver.paper]
+        if driver.quantity:
+            lines += ["", f"{driver.quantity}; ≈: read off the paper's figure.", "", side_by_side(theirs, rows, driver.full)]
         if driver.report:
             lines += ["", *driver.report()]
-        elif rows and (driver.own_table or not theirs):
+        elif rows and not driver.quantity:
             for own in by_panel(rows) if driver.by_panel else [rows]:
                 titles = ["; ".join(filter(None, [part[0]["panel"], driver.title(part)])) for part in by_panel(own)]
                 lines += ["", f"{', '.join(titles)}:", "", driver.table(own)]
+        lines += ["", not_run(theirs, rows)]
     elif name == "priors":
-        lines += ["", "`python -m experiments.screening`", "", screening.table(read_rows(RESULTS / "priors.csv"))]
-    return [*lines, "", *pictures(name), "", meaning]
+        lines += ["", screening.table(read_rows(RESULTS / "priors.csv"))]
+    return [*lines, "", *pictures(name)]
 
 
 def report():
@@ -140,8 +159,12 @@ def report():
     for name, driver in found.items():  # without prose yet
         if driver.results():
             lines += section(name, driver, name, driver.doc.partition("\n\n")[0].replace("\n", " "), "", published)
-    for table in ("table1", "table2"):
-        lines += ["", f"## Table {table[-1]}: number of parameters", "", parameter_tables([r for r in published if r["figure"] == table])]
+    lines += [
+        "",
+        "## Tables 1 and 2: numbers of parameters",
+        "",
+        parameter_table([r for r in published if r["figure"] in ("table1", "table2")]),
+    ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
@@ -154,7 +177,7 @@ def parameters():
     return {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
 
 
-def parameter_tables(published):
+def parameter_table(published):
     counts = parameters()
     known = ((row["method"], int(row["value"])) for row in published)
     lines = [[name, value, counts[name], f"{counts[name] - value:+d}"] for name, value in known]

@@ -28,7 +28,7 @@ from myexman.logger import read_rows
 from utils import evaluate, load_run, load_weights, run_cli, seed_everything
 
 from .grid import Driver, Job, command_line, folders
-from .methods import colour_of, last_row, name_of, paper_name
+from .methods import colour_of, last_row, name_of
 from .rows import HERE, markdown, mean_std, select
 
 
@@ -90,7 +90,7 @@ def by_both_rules(run_dir):
 
 def published(net, method, quantity, x=""):
     """The papers' numbers for a net and method, as (slides or paper, value)."""
-    wanted = f"{'vgg-cifar10' if net == 'vgg' else net} {quantity}", paper_name(method), x
+    wanted = f"{'vgg-cifar10' if net == 'vgg' else net} {quantity}", method, x
     rows = read_rows(HERE / "paper_results.csv")
     found = [r for r in rows if (r["panel"], r["method"], str(r["x"])) == wanted]
     return [("slides" if r["figure"].startswith("slides") else "paper", r["value"]) for r in found]
@@ -136,7 +136,7 @@ def plot(rows, file):
             axis.annotate(f"  a = {row['x']}", (row["value"], 100 * error), fontsize=7, rotation=-40, rotation_mode="anchor", va="center")
         for method, marker in (("original", "*"), ("pruning", "x"), ("dns", "d"), ("sws", "s"), ("loguniform", "^"), ("ard", "v")):
             for (source, error), (_, times) in zip(published(net, method, "error"), published(net, method, "compression")):
-                axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=f"{paper_name(method)}, {source}")
+                axis.plot(times, 100 * error, marker, color="0.6", zorder=0, label=f"{name_of(method)}, {source}")
         axis.margins(y=0.15)
         axis.set(xscale="log", xlabel="compression: weights by weights kept", ylabel="test error, %")
         axis.set_title(f"{NETS[net].title}; {DRIVER.title(own)}", fontsize=9)
@@ -178,7 +178,6 @@ DRIVER = Driver(
     table,
     plot,
     paper=("slides_sparse_vd", "ard_table1", "ard_table2"),
-    quantity="test error; weights by weights kept",
     full=dict(epochs=200),
 )
 

@@ -146,7 +146,8 @@ def table(rows):
                 cells = bold(acc[recipe], acc.values(), max), bold(nll[recipe], nll.values(), min)
                 lines.append([n, name_of(method), sentence(recipe.words()), *cells, len(acc[recipe])])
     heads = "n | method | how | accuracy | NLL, nats | splits"
-    return "\n\n".join([*parts, *(["Tried on validation images, the best in bold:", markdown(heads, lines)] if lines else [])])
+    tried_so_far = ["<details><summary>Tried on validation images, the best in bold</summary>", markdown(heads, lines), "</details>"]
+    return "\n\n".join([*parts, *(tried_so_far if lines else [])])
 
 
 DRIVER = Driver(
