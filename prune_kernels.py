@@ -25,7 +25,7 @@ from models.kernel_folder import by_size, layer_names, plot_norms, provenance, r
 from models.screen import flatness
 from models.sources import one_per_layer
 from myexman import Parser, at_least, checked, progress, save_state, share, write_yaml
-from utils import run_cli
+from utils import digest, run_cli
 
 # The lower edges of the L2 norm in the kernel sets that the paper's authors published.
 PUBLISHED_CUT = {7: 0.39, 5: 0.13}
@@ -128,6 +128,20 @@ def usable(runs):
     return list(found.values())
 
 
+def of_different_kernels(runs):
+    """{run: its kernels, as read_kernels() gives them} without runs that have the same as one before, such as a copy of its model.torch,
+    which would put kernels into train.npy and test.npy both; a line on stderr for each."""
+    found, nets = {}, {}
+    for run in runs:
+        net = read_kernels(run)
+        first = found.setdefault(digest(list(net.values()))["sha256"], run)
+        if first == run:
+            nets[run] = net
+        else:
+            print(f"note: left out {run}: its kernels are those of {first}", file=sys.stderr)
+    return nets
+
+
 def threshold(norms, k, min_norm, keep, lost=0):
     """The cut that the options ask for.  lost: how many kernels a pool has left out, which were smaller."""
     if keep is not None:
@@ -157,8 +171,7 @@ def narrow_cut(norms, cut, spread):
 
 def main(argv=None):
     args = parse_args(argv)
-    runs = usable(args.runs)
-    nets = [read_kernels(run) for run in runs]
+    runs, nets = map(list, zip(*of_different_kernels(usable(args.runs)).items()))
     if args.together:
         nets = [together(net, args.together) for net in nets]
     if args.by_size:

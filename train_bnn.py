@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import trange
 
-from models import NETWORKS, build_net, model_name
+from models import NETWORKS, build_net, model_name, own_file
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variance, log_variances, set_rates
 from models.checks import BAYESIAN, PRIOR_WORDS, check_options, check_use, prior_name
 from models.cost import announce_cost
@@ -153,7 +153,7 @@ def prepare(args):
     """What the options ask for: training and test data, net, its Bayesian layers, their priors, and the optimiser of all that learns."""
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    check_same_inputs(args, train=train, test=test)
+    check_same_inputs(args, train=train, test=test, net=own_file(args.model))
     # on the CPU, where a seed gives every machine the same first kernels
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train, new=not args.resume)
     layers = bayes_layers(net)

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from tqdm import trange
 
 from data import crop_and_mirror
-from models import NETWORKS, build_net, model_name
+from models import NETWORKS, build_net, model_name, own_file
 from models.bayes import conv_layers
-from models.initialization import Xavier, fill
+from models.initialization import initialize
+from models.sources import layer_sources
 from models.sparsity import check_chain, drop_dead, narrow
 from myexman import Checkpoints, ExParser, Logger, at_least, positive, resume, save_state, script
 from utils import (
@@ -59,7 +60,7 @@ def parse_args(argv=None):
 def main(args):
     seed_everything(args.seed)
     train, test = load_data(**data_options(vars(args)))
-    check_same_inputs(args, train=train, test=test)
+    check_same_inputs(args, train=train, test=test, net=own_file(args.model))
 
     net = build_net(args.model, args.net_cfg, args.hid_dim, *train, new=not args.resume)
     net.to(args.device, memory_format=torch.channels_last)
@@ -68,8 +69,7 @@ def main(args):
     counted = {name.split(".")[-1]: conv for name, conv in convs.items()}
     if len(counted) < len(convs):  # the blocks of a residual net, whose convolutions have the same names: too many for a log
         counted = {}
-    for conv in convs.values():
-        fill(conv.weight, Xavier(conv.weight.shape))
+    initialize(layer_sources(net))
     opt = torch.optim.Adam(net.parameters(), fused=True)
     if args.drop_dead:
         check_chain(net, train.x[:2])

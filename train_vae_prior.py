@@ -150,10 +150,16 @@ def train_density(args, density, train, test, decrease_from):
 
 
 def check_samples(density, train):
-    """Raise FloatingPointError if a density with finite weights gives samples that are infinite, or a million times the kernels."""
+    """Warn if samples of a density with finite weights are ten times as large as the kernels, or as small.  Raises FloatingPointError if
+    they are infinite, or a million times the kernels."""
     with torch.random.fork_rng():
-        if not density.sample(100).abs().max() < 1e6 * train.abs().max():
-            raise FloatingPointError("samples of the density are out of all proportion: its training has diverged; try a smaller --lr")
+        sampled = density.sample(100)
+    if not sampled.abs().max() < 1e6 * train.abs().max():
+        raise FloatingPointError("samples of the density are out of all proportion: its training has diverged; try a smaller --lr")
+    size, usual = (w.flatten(1).norm(dim=1).mean().item() for w in (sampled, train))
+    if not 0.1 < size / max(usual, 1e-30) < 10:
+        hint = "fit it to kernels of a norm near 1 (prune_kernels.py --mean_norm 1), or for longer"
+        print(f"warning: samples of the density have a mean norm of {size:.3g}, the kernels of {usual:.3g}: {hint}", file=sys.stderr)
 
 
 @script(parse_args)

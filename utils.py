@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from data import load_dataset, permute_pixels, shuffle_labels
-from models import build_net
+from models import build_net, own_file
 from models.bayes import bayes_layers, is_stochastic, mode, set_mode, set_rates
 from models.initialization import INITS
 from models.kernel_folder import load_kernels  # noqa: F401  for those who use them from here
@@ -91,6 +91,8 @@ def data_options(params):
 
 def load_data(data, data_root, num_examples=0, data_split_seed=0, validate=False, random_labels=False, permute=None, device="cpu"):
     """The training and the test Dataset that the options of these names ask for, on the device."""
+    if data_split_seed and not (num_examples or random_labels):
+        print("note: --data_split_seed chooses the images of --num_examples, without which all are taken", file=sys.stderr)
     train, test = load_dataset(data, data_root, num_examples, data_split_seed, validate)
     if random_labels:
         train = shuffle_labels(train, data_split_seed)
@@ -99,7 +101,7 @@ def load_data(data, data_root, num_examples=0, data_split_seed=0, validate=False
     return train.to(device), test.to(device)
 
 
-INPUTS = dict(train="training data", test="test data", kernels="kernels and priors")
+INPUTS = dict(train="training data", test="test data", kernels="kernels and priors", net="code of its net (FILE.py)")
 
 
 def digest(tensors):
@@ -296,7 +298,7 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     load_into(net, trained_weights(run_dir, file, device), run_dir / file)
     set_mode(net, "det")
     known = known_inputs(run_dir)
-    for name, data in dict(train=train, test=test).items():
-        if known.get(name, digest(data)) != digest(data):
+    for name, found in dict(train=train, test=test, net=own_file(params["model"])).items():
+        if known.get(name, digest(found)) != digest(found):
             print(f"warning: {run_dir} had other {INPUTS[name]} than are found now", file=sys.stderr)
     return net, train, test

@@ -14,7 +14,7 @@ from utils import run_cli
 from . import fig2
 from .grid import Driver
 from .methods import KL_SUMS, curve
-from .rows import RESULTS, rows_of_common_splits, tidy_rows
+from .rows import RESULTS, rows_of_common_splits, tidy_rows, unpack
 
 
 def add_arguments(parser):
@@ -40,10 +40,12 @@ def table(rows):
 
 
 def report():
-    """Markdown lines for experiments.report: the methods by step, under the shipped and other priors; the last step is Fig. 2's."""
+    """Markdown lines for experiments.report: what starts from samples of priors, the shipped and others, by step; the last is Fig. 2's."""
     own, ((panel, usual),) = DRIVER.results(), DRIVER.usual().items()
     rows = [r | dict(options=DRIVER.options_of(r)) for r in tidy_rows(RESULTS / "early_stopping.csv") if r["panel"] == panel]
-    shown = [r for (seed, validate, _), part in fig2.labelled(rows, usual).items() if not (seed or validate) for r in part]
+    rows = [r for r in rows if "init_list" not in unpack(r["options"])]
+    found = {priors: part for (seed, validate, priors), part in fig2.labelled(rows, usual).items() if not (seed or validate)}
+    shown = [r for part in found.values() if len({r["seed"] for r in part}) >= fig2.ENOUGH for r in part]
     before = of_most_splits([r for r in shown if r["x"] < max(r["x"] for r in shown)]) if shown else []
     return [f"{panel}; {DRIVER.title(own)}:", "", fig2.beside(before, fig2.label_of("dwp-256"), size="step")] if own else []
 
@@ -51,7 +53,7 @@ def report():
 def plot(rows, file):
     rows = rows_of_common_splits(of_most_splits(rows))
     figure, (left, right) = new_figure(10, 3.8, columns=2)
-    for method in (*KL_SUMS, "sn", "vd", "det"):
+    for method in (*KL_SUMS, "sn", "vd", "det", "frozen"):
         curve(left, rows, method, "acc")
         curve(right, rows, method, "nll")
     left.set(xlabel="step", ylabel="test accuracy")

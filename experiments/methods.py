@@ -28,7 +28,7 @@ METHODS = {
     "vd": ("variational dropout", "#661100"),
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
-    "frozen": ("untrained kernels", "#888888"),
+    "frozen": ("untrained kernels", "#333333"),
     "det-l2": ("deterministic, L2", "#AA4499"),
     "do": ("MC dropout", "#56B4E9"),
     "de": ("deep ensemble of 5", "#44AA99"),

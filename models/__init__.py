@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .bayes import LAYERS, is_stochastic, mode
+from .bayes import LAYERS, conv_layers, is_stochastic, mode
 from .cifarnet import CIFARNet
 from .lenet import FConvMNIST, LeNet5, LeNet300
 from .memory import build
@@ -27,6 +27,11 @@ def model_name(word):
     if not (file.endswith(".py") and name.isidentifier() and Path(file).expanduser().is_file()):
         raise ArgumentTypeError(f"{word!r} is neither one of {', '.join(sorted(NETWORKS))} nor FILE.py:Class with a file that exists")
     return f"{Path(file).expanduser().resolve()}:{name}"
+
+
+def own_file(model):
+    """The bytes of a net's own FILE.py, as a list of one tensor; of a net in NETWORKS none.  Raises FileNotFoundError."""
+    return [] if model in NETWORKS else [torch.tensor(list(Path(model.rpartition(":")[0]).read_bytes()), dtype=torch.uint8)]
 
 
 def architecture(model):
@@ -75,11 +80,13 @@ def build_net(model, net_cfg, hid_dim, x, y, new=True):
     net = build(lambda: arch(**options), f"the weights of {model} for --hid_dim {widths}")
     if lacking := [part for part in ("features", "classifier") if not isinstance(getattr(net, part, None), nn.Module)]:
         raise ValueError(f"{model} has no {' and no '.join(lacking)}: a net is `features` and then a `classifier`, as in models/lenet.py")
+    if outside := [name for name in conv_layers(net) if name.partition(".")[0] not in ("features", "classifier")]:
+        raise ValueError(f"{model}: {outside[0]} is in neither `features` nor `classifier`, where --l2 and the priors of kernels look")
     if new:
         check_effect(net, model, net_cfg)
         check_outputs(net, model, x[:2].cpu(), options["classes"])
     for name, weight in net.classifier.named_parameters():
-        if name.endswith("weight") and "var." not in name and weight.ndim == 2:
+        if name.endswith("weight") and "var." not in name and weight.ndim == 2 and weight.requires_grad:
             nn.init.xavier_normal_(weight)  # as in the original code; with few images it matters
     return net
 
@@ -110,4 +117,16 @@ def check_outputs(net, model, x, classes):
         raise ValueError(f"{model} gives probabilities, and should give logits: leave the last softmax out")
 
 
-__all__ = ["NETWORKS", "CIFARNet", "FConvMNIST", "LeNet5", "LeNet300", "ResNet", "VGGLike", "architecture", "build_net", "model_name"]
+__all__ = [
+    "NETWORKS",
+    "CIFARNet",
+    "FConvMNIST",
+    "LeNet5",
+    "LeNet300",
+    "ResNet",
+    "VGGLike",
+    "architecture",
+    "build_net",
+    "model_name",
+    "own_file",
+]

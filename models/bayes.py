@@ -166,8 +166,9 @@ def bayes_layers(net):
 
 def conv_layers(net):
     """{name: convolution, transposed or not} from input to output; of a Bayesian one, the module that holds its mean weight and bias."""
-    kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    return {name.removesuffix(".mean"): m for name, m in net.named_modules() if isinstance(m, kinds) and not name.endswith(".var")}
+    of_layers = {f"{name}.{part}": name for name, m in net.named_modules() if isinstance(m, BayesLayer) for part in ("mean", "var")}
+    convs = {name: m for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))}
+    return {of_layers.get(name, name): m for name, m in convs.items() if not (name in of_layers and name.endswith("var"))}
 
 
 def is_stochastic(net):

@@ -29,14 +29,27 @@ class Density(nn.Module):
 
     def loss(self, w):
         """What training minimises on kernels w, a mean in nats per kernel, and a dict of 0-d tensors to report."""
-        log_prob = self.log_prob(w).mean()
+        log_prob = one_per_kernel(self.log_prob(w), w).mean()
         return -log_prob, dict(elbo=log_prob)  # one name for all densities; of an exact one it is the log-density
+
+    def flat(self, w):
+        """Kernels (n, 1, k, k) as (n, k^2).  Raises ValueError for others."""
+        if tuple(w.shape[1:]) != (1, self.kernel_dim, self.kernel_dim):
+            raise ValueError(f"a density of {self.kernel_dim}x{self.kernel_dim} kernels takes (n, 1, k, k), not {tuple(w.shape)}")
+        return w.flatten(1)
 
     def resize(self, state):
         """Make room for a state dict whose sizes the options do not say."""
 
     def adapt(self, kernels):
         """Take from the training kernels what is not learned by gradients, such as their scale."""
+
+
+def one_per_kernel(log_prob, w):
+    """log_prob of kernels w.  Raises ValueError unless it is a number for each."""
+    if tuple(log_prob.shape) != (len(w),):
+        raise ValueError(f"log_prob of a density must give a number per kernel, ({len(w)},): it gave {tuple(log_prob.shape)}")
+    return log_prob
 
 
 def covariance(x, correction=0):
@@ -47,8 +60,13 @@ def covariance(x, correction=0):
 
 
 def cholesky(cov, ridge):
-    """Lower factor of a covariance (d, d), to whose diagonal a share `ridge` of the mean variance is added."""
-    return torch.linalg.cholesky(cov + ridge * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype, device=cov.device))
+    """Lower factor of a covariance (d, d), to whose diagonal a share `ridge` of the mean variance is added.  Raises ValueError if it is
+    singular all the same, as of few different points."""
+    eye = torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
+    factor, failed = torch.linalg.cholesky_ex(cov + ridge * cov.diagonal().mean() * eye)
+    if failed:
+        raise ValueError("the kernels are too few, or too much alike, to fit a density with their covariance")
+    return factor
 
 
 class GaussianKernels(Density):
@@ -74,7 +92,7 @@ class GaussianKernels(Density):
         return torch.linalg.solve_triangular(self.scale, torch.eye(len(self.scale), device=self.scale.device), upper=False)
 
     def log_prob(self, w):
-        return self.distribution().log_prob(w.flatten(1))
+        return self.distribution().log_prob(self.flat(w))
 
     def sample(self, n):
         return self.distribution().sample((n,)).view(n, 1, self.kernel_dim, self.kernel_dim)
@@ -164,7 +182,7 @@ class GaussianMixture(Density):
         return (self.log_weight + log_det - 0.5 * math.log(2 * math.pi) * x.shape[1]) - 0.5 * white.square().sum(1).T
 
     def log_prob(self, w):
-        return torch.logsumexp(self.log_joint(w.flatten(1)), 1)
+        return torch.logsumexp(self.log_joint(self.flat(w)), 1)
 
     @torch.no_grad()
     def sample(self, n):
@@ -242,7 +260,7 @@ class KernelDensity(Density):
 
     def log_prob(self, w):
         """(n, 1, k, k) -> (n,), nats."""
-        x, points = self.white(w.flatten(1)), self.white(self.points)
+        x, points = self.white(self.flat(w)), self.white(self.points)
         parts = x.split(max(self.CHUNK // len(points), 1))
         # -|x - point|^2 / 2, its product by matrices: the gradient of torch.cdist takes several times as long
         offset = -0.5 * points.square().sum(1)

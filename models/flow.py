@@ -57,7 +57,7 @@ class Flow(Density):
 
     def forward(self, w):
         """Kernels (n, 1, k, k) -> noise (n, k^2), log |det| (n,)."""
-        x = torch.linalg.solve_triangular(self.base.scale, (w.flatten(1) - self.base.mean).T, upper=False).T
+        x = torch.linalg.solve_triangular(self.base.scale, (self.flat(w) - self.base.mean).T, upper=False).T
         log_det = -self.base.scale.diagonal().log().sum().expand(len(w))
         for coupling in self.couplings:
             x, change = coupling(x)

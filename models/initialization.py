@@ -2,6 +2,7 @@
 knows what it can be filled from."""
 
 import math
+import sys
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,8 @@ class DecoderMeans:
 @torch.no_grad()
 def fill(weight, source):
     """Fill a convolution's weight (C_out, C_in, k, k), transposed or not, with source.sample(C_out C_in)."""
+    if not weight.is_leaf:
+        raise ValueError("a convolution's kernels are computed from other tensors (weight_norm, spectral_norm), and cannot be set")
     c1, c2, k, width = weight.shape
     if k != width:
         raise ValueError(f"a convolution has kernels of {k}x{width}, and only square ones are supported")
@@ -99,9 +102,11 @@ INITS = ("xavier", *SOURCES)
 
 
 def initialize(layers):
-    """Fill each convolution from the source of kernels that --init_list names for it."""
+    """Fill each convolution from the source of kernels that --init_list names for it; one that is frozen stays as its class made it."""
     for layer in layers:
-        if layer.init == "xavier":
+        if layer.init and not layer.weight.requires_grad and layer.weight.is_leaf:
+            print(f"note: {layer.name} is frozen (requires_grad is False), and keeps its kernels", file=sys.stderr)
+        elif layer.init == "xavier":
             fill(layer.weight, Xavier(layer.weight.shape))
         elif layer.init:
             what, flag, source = SOURCES[layer.init]

@@ -25,8 +25,8 @@ def build(make, what):
         try:
             made = make()
             weights = sum(t.numel() for t in (*made.parameters(), *made.buffers()))
-        except RuntimeError as e:
-            # more than torch can count; or a net that computes while it is made, or a mistake in it, which shows below
+        except Exception as e:
+            # more than torch can count; or a net that computes with values while it is made, or a mistake in it, which shows below
             weights = float("inf") if "overflow" in str(e) else 0
     check_room(4 * weights, what)
     return make()

@@ -53,9 +53,7 @@ class PixelCNN(Density):
         )
 
     def log_prob(self, w):
-        k = self.kernel_dim
-        if w.shape[1:] != (1, k, k):  # which convolutions would take as it is
-            raise ValueError(f"a density of {k}x{k} kernels (n, 1, {k}, {k}) does not fit {tuple(w.shape)}")
+        self.flat(w)  # convolutions would take other sizes as they are
         x = (w - self.shift) / self.scale
         return self.conditionals(x).log_prob(x[:, 0]).flatten(1).sum(1) - self.kernel_dim**2 * self.scale.log()
 

@@ -22,7 +22,7 @@ from torch.nn.functional import softplus
 
 from .autograd import ChunkedSum
 from .chain import Chain
-from .densities import GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity
+from .densities import GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity, one_per_kernel
 from .flow import Flow
 from .pixelcnn import PixelCNN
 from .vae import VAE
@@ -245,7 +245,7 @@ class KernelPrior(Prior):
 
     def log_prob(self, w):
         """What stands for log p(w) in the objective: (n, 1, k, k) -> (n,), nats."""
-        return self.density.importance_bound(w, self.codes) if self.codes else self.density.log_prob(w)
+        return one_per_kernel(self.density.importance_bound(w, self.codes) if self.codes else self.density.log_prob(w), w)
 
 
 class GaussianPrior(KernelPrior):

@@ -6,6 +6,8 @@ alike, may have one there. And one whose peaks all have the same sign makes the 
 much alike, but of both signs, do not. The measurements here find them before any net is trained.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -134,7 +136,7 @@ def screen(density, train, test, drifting=128, held_out=200, schedules=(DRIFT_ST
             independent_gaussian=IndependentGaussian.fit(train).log_prob(test).mean().item(),
             full_gaussian=GaussianKernels.fit(train).log_prob(test).mean().item(),
             kernel_norm=norm(train).mean().item(),
-            kernel_norm_spread=ninety / ten,
+            kernel_norm_spread=ninety / ten if ten else math.inf,
             recurrence=recurrence(train),
             sample_norm=norm(density.sample(1024)).mean().item(),
             zero_is_denser=zero_is_denser(density),

@@ -277,7 +277,8 @@ def code_hash(script, argv=()):
     command line, as in FILE.py:Class."""
     home, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     files = [file for folder in ("", "data", "models", "myexman") for file in sorted((home / folder).glob("*.py"))]
-    own = [Path(file) for file, colon, _ in (str(word).rpartition(":") for word in argv) if colon and file.endswith(".py")]
+    values = (word.partition("=")[2] if word.startswith("--") else word for word in map(str, argv))
+    own = [Path(file) for file, colon, _ in (value.rpartition(":") for value in values) if colon and file.endswith(".py")]
     for file in [*files, home / "experiments" / script, *own]:
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())

@@ -12,11 +12,11 @@ from torch.distributions import MultivariateNormal
 
 import train_vae_prior
 from models.chain import Chain
-from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity, log_sum_exp
+from models.densities import Density, GaussianKernels, GaussianMixture, IndependentGaussian, KernelDensity, cholesky, log_sum_exp
 from models.flow import Coupling, Flow
 from models.pixelcnn import PixelCNN
 from models.prior_folder import card_rows
-from models.priors import DENSITIES
+from models.priors import DENSITIES, KernelPrior
 from models.vae import VAE
 from myexman.logger import read_rows
 from utils import load_density, load_weights
@@ -91,7 +91,7 @@ def test_a_weight_of_the_pixelcnn_depends_on_those_before_it_alone():
         (grad,) = torch.autograd.grad(mean, w)
         assert grad.flatten()[i:].abs().max() == 0 and (grad.flatten()[:i] != 0).all()
     for other in (torch.zeros(2, 1, 5, 5), torch.zeros(1, 3, 3)):
-        with pytest.raises(ValueError, match=r"a density of 3x3 kernels .* does not fit"):
+        with pytest.raises(ValueError, match=r"a density of 3x3 kernels takes"):
             density.log_prob(other)
 
 
@@ -319,3 +319,35 @@ def test_mistakes_in_a_density(tmp_path):
     for density, message in mistakes.items():
         with pytest.raises(ValueError, match=message):
             train_vae_prior.main([*words, "--density", *density.split()])
+
+
+def test_few_kernels_many_times_over_are_refused_in_a_line():
+    singular = torch.ones(3, 3)
+    singular[0, 0] = 0.5  # not positive definite, as sums of rounded products may be
+    with pytest.raises(ValueError, match="too few, or too much alike"):
+        cholesky(singular, ridge=1e-6)
+
+
+def test_kernels_of_another_size_and_a_density_of_another_shape_are_refused():
+    """Which broadcasting would make a number of."""
+    for fit in EXACT.values():
+        with pytest.raises(ValueError, match=r"2x2 kernels takes \(n, 1, k, k\), not \(4, 1, 1, 1\)"):
+            fit(two_heaps(40, 2)).log_prob(torch.randn(4, 1, 1, 1))
+
+    class PerWeight(Density):
+        def log_prob(self, w):
+            return -w.abs().flatten(1)  # .sum(1) forgotten
+
+    q = torch.distributions.Normal(torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2))
+    for wrong in (lambda: PerWeight(2).loss(torch.randn(3, 1, 2, 2)), lambda: KernelPrior(PerWeight(2)).kl(q)):
+        with pytest.raises(ValueError, match=r"a number per kernel, \(3,\): it gave \(3, 4\)"):
+            wrong()
+
+
+@pytest.mark.parametrize("factor, warned", [(1.0, False), (1e4, True)])
+def test_a_prior_whose_samples_are_of_another_size_is_warned_of(factor, warned, tmp_path, capsys):
+    for split, n in (("train", 40), ("test", 10)):
+        np.save(tmp_path / f"{split}.npy", factor * torch.randn(n, 1, 5, 5).numpy())
+    words = f"--kernel_dim 5 --z_dim 2 {TRAINED} --no_screen --data_dir {tmp_path}"
+    train_vae_prior.main(words.split())
+    assert ("the kernels of" in capsys.readouterr().err) == warned

@@ -17,7 +17,7 @@ import train_bnn
 import train_source
 from experiments.methods import fingerprint, options
 from models import build_net
-from models.bayes import is_stochastic, set_mode
+from models.bayes import conv_layers, is_stochastic, set_mode
 from models.kernel_folder import load_kernels
 from models.prior_folder import trained_weights
 from myexman import acquire
@@ -214,7 +214,36 @@ class Stages(Net):
 class Steps(Net):
     def __init__(self, dropout=0.0, **options):
         self.rates = [rate.item() for rate in torch.linspace(0, dropout, 2)]
+        self.table = torch.ones(2).numpy()
         super().__init__(**options)
+
+class Blurred(Net):
+    def __init__(self, **options):
+        super().__init__(**options)
+        blur = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False).requires_grad_(False)
+        blur.weight.fill_(1 / 9)
+        self.features.insert(0, blur)
+
+class Normed(Net):
+    def __init__(self, **options):
+        super().__init__(**options)
+        torch.nn.utils.parametrizations.weight_norm(self.features[0])
+
+class Stem(Net):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.stem = torch.nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        return super().forward(self.stem(x))
+
+class Var(Net):
+    def __init__(self, conv=torch.nn.Conv2d, **options):
+        super().__init__(conv=conv, **options)
+        self.features = torch.nn.Sequential()
+        for name in ("mean", "var"):
+            self.features.add_module(name, conv(1, 1, 5, padding=2))
+        self.features.add_module("end", torch.nn.Sequential(torch.nn.Conv2d(1, 4, 5), torch.nn.MaxPool2d(4), torch.nn.Flatten()))
 """
 
 
@@ -248,12 +277,38 @@ def test_dropout_of_any_kind_is_off_where_a_net_is_deterministic(name, net_cfg, 
         ("Softmax", [], "gives probabilities, and should give logits"),
         ("Ten", [], r"must give 3 numbers for an image, one per class \(`classes`\): for 2 it gives \(2, 10\)"),
         ("Width", [], "default_hid_dim of Width must be a tuple of widths, not 4"),
+        ("Normed", ["--net_cfg", "vanilla"], r"computed from other tensors \(weight_norm, spectral_norm\), and cannot be set"),
+        ("Stem", [], "stem is in neither `features` nor `classifier`"),
         ("Stages", [], "the net's `stages` add up to 2 convolutions, and it has 1 of them"),
     ],
 )
 def test_a_net_that_would_be_wrong_without_a_word_is_refused_in_a_line(name, words, message, others, digits, capsys):
     said = refuse(capsys, train_bnn.main, ["--data", digits, "--model", f"{others}:{name}", *words])
     assert re.search(message, said), said
+
+
+def test_frozen_filters_stay_as_their_class_made_them(others, digits, capsys):
+    words = ["--data", str(digits), "--model", f"{others}:Blurred", "--epochs", "1"]
+    for script, more in ((train_source, []), (train_bnn, ["--ens", "0"])):
+        run = script.main([*words, *more])
+        assert torch.equal(trained_weights(run)["features.0.weight"], torch.full((1, 1, 3, 3), 1 / 9))
+        assert "features.0 is frozen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("net_cfg", ["vanilla", "bayes"])
+def test_a_layer_may_be_called_as_a_part_of_a_bayesian_one(net_cfg, others):
+    net = build_net(f"{others}:Var", net_cfg, None, torch.rand(2, 1, 28, 28), torch.arange(2))
+    assert list(conv_layers(net)) == ["features.mean", "features.var", "features.end.0"]
+
+
+def test_a_run_whose_net_has_another_file_now_is_not_resumed(others, digits, capsys):
+    run = train_bnn.main(["--data", str(digits), "--model", f"{others}:Functional", "--epochs", "1", "--ens", "0"])
+    load_run(run)
+    assert "warning" not in capsys.readouterr().err
+    others.write_text(OTHERS.replace("0.5", "0.25"))
+    assert "other code of its net (FILE.py) than it finds now" in refuse(capsys, train_bnn.main, ["--resume", run, "--epochs", "2"])
+    load_run(run)
+    assert "had other code of its net" in capsys.readouterr().err
 
 
 def test_a_net_of_a_former_run_is_loaded_as_it_is(others, digits):

@@ -398,7 +398,8 @@ def test_the_seed_readmes_flags_parse():
 
 
 def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path, monkeypatch, capsys):
-    """A run that stopped before its first evaluation, one that failed before it began, one that stopped half-way, one given twice."""
+    """A run that stopped before its first evaluation, one that failed before it began, one that stopped half-way, one given twice,
+    and once more as a file."""
     source = ["--data", str(digits), "--hid_dim", "3", "4", "--bs", "16"]
     done = train_source.main([*source, "--epochs", "2"])
     whole = prune_kernels.usable([done])
@@ -410,12 +411,15 @@ def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path
     half = tmp_path / "half"
     shutil.copytree(done, half)
     (half / "params.yaml").write_text((done / "params.yaml").read_text().replace("epochs: 2", "epochs: 20"))
+    state = torch.load(half / "model.torch")
+    torch.save({name: 2 * w for name, w in state.items()}, half / "model.torch")
     capsys.readouterr()
-    runs = [done, begun, failed, half, done]
+    runs = [done, begun, failed, half, done, done / "model.torch"]
     prune_kernels.main([*map(str, runs), "--out", str(tmp_path / "k"), "--keep", "1"])
     err = capsys.readouterr().err
     assert err.count("stopped before its first evaluation") == 2 and "given twice" in err and "stopped after 2 of 20 epochs" in err
     assert yaml.safe_load((tmp_path / "k/conv7x7/pruning.yaml").read_text())["nets"] == 2
+    assert f"left out {done / 'model.torch'}: its kernels are those of {done}" in err  # which would be training and test kernels both
     assert "none of the runs" in refuse(capsys, prune_kernels.main, [begun, "--out", tmp_path / "k"])
 
     prior = tmp_path / "prior"
