@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from . import fig2, fig3, fig4, sparsification
+from . import fig2_tables, fig3, fig4, sparsification
 from .methods import paper_value
 from .rows import interval, interval_ends, markdown, paired_differences, select
 
@@ -58,14 +58,14 @@ def verdict(values, paper, difference=True):
     return "**yes**" if high >= paper else "**smaller**"
 
 
-LONG, SHORT = sorted(fig2.SCHEDULES, reverse=True)
+LONG, SHORT = sorted(fig2_tables.SCHEDULES, reverse=True)
 
 
 def fig2_claims(text, epochs, x, better, worse):
     """A claim of Fig. 2a or b, with the baseline from either start."""
     panel = dict(a="mnist", b="cifar10")[text[0]]
-    for said, (start, kernels) in zip((f"Fig. 2{text}", "…"), fig2.FIRST_KERNELS.items()):
-        ours = partial(fig2.lead, panel, epochs, x, better, worse, "acc", start)
+    for said, (start, kernels) in zip((f"Fig. 2{text}", "…"), fig2_tables.FIRST_KERNELS.items()):
+        ours = partial(fig2_tables.lead, panel, epochs, x, better, worse, "acc", start)
         yield Claim(f"{said} from {kernels.format('the prior')}", "fig2", panel, str(x), "dwp", worse, ours)
 
 

@@ -12,6 +12,7 @@ from myexman import at_least
 from utils import run_cli
 
 from . import fig2
+from .fig2_tables import ENOUGH, beside, label_of, labelled
 from .grid import Driver
 from .methods import KL_SUMS, curve
 from .rows import RESULTS, rows_of_common_splits, tidy_rows, unpack
@@ -44,10 +45,10 @@ def report():
     own, ((panel, usual),) = DRIVER.results(), DRIVER.usual().items()
     rows = [r | dict(options=DRIVER.options_of(r)) for r in tidy_rows(RESULTS / "early_stopping.csv") if r["panel"] == panel]
     rows = [r for r in rows if "init_list" not in unpack(r["options"])]
-    found = {priors: part for (seed, validate, priors), part in fig2.labelled(rows, usual).items() if not (seed or validate)}
-    shown = [r for part in found.values() if len({r["seed"] for r in part}) >= fig2.ENOUGH for r in part]
+    found = {priors: part for (seed, validate, priors), part in labelled(rows, usual).items() if not (seed or validate)}
+    shown = [r for part in found.values() if len({r["seed"] for r in part}) >= ENOUGH for r in part]
     before = of_most_splits([r for r in shown if r["x"] < max(r["x"] for r in shown)]) if shown else []
-    return [f"{panel}; {DRIVER.title(own)}:", "", fig2.beside(before, fig2.label_of("dwp-256"), size="step")] if own else []
+    return [f"{panel}; {DRIVER.title(own)}:", "", beside(before, label_of("dwp-256"), size="step")] if own else []
 
 
 def plot(rows, file):

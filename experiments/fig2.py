@@ -9,24 +9,19 @@ the same kernels, drawn from the VAE prior, and is trained alike; with --start x
 draws than those of the baselines. experiments.tune lets each choose. The paper does not say from which kernels its baselines start.
 """
 
-import itertools
-import re
 from functools import partial
-
-import numpy as np
 
 from models.pictures import new_figure, save_figure
 from models.priors import DENSITIES
 from models.vae import VAE
 from myexman import at_least
-from myexman.logger import read_rows
 from utils import run_cli
 
-from .comparison import comparison_table, kernels_table
+from .comparison import comparison_table
+from .fig2_tables import SCHEDULES, published, report, rows_of
 from .grid import Driver
 from .methods import (
     CORE,
-    KL_SUMS,
     PANELS,
     PAPER,
     curve,
@@ -37,16 +32,12 @@ from .methods import (
     name_of,
     net_options,
     options,
-    paper_cell,
     paper_curve,
     shipped,
 )
-from .rows import HERE, RESULTS, markdown, mean_std, pack, paired_differences, rows_of_common_splits, select, sentence, tidy_rows, unpack
+from .rows import RESULTS, pack, rows_of_common_splits, sentence, tidy_rows
 
 CHOICES = ["dwp-256", *CORE, "frozen", "do", "de", "gauss", "gauss-indep"]
-# Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
-# few splits.
-SCHEDULES = {10000: ("the paper's schedule", "dwp-256"), 600: ("the short schedule", "dwp")}
 STARTS = ("vae", "vae-mean", "xavier")  # of models.initialization.INITS
 
 
@@ -100,146 +91,11 @@ def jobs(args):
                 yield job._replace(measure=partial(with_curve, job.measure, curve_options(args, n))) if args.eval_freq else job
 
 
-def rows_of(panel, epochs, start="vae"):
-    """The rows of results/fig2.csv with those options, under the shipped priors."""
-    words = pack(options(panel, epochs, start))
-    return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["options"]) == (panel, words)]
-
-
-def lead(panel, epochs, x, better, worse, metric, start="vae"):
-    """A method under the shipped priors, from their samples, less another, from `start`'s kernels, on the same splits, as an array."""
-    rows = [r for r in rows_of(panel, epochs) if r["method"] == better] + [r for r in rows_of(panel, epochs, start) if r["method"] == worse]
-    return paired_differences(rows, better, worse, x=x, metric=metric)
-
-
-def published(panel):
-    """{(n, method): a table's cell} of the paper's accuracies, for a panel: ≈ is read off its figure; the deterministic net is not in the
-    paper, but in its release's notebook."""
-    rows = [r for r in read_rows(HERE / "paper_results.csv") if (r["figure"], r["panel"]) == ("fig2", panel)]
-    return {(r["x"], r["method"]): paper_cell(r) + " (notebook)" * (r["source"] != "paper") for r in rows}
-
-
 def table(rows, size="n"):
     """comparison_table() of what a command has run beside the deep weight prior by its whole KL sum, or if that has not run, by 256."""
     base = name_of("dwp" if any(r["method"] == "dwp" for r in rows) else "dwp-256")
     bases = {base: None} | {name_of(method): base for method in CHOICES if name_of(method) != base}
     return comparison_table([r | dict(method=name_of(r["method"])) for r in rows], bases, size=size)
-
-
-# The report's tables tell methods by their first kernels, too, for the paper does not say from which its baselines start.
-FIRST_KERNELS = {"xavier": "Xavier's kernels", "vae": "samples of {}"}
-
-
-def label_of(method, start="vae", priors=""):
-    """What the report calls a method that starts so, or None if it leaves it out.  priors: a name, of others than the shipped."""
-    if method in KL_SUMS:
-        return (f"{name_of(method)}, under {priors}" if priors else name_of(method)) if start == "vae" else None
-    return f"{name_of(method)}, from {FIRST_KERNELS[start].format(priors or 'the prior')}" if start in FIRST_KERNELS else None
-
-
-def names_of_priors(rows):
-    """{the option vae_list of rows of a panel, or "" for the shipped: a name}: one for all layers where they differ in the size of kernels
-    alone; with hashes where others, or the shipped, would have the same."""
-    of_shipped = [",".join(folder.name for folder in shipped("vae", PANELS[panel].layers)) for panel in {r["panel"] for r in rows}]
-    lists = [*of_shipped, *{unpack(r["options"]).get("vae_list", "") for r in rows}]
-    bare = [re.sub("@[0-9a-f]+", "", priors).split(",") for priors in lists]
-    short = [{re.sub("_?[0-9]+x[0-9]+(_[0-9])?$", "", name) for name in names} for names in bare]
-    named = [", ".join(one if len(one) == 1 else names) for one, names in zip(short, bare)]
-    return {priors: name if named.count(name) == 1 else priors.replace(",", ", ") for priors, name in zip(lists, named)}
-
-
-def labelled(rows, usual):
-    """{(seed of the start, whether on validation images, the option vae_list): rows} of those of one panel that have the options `usual`
-    otherwise, with label_of() as method."""
-    found, names = {}, names_of_priors(rows) | {"": ""}
-    for r in rows:
-        words = dict(unpack(r["options"]))
-        start, seed, validate, priors = (words.pop(name, "") for name in ("init_list", "seed", "validate", "vae_list"))
-        label = label_of(r["method"], start or "vae", names[priors])
-        if label and words == unpack(pack(usual)):
-            found.setdefault((int(seed or 0), bool(validate), priors), []).append(r | dict(method=label))
-    return found
-
-
-def in_order(labels, base=None):
-    """{label: its base} of labels: `base`, which has none; others of learned priors; then method by method, Xavier's kernels first."""
-    methods = [name_of(method) for method in CHOICES]
-
-    def place(label):
-        method, _, kernels = label.partition(", from ")
-        return label != base, methods.index(method) if kernels else -1, kernels != FIRST_KERNELS["xavier"], label
-
-    return {label: base if label != base else None for label in sorted(labels, key=place)}
-
-
-def beside(rows, base, paper=None, size="n"):
-    """comparison_table() of labelled() rows beside those of the label `base`; "" if nothing has run beside it."""
-    labels = {r["method"] for r in rows}
-    return comparison_table(rows, in_order(labels, base), paper, size) if base in labels and len(labels) > 1 else ""
-
-
-def draws(parts):
-    """Mean accuracy over the splits by seed of the start, of what has run with several, as Markdown.  parts: of labelled()."""
-    rows = [r | dict(draw=seed) for (seed, validate, _), own in parts.items() if not validate for r in own if r["metric"] == "acc"]
-    seeds, lines = sorted({r["draw"] for r in rows}), []
-    for n, label in itertools.product(sorted({r["x"] for r in rows}), in_order({r["method"] for r in rows})):
-        means = [select(rows, method=label, x=n, draw=seed) for seed in seeds]
-        ran = np.array([mean.mean() for mean in means if len(mean)])
-        if len(ran) > 1:
-            lines.append([n, label, *(f"{mean.mean():.3f} ({len(mean)})" if len(mean) else "–" for mean in means), mean_std(ran)])
-    return markdown(f"n | variant | {' | '.join(f'seed {seed}' for seed in seeds)} | of the seeds' means", lines)
-
-
-ENOUGH = 5  # splits of a net under other priors that are set beside the baselines
-
-
-def tables(panel, epochs):
-    """{what it shows: a table as Markdown, or ""} of a schedule: under the shipped priors, and others; on validation images; by seed."""
-    own, long = options(panel, epochs), epochs == max(SCHEDULES)
-    rows = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
-    parts, names, base = labelled(rows, own), names_of_priors(rows) | {"": ""}, label_of(SCHEDULES[epochs][1])
-    how, found = sentence(pack(own), PAPER), {}
-
-    def under(priors, seed=0, validate=False):
-        return parts.get((seed, validate, priors), [])
-
-    paper = {}
-    for (n, method), cell in published(panel).items() if long else ():
-        starts = ["vae"] if method in ("dwp", "det") else FIRST_KERNELS  # the notebook's nets start from the prior's samples
-        paper |= {(n, base if method == "dwp" else label_of(method, start)): cell for start in starts}
-    paper = {(n, label): cell for (n, label), cell in paper.items() if any(r["x"] == n for r in under(""))}
-    found[f"beside the baselines ({how})"] = beside(under(""), base, paper)
-    for priors, name in names.items():
-        if not name:
-            continue
-        first = label_of(SCHEDULES[epochs][1], priors=name)
-        enough = len({r["seed"] for r in under(priors) if r["method"] == first}) >= ENOUGH
-        others = [r for r in under("") if enough or r["method"] == base]
-        sizes = {r["x"] for r in under(priors)}
-        found[f"under {name}"] = beside(under(priors) + [r for r in others if r["x"] in sizes], first)
-    validated = [r for (seed, validate, _), part in parts.items() if validate and not seed for r in part]
-    found["on validation images"] = beside(validated, base)
-    for (seed, validate, priors), part in parts.items():
-        if seed and not validate:
-            under_these = f"under {names[priors]}, " if priors else ""
-            what = f"{under_these}other first kernels and other noise (`--seed {seed}`)"
-            found[what] = beside(part, label_of(SCHEDULES[epochs][1], priors=names[priors]))
-    rows = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
-    found["kernels"] = kernels_table(rows, in_order({r["method"] for r in rows}, base))
-    return found | {"draws of the first kernels, accuracy (splits)": draws(parts)}
-
-
-def report():
-    """Markdown lines for experiments.report: the tables of each schedule, and what has not run by the paper's."""
-    lines = []
-    for panel, (epochs, (name, _)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
-        for what, part in tables(panel, epochs).items():
-            lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []
-        paper = published(panel) if epochs == max(SCHEDULES) else {}
-        if missing := sorted({n for n, _ in paper} - {r["x"] for r in rows_of(panel, epochs)}):
-            words = (f"{name_of(m)} {', '.join(paper[n, m] for n in missing)}" for m in dict.fromkeys(m for _, m in paper))
-            lines += ["", f"{panel}, {name}: not yet run on {', '.join(map(str, missing))} images (paper: {'; '.join(words)})."]
-    return lines
 
 
 def draw_metric(axis, rows, from_xavier, metric, paper):

@@ -18,7 +18,8 @@ from myexman import Parser, at_least, read_params, run_folder
 from prune_kernels import read_kernels
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
-from . import convergence, fig2, fig4
+from . import convergence, fig4
+from .fig2_tables import SCHEDULES, lead
 from .fig4 import INITS, PANELS
 from .grid import command_line
 from .methods import colour_of, init_options, name_of, paper_value, shipped
@@ -48,8 +49,8 @@ def kernels_and_samples():
 
 
 LEADS = (  # of the overview: schedule, the baselines' first kernels, the baselines; one that is deterministic is ours
-    *((epochs, "vae", ("sn", "vd", "det", "frozen")) for epochs in fig2.SCHEDULES),
-    *((epochs, "xavier", ("sn", "vd", "frozen")) for epochs in fig2.SCHEDULES),
+    *((epochs, "vae", ("sn", "vd", "det", "frozen")) for epochs in SCHEDULES),
+    *((epochs, "xavier", ("sn", "vd", "frozen")) for epochs in SCHEDULES),
 )
 
 
@@ -60,14 +61,14 @@ def overview(args, file):
     sizes, series = [50, 100, 200, 500, 1000], [(*lead, method) for *lead, methods in LEADS for method in methods]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
         for i, (epochs, start, method) in enumerate(series):
-            schedule, base = fig2.SCHEDULES[epochs]
-            gaps = {n: fig2.lead("mnist", epochs, n, base, method, metric, start) for n in sizes}
+            schedule, base = SCHEDULES[epochs]
+            gaps = {n: lead("mnist", epochs, n, base, method, metric, start) for n in sizes}
             shown = {n: gap for n, gap in gaps.items() if len(gap) > 2}
             if shown:
                 at = [sizes.index(n) - 0.4 + 0.8 * (i + 1) / (len(series) + 1) for n in shown]
                 mean, ends = np.array([gap.mean() for gap in shown.values()]), np.array([interval_ends(gap) for gap in shown.values()]).T
                 style = dict(color=colour_of(method), marker="^" if start == "xavier" else "o", capsize=3, linestyle="")
-                style |= dict(markerfacecolor="w") if epochs < max(fig2.SCHEDULES) else {}
+                style |= dict(markerfacecolor="w") if epochs < max(SCHEDULES) else {}
                 label = f"{name_of(method)}, from {'Xavier' if start == 'xavier' else 'the prior'}, {schedule}"
                 axis.errorbar(at, mean, np.abs(ends - mean), label=label, **style)
         for method, marker in dict(sn="s", vd="x").items() if metric == "acc" else ():
