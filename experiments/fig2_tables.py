@@ -12,7 +12,7 @@ from myexman.logger import read_rows
 
 from .comparison import comparison_table, kernels_table
 from .methods import KL_SUMS, METHODS, PANELS, PAPER, name_of, options, paper_cell, shipped
-from .rows import HERE, RESULTS, markdown, mean_std, pack, paired_differences, select, sentence, tidy_rows, unpack
+from .rows import HERE, RESULTS, markdown, mean_std, pack, paired_differences, sentence, tidy_rows, unpack
 
 # Epochs of a schedule: what it is called, and the method that the others are compared with. Under the paper's the whole KL sum has run on
 # few splits.
@@ -89,15 +89,22 @@ def beside(rows, base, paper=None, size="n"):
 
 
 def draws(parts):
-    """Mean accuracy over the splits by seed of the start, of what has run with several, as Markdown.  parts: of labelled()."""
-    rows = [r | dict(draw=seed) for (seed, validate, _), own in parts.items() if not validate for r in own if r["metric"] == "acc"]
-    seeds, lines = sorted({r["draw"] for r in rows}), []
-    for n, label in itertools.product(sorted({r["x"] for r in rows}), in_order({r["method"] for r in rows})):
-        means = [select(rows, method=label, x=n, draw=seed) for seed in seeds]
-        ran = np.array([mean.mean() for mean in means if len(mean)])
-        if len(ran) > 1:
-            lines.append([n, label, *(f"{mean.mean():.3f} ({len(mean)})" if len(mean) else "–" for mean in means), mean_std(ran)])
-    return markdown(f"n | variant | {' | '.join(f'seed {seed}' for seed in seeds)} | of the seeds' means", lines)
+    """Accuracy by seed of the start, of what has run with several, on the splits that these share, as Markdown.  parts: of labelled()."""
+    found = {}  # {(n, label): {seed: {split: accuracy}}}
+    for (seed, validate, _), rows in parts.items():
+        for r in rows:
+            if not validate and r["metric"] == "acc":
+                found.setdefault((r["x"], r["method"]), {}).setdefault(seed, {})[r["seed"]] = r["value"]
+    several, lines = {key: of for key, of in found.items() if len(of) > 1}, []
+    seeds = sorted({seed for of in several.values() for seed in of})
+    for n, label in itertools.product(sorted({n for n, _ in several}), in_order({label for _, label in several})):
+        of = several.get((n, label), {})
+        splits = set.intersection(*map(set, of.values())) if of else ()
+        means = {seed: np.mean([values[split] for split in splits]) for seed, values in of.items() if splits}
+        if means:
+            cells = (f"{means[seed]:.3f}" if seed in means else "–" for seed in seeds)
+            lines.append([n, label, *cells, mean_std(np.array(list(means.values()))), len(splits)])
+    return markdown(f"n | variant | {' | '.join(f'seed {seed}' for seed in seeds)} | over seeds | splits", lines)
 
 
 def papers(panel, base):
@@ -130,7 +137,7 @@ def tables(panel, epochs):
     found["on validation images"] = beside([r for (seed, validate, _), part in parts.items() if validate and not seed for r in part], base)
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
     found["kernels at the end"] = kernels_table(tested, in_order({r["method"] for r in tested}, base))
-    return found | {"accuracy by seed of the first kernels (splits)": draws(parts)}
+    return found | {"accuracy by seed of the first kernels": draws(parts)}
 
 
 def report():
