@@ -126,6 +126,9 @@ def tables(panel, epochs):
     own = parts.get((0, False, ""), [])
     theirs = {(n, label): cell for (n, label), cell in papers(panel, base).items() if long and any(r["x"] == n for r in own)}
     found = {f"beside the baselines ({sentence(pack(usual), PAPER)})": beside(own, base, theirs)}
+    untrained = label_of("frozen")
+    compared = {r["x"] for r in own if long and r["method"] == untrained} & {r["x"] for r in own if r["method"] == base}
+    found["beside kernels that are never trained"] = beside([r for r in own if r["x"] in compared], untrained)
     for (seed, validate, priors), part in parts.items():
         if validate or not (seed or priors):
             continue
