@@ -1,8 +1,11 @@
 """Random features: the convolutions stay as they were initialised, only the fully connected part is trained (paper, section 4.2).
 
     python -m experiments.features --data mnist --scale 1/16 --init_list vae vae --vae_list data/fconv/vae7x7 data/fconv/vae5x5
+    python -m experiments.features --data mnist --num_examples 50 --raw --lr 0.001 --epochs 10000 --hid_dim 32 128 --init_list vae \\
+        --vae_list data/fconv/vae7x7 data/fconv/vae5x5
 
-Frozen features are computed once; after that a run costs as little as a linear classifier. Fig. 3 is made of such runs.
+Frozen features are computed once; after that a run costs as little as a linear classifier. Fig. 3 is made of such runs, and `untrained
+kernels` in Fig. 2, as the second, are trained like the nets beside them.
 """
 
 from argparse import ArgumentTypeError
