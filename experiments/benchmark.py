@@ -220,35 +220,6 @@ def vae_epoch(kernel_dim, device, n=2000, bs=128):
     return Case(ours, reference, LEARNED * count_flops(lambda: vae.loss(kernels)))
 
 
-def source_step(device, hid_dim=(256, 512), n=128):
-    """One step of train_source.py; ours in channels-last layout with a fused optimiser."""
-    arch = NETWORKS["fconv"]
-    x, y = images(arch, n, device)
-
-    def build(memory_format, order, **adam):
-        torch.manual_seed(0)
-        net = order(arch(hid_dim)).to(device, memory_format=memory_format)
-
-        def objective(x, y):
-            nll = F.cross_entropy(net(x), y)
-            return nll + 1e-3 * sum(p.square().sum() for p in net.features.parameters()), dict(nll=nll)
-
-        return torch.optim.Adam(net.parameters(), **adam), objective
-
-    opt, objective = build(torch.channels_last, lambda net: net, fused=True)
-    plain_opt, plain_objective = build(torch.contiguous_format, textbook.order)
-
-    def reference_step():
-        for batch, labels in textbook.per_item(x, y, bs=n, order=torch.arange(n)):
-            loss, stats = plain_objective(batch, labels)
-            plain_opt.zero_grad()
-            loss.backward()
-            plain_opt.step()
-        return stats["nll"].item()
-
-    return Case(lambda: train_epoch((x, y), n, opt, objective)["nll"], reference_step, LEARNED * count_flops(lambda: objective(x, y)))
-
-
 QUICK = {
     "step, fconv, sn": (bnn_step, dict(model="fconv", prior="sn", n=5)),
     "its convolutions and noise alone": (bare_step, dict(model="fconv", n=5)),
@@ -257,7 +228,6 @@ QUICK = {
     "ensemble of 10, 10 images": (ensemble, dict(n=10)),
     "epoch, 7x7 VAE, 64 kernels": (vae_epoch, dict(kernel_dim=7, n=64)),
     **{f"KL, 16 5x5 kernels, {name}": (density_kl, dict(name=name, kernels=16)) for name in DENSITIES if name not in ("vae", "kde")},
-    "source step, filters 8/16": (source_step, dict(hid_dim=(8, 16), n=16)),
 }
 
 # name: (builder, its arguments)
@@ -274,7 +244,6 @@ FULL = {
     "ensemble of 10, 10000 images": (ensemble, {}),
     "epoch, 7x7 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=7)),
     "epoch, 5x5 VAE, 2000 kernels": (vae_epoch, dict(kernel_dim=5)),
-    "source step, filters 256/512": (source_step, {}),
     "KL, 4096 5x5 kernels": (kl_term, dict(kernels=4096)),
     "KL, 4096 5x5 kernels, coders as on the other device": (kl_term, dict(kernels=4096, other=True)),
     **{f"KL, 4096 5x5 kernels, {name}": (density_kl, dict(name=name)) for name in DENSITIES if name != "vae"},
