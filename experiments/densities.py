@@ -137,7 +137,8 @@ def jobs(args):
         if args.fits_only or args.data_dir != SHIPPED or (name == "vae" and not args.validate):  # whose nets are those of Fig. 2
             continue
         if not all(map(is_finished, priors)):
-            own = [r for r in rows if r["metric"] == "acc" and r["x"] in args.num_examples and role(r) == name]
+            own = [r for r in rows if r["metric"] == "acc" and (r["method"], unpack(r["options"]).get("net")) == (name, None)]
+            own = [r for r in own if r["x"] in args.num_examples]
             if made_elsewhere and len([r for r in own if validated(r) == args.validate]) < len(args.num_examples) * args.splits:
                 print(f"note: {name} was fitted elsewhere; to train nets under it: {'; '.join(made_elsewhere)}", file=sys.stderr)
             continue

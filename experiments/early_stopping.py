@@ -1,6 +1,6 @@
 """What early stopping is worth: accuracy and NLL against the step on a schedule as long as the paper's.
 
-    python -m experiments.fig2 --epochs 10000 --eval_freq 2500 --num_examples 50 --methods dwp-256 sn vd det --data_root DATA_ROOT
+    python -m experiments.fig2 --epochs 10000 --eval_freq 2500 --num_examples 50 --methods dwp-256 sn vd det frozen --data_root DATA_ROOT
     python -m experiments.early_stopping
 
 The first command trains, and leaves its curves; the second draws them. The rate falls linearly to 0 at the last step, so a point of a curve
@@ -45,10 +45,12 @@ def report():
     own, ((panel, usual),) = DRIVER.results(), DRIVER.usual().items()
     rows = [r | dict(options=DRIVER.options_of(r)) for r in tidy_rows(RESULTS / "early_stopping.csv") if r["panel"] == panel]
     rows = [r for r in rows if "init_list" not in unpack(r["options"])]
-    found = {priors: part for (seed, validate, priors), part in labelled(rows, usual).items() if not (seed or validate)}
-    shown = [r for part in found.values() if len({r["seed"] for r in part}) >= ENOUGH for r in part]
+    parts, base = labelled(rows, usual), label_of("dwp-256")
+    parts = [part for (seed, validate, _), part in parts.items() if not (seed or validate)]
+    enough = [part for part in parts if len({r["seed"] for r in part if r["method"].startswith(base)}) >= ENOUGH]  # splits of its net
+    shown = [r for part in enough for r in part]
     before = of_most_splits([r for r in shown if r["x"] < max(r["x"] for r in shown)]) if shown else []
-    return [f"{panel}; {DRIVER.title(own)}:", "", beside(before, label_of("dwp-256"), size="step")] if own else []
+    return [f"{panel}; {DRIVER.title(own)}:", "", beside(before, base, size="step")] if before else []
 
 
 def plot(rows, file):

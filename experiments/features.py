@@ -20,7 +20,7 @@ from models import NETWORKS, build_net
 from models.bayes import mode
 from models.checks import check_sources
 from models.sources import initialized
-from myexman import ExParser, Logger, at_least, script
+from myexman import ExParser, Logger, at_least, save_state, script
 from utils import (
     add_common_flags,
     add_init_flags,
@@ -98,6 +98,8 @@ def main(args):
         if (epoch + 1) % (args.eval_freq or args.epochs) == 0 or epoch + 1 == args.epochs:
             step = (epoch + 1) * steps_per_epoch(len(train.y), args.bs)
             log.row(epoch=epoch + 1, step=step, train_nll=stats["nll"], **evaluate(net.classifier, test, ens=0))
+    if args.raw:  # else the classifier is one of scaled features
+        save_state(net.state_dict(), args.run_dir / "model.torch")
     return args.run_dir
 
 

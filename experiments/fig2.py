@@ -1,7 +1,7 @@
 """Fig. 2: test accuracy of a Bayesian CNN against the number of training examples, under different priors.
 
     python -m experiments.fig2 --panel mnist --data_root DATA_ROOT          # needs mnist.npz there, or a network to download it
-    python -m experiments.fig2 --epochs 10000 --eval_freq 2500 --methods dwp-256 sn vd det --splits 10 --data_root DATA_ROOT
+    python -m experiments.fig2 --epochs 10000 --eval_freq 2500 --methods dwp-256 sn vd det frozen --splits 10 --data_root DATA_ROOT
     python -m experiments.fig2 --plot_only
 
 The second command is the paper's schedule; the first a short one, what two CPU cores do in an hour or two. Every method starts from
@@ -34,6 +34,7 @@ from .methods import (
     options,
     paper_curve,
     shipped,
+    with_kernels,
 )
 from .rows import RESULTS, pack, rows_of_common_splits, sentence, tidy_rows
 
@@ -68,9 +69,9 @@ def curve_options(args, n):
     return shared(args)[args.panel] | dict(num_examples=n, eval_freq=args.eval_freq if args.eval_freq != 500 else "")
 
 
-def with_curve(measure, options, run_dir):
-    """measure(run_dir), and what experiments.early_stopping shows of the same run."""
-    return measure(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
+def with_curve(options, run_dir):
+    """with_kernels(), and what experiments.early_stopping shows of the same run."""
+    return with_kernels(run_dir) + [row | dict(figure="early_stopping", options=pack(options)) for row in every_row(run_dir)]
 
 
 def jobs(args):
@@ -88,7 +89,7 @@ def jobs(args):
                 own = net_options(args) | dict(num_examples=n, data_split_seed=split, seed=args.seed, validate=args.validate)
                 own |= method_options(method, vaes, kernels, args.start) | (dict(eval_freq=args.eval_freq) if args.eval_freq else {})
                 job = method_job(args.panel, method, str(n), split, own)
-                yield job._replace(measure=partial(with_curve, job.measure, curve_options(args, n))) if args.eval_freq else job
+                yield job._replace(measure=partial(with_curve, curve_options(args, n))) if args.eval_freq else job
 
 
 def table(rows, size="n"):

@@ -48,10 +48,10 @@ def label_of(method, start="vae", priors=""):
 
 
 def names_of_priors(rows):
-    """{the option vae_list of rows of a panel, or "" for the shipped: a name}: one for all layers where they differ in the size of kernels
-    alone; with hashes where others, or the shipped, would have the same."""
+    """{the option vae_list of rows of a panel: a name; "", for the shipped, stays}: one for all layers where they differ in the size of
+    kernels alone; with hashes where others, or the shipped, would have the same."""
     of_shipped = [",".join(folder.name for folder in shipped("vae", PANELS[panel].layers)) for panel in {r["panel"] for r in rows}]
-    lists = [*of_shipped, *{unpack(r["options"]).get("vae_list", "") for r in rows}]
+    lists = [*of_shipped, *{"", *(unpack(r["options"]).get("vae_list", "") for r in rows)}]
     bare = [re.sub("@[0-9a-f]+", "", priors).split(",") for priors in lists]
     short = [{re.sub("_?[0-9]+x[0-9]+(_[0-9])?$", "", name) for name in names} for names in bare]
     named = [", ".join(one if len(one) == 1 else names) for one, names in zip(short, bare)]
@@ -61,7 +61,7 @@ def names_of_priors(rows):
 def labelled(rows, usual):
     """{(seed of the start, whether on validation images, the option vae_list): rows} of those of one panel that have the options `usual`
     otherwise, with label_of() as method."""
-    found, names = {}, names_of_priors(rows) | {"": ""}
+    found, names = {}, names_of_priors(rows)
     for r in rows:
         words = dict(unpack(r["options"]))
         start, seed, validate, priors = (words.pop(name, "") for name in ("init_list", "seed", "validate", "vae_list"))
@@ -122,12 +122,12 @@ def tables(panel, epochs):
     on validation images; what has become of the kernels; and how much the draw of the first ones does."""
     method, usual, long = SCHEDULES[epochs][1], options(panel, epochs), epochs == max(SCHEDULES)
     rows = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
-    parts, names, base = labelled(rows, usual), names_of_priors(rows) | {"": ""}, label_of(method)
+    parts, names, base = labelled(rows, usual), names_of_priors(rows), label_of(method)
     own = parts.get((0, False, ""), [])
     theirs = {(n, label): cell for (n, label), cell in papers(panel, base).items() if long and any(r["x"] == n for r in own)}
     found = {f"beside the baselines ({sentence(pack(usual), PAPER)})": beside(own, base, theirs)}
     untrained = label_of("frozen")
-    compared = {r["x"] for r in own if long and r["method"] == untrained} & {r["x"] for r in own if r["method"] == base}
+    compared = {r["x"] for r in own if r["method"] == untrained} & {r["x"] for r in own if r["method"] == base}
     found["beside kernels that are never trained"] = beside([r for r in own if r["x"] in compared], untrained)
     for (seed, validate, priors), part in parts.items():
         if validate or not (seed or priors):

@@ -203,7 +203,7 @@ def every_row(run_dir):
 def method_job(panel, method, x, seed, options):
     """The Job of a method with method_options(), measured when it ends; a deep ensemble takes several runs."""
     run = dict(de=deep_ensemble.main, frozen=features.main).get(method, train_bnn.main)
-    return Job(panel, method, x, seed, command_line(**options), run, last_row if method == "frozen" else with_kernels)
+    return Job(panel, method, x, seed, command_line(**options), run, with_kernels)
 
 
 def curve(axis, rows, method, metric, position=float, **style):

@@ -58,7 +58,7 @@ def overview(args, file):
     """The deep weight prior less baselines on the same splits, with 95 % intervals, against the number of images; the paper's in grey.
     Filled: the paper's schedule; circles: baselines that start from the prior's kernels, triangles: from Xavier's. Three splits or more."""
     figure, axes = new_figure(11, 4.6, columns=2)
-    sizes, series = [50, 100, 200, 500, 1000], [(*lead, method) for *lead, methods in LEADS for method in methods]
+    sizes, series = [50, 100, 200, 500, 1000], [(*group, method) for *group, methods in LEADS for method in methods]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
         for i, (epochs, start, method) in enumerate(series):
             schedule, base = SCHEDULES[epochs]

@@ -80,9 +80,9 @@ def build_net(model, net_cfg, hid_dim, x, y, new=True):
     net = build(lambda: arch(**options), f"the weights of {model} for --hid_dim {widths}")
     if lacking := [part for part in ("features", "classifier") if not isinstance(getattr(net, part, None), nn.Module)]:
         raise ValueError(f"{model} has no {' and no '.join(lacking)}: a net is `features` and then a `classifier`, as in models/lenet.py")
-    if outside := [name for name in conv_layers(net) if name.partition(".")[0] not in ("features", "classifier")]:
-        raise ValueError(f"{model}: {outside[0]} is in neither `features` nor `classifier`, where --l2 and the priors of kernels look")
     if new:
+        if outside := [name for name in conv_layers(net) if name.partition(".")[0] not in ("features", "classifier")]:
+            raise ValueError(f"{model}: {outside[0]} is in neither `features` nor `classifier`, and --l2 would leave it out")
         check_effect(net, model, net_cfg)
         check_outputs(net, model, x[:2].cpu(), options["classes"])
     for name, weight in net.classifier.named_parameters():

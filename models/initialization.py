@@ -55,7 +55,9 @@ class DecoderMeans:
 
 @torch.no_grad()
 def fill(weight, source):
-    """Fill a convolution's weight (C_out, C_in, k, k), transposed or not, with source.sample(C_out C_in)."""
+    """Fill a convolution's weight (C_out, C_in, k, k), transposed or not, with source.sample(C_out C_in).
+
+    Raises ValueError for a weight that is computed from others, or has kernels that are not square, or not the source's."""
     if not weight.is_leaf:
         raise ValueError("a convolution's kernels are computed from other tensors (weight_norm, spectral_norm), and cannot be set")
     c1, c2, k, width = weight.shape
@@ -104,7 +106,10 @@ INITS = ("xavier", *SOURCES)
 def initialize(layers):
     """Fill each convolution from the source of kernels that --init_list names for it; one that is frozen stays as its class made it."""
     for layer in layers:
-        if layer.init and not layer.weight.requires_grad and layer.weight.is_leaf:
+        frozen = layer.init and not layer.weight.requires_grad and layer.weight.is_leaf
+        if frozen and layer.init != "xavier":
+            raise ValueError(f"--init_list says {layer.init} for {layer.name}, which is frozen (requires_grad is False): say xavier there")
+        if frozen:
             print(f"note: {layer.name} is frozen (requires_grad is False), and keeps its kernels", file=sys.stderr)
         elif layer.init == "xavier":
             fill(layer.weight, Xavier(layer.weight.shape))

@@ -71,7 +71,7 @@ from models.screen import QUANTITIES
 from models.sparsity import compression, prune
 from myexman import read_params, status, write_yaml
 from myexman.logger import read_rows
-from utils import ensemble_average, load_run, load_vae, metrics, predict
+from utils import ensemble_average, load_run, load_weights, load_vae, metrics, predict
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -248,9 +248,8 @@ def test_the_report_has_every_number_of_the_paper():
     text = (ROOT / "experiments/REPORT.md").read_text()
     for row in read_rows(ROOT / "experiments/paper_results.csv"):
         cell = f"{'' if row['exact'] else '≈ '}{row['value']}{'' if row['source'] == 'paper' else ' (notebook)'}"
-        in_words = f"{100 * row['value']:.2f}" if row["panel"].endswith("error") else f"{row['value']}x"  # of sparse nets
-        shown = "|".join(map(re.escape, (cell, in_words)))
-        assert re.search(rf" ({shown})( \||[,;).]| \()", text), cell  # of a table, or of the list of what has not run
+        sparse = {"error": f" {100 * row['value']:.2f}, ", "compression": f", {row['value']}x ("}.get(row["panel"].partition(" ")[2], cell)
+        assert re.search(rf" {re.escape(cell)}( \||[,;).])", text) or sparse in text, cell  # of a table, or of the list of what has not run
 
 
 def test_a_report_sets_ours_beside_the_papers(tmp_path, monkeypatch):
@@ -283,7 +282,7 @@ def test_fig2_shows_both_schedules_both_starts_and_paired_differences(tmp_path, 
     normal, lines = "| 50 | standard normal, from", text.splitlines()
     for start, end in (
         ("samples of the prior", "0.690 ± 0.010 | -0.110 (-0.135 to -0.085) | 0.003 |"),
-        ("Xavier's kernels", "0.590 ± 0.010 | -0."),
+        ("Xavier's kernels", "0.590 ± 0.010 | -0.210 (-0.235 to -0.185) |"),
     ):
         assert sum(line.startswith(f"{normal} {start} | 0.717 | {end}") for line in lines) == 1
     assert (
@@ -322,7 +321,7 @@ def test_rates_of_the_log_variances_on_validation_images(glyphs, capsys):
 def test_a_long_run_leaves_its_curve_beside(glyphs, capsys):
     """Which early_stopping draws; a figure and a table."""
     words = ["--quick", "--data_root", str(glyphs)]
-    fig2.DRIVER.main([*words, "--methods", "det", "dwp-256", "--eval_freq", "2"])
+    fig2.DRIVER.main([*words, "--methods", "det", "dwp-256", "frozen", "--eval_freq", "2"])
     folder = Path(os.environ["DWP_PATH"]) / "quick"
     last, curve = (read_rows(folder / f"{name}.csv") for name in ("fig2", "early_stopping"))
     assert (
@@ -336,6 +335,16 @@ def test_a_long_run_leaves_its_curve_beside(glyphs, capsys):
     assert numbers == {(r["method"], r["metric"], r["value"]) for r in curve if r["x"] == 3}
     early_stopping.DRIVER.main(["--quick"])
     assert (folder / "early_stopping.png").exists() and "| 3 |" in capsys.readouterr().out
+
+
+def test_untrained_kernels_begin_as_those_of_a_deterministic_net_and_stay(glyphs):
+    """So do the weights of the classifier begin."""
+    words = ["--quick", "--data_root", str(glyphs), "--seed", "3", "--methods", "det", "frozen"]
+    det, frozen = fig2.jobs(fig2.DRIVER.parse_args(words))
+    begun = [load_weights(job.run([*job.argv, "--lr", "0"]) / "model.torch") for job in (det, frozen)]
+    assert all(torch.equal(w, begun[1][name]) for name, w in begun[0].items()) and begun[0].keys() == begun[1].keys()
+    ended = load_weights(frozen.run(frozen.argv) / "model.torch")
+    assert {name for name, w in ended.items() if not torch.equal(w, begun[1][name])} == {"classifier.weight", "classifier.bias"}
 
 
 def test_fig2_under_other_priors(glyphs, priors):
