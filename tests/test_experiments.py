@@ -71,7 +71,7 @@ from models.screen import QUANTITIES
 from models.sparsity import compression, prune
 from myexman import read_params, status, write_yaml
 from myexman.logger import read_rows
-from utils import ensemble_average, load_run, load_weights, load_vae, metrics, predict
+from utils import ensemble_average, load_run, load_vae, load_weights, metrics, predict
 
 ROOT = Path(__file__).resolve().parents[1]
 
