@@ -123,20 +123,23 @@ def tables(panel, epochs):
     method, usual, long = SCHEDULES[epochs][1], options(panel, epochs), epochs == max(SCHEDULES)
     rows = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
     parts, names, base = labelled(rows, usual), names_of_priors(rows), label_of(method)
-    own = parts.get((0, False, ""), [])
-    theirs = {(n, label): cell for (n, label), cell in papers(panel, base).items() if long and any(r["x"] == n for r in own)}
-    found = {f"beside the baselines ({sentence(pack(usual), PAPER)})": beside(own, base, theirs)}
     untrained = label_of("frozen")
-    compared = {r["x"] for r in own if r["method"] == untrained} & {r["x"] for r in own if r["method"] == base}
-    found["beside kernels that are never trained"] = beside([r for r in own if r["x"] in compared], untrained)
+    own = parts.get((0, False, ""), [])
+    ran = {(r["x"], r["method"]) for r in own}
+    shown = ran | {(n, base) for n, label in ran if label == untrained} if long else ()
+    theirs = {key: cell for key, cell in papers(panel, base).items() if key in shown}
+    found = {f"beside the baselines ({sentence(pack(usual), PAPER)})": beside(own, base, theirs)}
+    if epochs == max((e for e in SCHEDULES if rows_of(panel, e)), default=0):
+        both = {n for n, label in ran if label == untrained} & {n for n, label in ran if label == base}
+        found["beside kernels that are never trained"] = beside([r for r in own if r["x"] in both], untrained)
     for (seed, validate, priors), part in parts.items():
         if validate or not (seed or priors):
             continue
         first = label_of(method, priors=names[priors])
         what = [f"under {names[priors]}"] * bool(priors) + [f"other first kernels and other noise (`--seed {seed}`)"] * bool(seed)
         enough = len({r["seed"] for r in part if r["method"] == first}) >= ENOUGH
-        shown = [r for r in own if not seed and (enough or r["method"] == base) and r["x"] in {r["x"] for r in part}]
-        found[", ".join(what)] = beside(part + shown, first)
+        beside_it = [r for r in own if not seed and (enough or r["method"] == base) and r["x"] in {r["x"] for r in part}]
+        found[", ".join(what)] = beside(part + beside_it, first)
     found["on validation images"] = beside([r for (seed, validate, _), part in parts.items() if validate and not seed for r in part], base)
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
     found["kernels at the end"] = kernels_table(tested, in_order({r["method"] for r in tested}, base))
@@ -149,8 +152,12 @@ def report():
     for panel, (epochs, (name, _)) in itertools.product(("mnist", "cifar10"), SCHEDULES.items()):
         for what, part in tables(panel, epochs).items():
             lines += ["", f"**{panel}, {name}: {what}**", "", part] if part else []
-        paper = published(panel) if epochs == max(SCHEDULES) else {}
-        if missing := sorted({n for n, _ in paper} - {r["x"] for r in rows_of(panel, epochs)}):
-            words = (f"{name_of(m)} {', '.join(paper[n, m] for n in missing)}" for m in dict.fromkeys(m for _, m in paper))
-            lines += ["", f"{panel}, {name}: not yet run on {', '.join(map(str, missing))} images (paper: {'; '.join(words)})."]
+        ran = {(r["x"], r["method"].partition("-")[0]) for start in FIRST_KERNELS for r in rows_of(panel, epochs, start)}
+        missing = {}  # {method: "n: the paper's number"}
+        for (n, method), cell in published(panel).items() if epochs == max(SCHEDULES) else ():
+            if (n, method) not in ran:
+                missing.setdefault(name_of(method), []).append(f"{n}: {cell}")
+        if missing:
+            words = "; ".join(f"{label}, {', '.join(cells)}" for label, cells in missing.items())
+            lines += ["", f"{panel}, {name}, not yet run, and the paper's numbers: {words}."]
     return lines
