@@ -5,8 +5,8 @@ accuracy and by NLL; then the nets of both choices on test images.
     python -m experiments.tune --panel cifar10 --num_examples 200 --methods dwp-256 sn det --splits 1 --test_splits 3 --workers 2
 
 Beside the paper's methods stand L2, kernels that are never trained, MC dropout, a deep ensemble, which takes what is best for a single net,
-and a Gaussian over kernels as a prior. The deep weight prior keeps its start: without it, it is another method (experiments.ablations). On CIFAR-10, where every method
-is overconfident after 600 steps, the grid is of 25 to 600 steps, at one rate.
+and a Gaussian over kernels as a prior. The deep weight prior keeps its start: without it, it is another method (experiments.ablations). On
+CIFAR-10, where every method is overconfident after 600 steps, the grid is of 25 to 600 steps, at one rate.
 """
 
 import itertools
