@@ -5,7 +5,8 @@
 Source nets learn font-rendered letters until L2 has left few filters; their kernels, cut to a narrow range of norms, train two VAEs.
 The Bayesian CNNs then learn digits from 50 examples under the priors that the repository ships, which notMNIST made: a few minutes of
 letters give too few kernels for good ones (--own_priors takes them all the same). The deep weight prior and N(0, 1) stand beside a
-deterministic net, all from the same initial kernels. Prints a table, draws logs/quickstart/quickstart.png.
+deterministic net and one whose kernels are never trained, all from the same initial kernels. Prints a table, draws
+logs/quickstart/quickstart.png.
 """
 
 import os
@@ -23,7 +24,7 @@ from .launchers import side_by_side
 from .methods import colour_of, method_job, method_options, name_of, shipped
 from .rows import mean_std, select
 
-SHOWN = ("dwp-256", "sn", "det")
+SHOWN = ("dwp-256", "sn", "det", "frozen")
 METRICS = {"acc": "accuracy", "nll": "NLL, nats", "ece": "ECE"}
 
 
