@@ -32,8 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_signals_at_random_moments_change_nothing():
     """One of each of two; python -m tests.soak sends more, to all scripts."""
-    failures, hits = soak({signal.SIGKILL: 1, signal.SIGTERM: 1})
-    assert failures == [] and hits >= 1
+    assert soak({signal.SIGKILL: 1, signal.SIGTERM: 1}) == []
 
 
 def make(tmp_path, every=1e9):
