@@ -17,6 +17,7 @@ import myexman.quiet  # noqa: F401  before what takes its time
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -110,36 +111,78 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def usable(runs):
-    """The run folders and files that hold trained nets, each once; a line on stderr for every other.
+class Layer(NamedTuple):
+    """The kernels of a convolution, those of all nets together, and what is asked for of them."""
+
+    name: str  # of its folder
+    w: np.ndarray  # (n, 1, k, k)
+    norms: np.ndarray  # (n,)
+    total: int  # how many kernels the nets had; a pool lacks the smallest
+    stored: float  # the norm below which there are none
+    complete: float  # the norm above which all are there
+    wanted: SimpleNamespace  # its entries in the lists of options, DEFAULTS
+
+    def first_cut(self):
+        """(The cut by --min_norm or --keep; whether it asks for kernels that a pool lacks)."""
+        keep = self.wanted.keep
+        cut = threshold(self.norms, self.w.shape[-1], self.wanted.min_norm, keep, lost=self.total - len(self.w))
+        lacking = cut < self.complete if keep is None else keep * self.total > len(self.w) + 0.5
+        return max(cut, self.stored), lacking
+
+
+def read_nets(runs):
+    """{run: its kernels, as read_kernels() gives them} of run folders and files that hold trained nets. A line on stderr for every other,
+    and for one that has the kernels of one before, such as a copy, which would put them into train.npy and test.npy both.
 
     Raises ValueError if none is left."""
-    found, left_out = {}, []
+    nets, seen, left_out = {}, {}, []
     for run in map(Path, runs):
-        if run.resolve() in found:
-            left_out.append(f"{run}: it is given twice")
-        elif run.is_dir() and progress(run)[0] == 0:
+        if run.is_dir() and progress(run)[0] == 0:
             left_out.append(f"{run}: it stopped before its first evaluation")
-        else:
-            found[run.resolve()] = run
-    if not found:
-        raise ValueError(f"none of the runs holds a trained net; {left_out[0]}")
-    print(*(f"note: left out {what}\n" for what in left_out), sep="", end="", file=sys.stderr)
-    return list(found.values())
-
-
-def of_different_kernels(runs):
-    """{run: its kernels, as read_kernels() gives them} without runs that have the same as one before, such as a copy of its model.torch,
-    which would put kernels into train.npy and test.npy both; a line on stderr for each."""
-    found, nets = {}, {}
-    for run in runs:
+            continue
         net = read_kernels(run)
-        first = found.setdefault(digest(list(net.values()))["sha256"], run)
-        if first == run:
+        first = seen.setdefault(digest(list(net.values()))["sha256"], run)
+        if first is run:
             nets[run] = net
         else:
-            print(f"note: left out {run}: its kernels are those of {first}", file=sys.stderr)
+            left_out.append(f"{run}: its kernels are those of {first}")
+    if not nets:
+        raise ValueError(f"none of the runs holds a trained net; {left_out[0]}")
+    print(*(f"note: left out {what}\n" for what in left_out), sep="", end="", file=sys.stderr)
     return nets
+
+
+def collect(args):
+    """The Layers of the runs, and what models.kernel_folder.provenance says of where they come from."""
+    runs, nets = map(list, zip(*read_nets(args.runs).items()))
+    if args.together:
+        nets = [together(net, args.together) for net in nets]
+    if args.by_size:
+        nets = by_size(nets)
+    if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
+        raise ValueError("the nets differ in architecture: prune them apart, or take all kernels of a size together with --by_size")
+    kernels = [torch.cat(same).numpy() for same in zip(*(net.values() for net in nets))]
+    lists = (one_per_layer(getattr(args, flag), default, len(kernels), f"--{flag}") for flag, default in DEFAULTS.items())
+    wanted = [SimpleNamespace(**dict(zip(DEFAULTS, values))) for values in zip(*lists)]
+    names = list(layer_names(kernels))
+    origin, cuts = provenance(runs, nets, names)
+    layers = []
+    for name, w, own in zip(names, kernels, wanted):
+        norms = np.sqrt((w**2).sum((1, 2, 3)))
+        if not norms.any():
+            raise ValueError(f"all kernels of {name} are zero")
+        total = max(origin["kernels"][name], len(w))
+        layers.append(Layer(name, w, norms, total, min(cuts[name]), max(cuts[name]), own))
+    return layers, origin
+
+
+def write_pool(file, layers, origin):
+    """The kernels above the first cut as a state dict, in float16, and FILE.yaml, which says where they come from."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    cuts = {layer.name: layer.first_cut()[0] for layer in layers}
+    kept = {f"{layer.name}.weight": layer.w[above(layer.norms, cuts[layer.name])] for layer in layers}
+    save_state({name: torch.from_numpy(w).half() for name, w in kept.items()}, file)
+    write_yaml(Path(f"{file}.yaml"), origin | dict(min_norm=cuts))
 
 
 def threshold(norms, k, min_norm, keep, lost=0):
@@ -169,64 +212,54 @@ def narrow_cut(norms, cut, spread):
     return float(kept[lowest]) if lowest else cut
 
 
+def cut_layer(layer, rng, max_kernels, test_share):
+    """What is kept of a layer: (the final cut; indices of all that is kept, in random order; the scaled kernels that are taken of them, the
+    first n_test of which are to test; n_test; their scale)."""
+    own = layer.wanted
+    shaped = (flatness(torch.from_numpy(layer.w)).numpy() <= own.max_flat) | (own.max_flat == 1)
+    first_cut, lacking = layer.first_cut()
+    cut = narrow_cut(layer.norms[shaped], first_cut, own.spread)
+    if lacking and cut <= layer.complete:
+        what = f"a pool holds its kernels of norm >= {layer.complete:.3g} alone, and smaller ones are asked for"
+        print(f"note: {layer.name}: {what}", file=sys.stderr)
+    kept = rng.permutation(np.flatnonzero(above(layer.norms, cut) & shaped))
+    taken = kept[: max_kernels or None]
+    n_test = round(test_share * len(taken))
+    if not 0 < n_test < len(taken):
+        flat = f" and flatness <= {own.max_flat:g}" * (own.max_flat < 1)
+        why = f"{len(kept)} of {len(layer.w)} kernels have norm >= {cut:.3g}{flat}, and {len(taken)} are taken"
+        raise ValueError(f"{layer.name}: {why}, too few to split at --test_share {test_share:g}")
+    norms = layer.norms[taken]
+    if own.norm and not norms.all():
+        raise ValueError(
+            f"{layer.name}: kernels of norm 0 cannot be scaled to {own.norm:g}: give a --min_norm above 0, or a smaller --keep"
+        )
+    scale = own.mean_norm / float(norms.mean()) if own.mean_norm else 1.0
+    kernels = layer.w[taken] * (own.norm / norms[:, None, None, None] if own.norm else np.float32(scale))
+    return cut, kept, kernels, n_test, scale
+
+
 def main(argv=None):
     args = parse_args(argv)
-    runs, nets = map(list, zip(*of_different_kernels(usable(args.runs)).items()))
-    if args.together:
-        nets = [together(net, args.together) for net in nets]
-    if args.by_size:
-        nets = by_size(nets)
-    if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
-        raise ValueError("the nets differ in architecture: prune them apart, or take all kernels of a size together with --by_size")
-    layers = [torch.cat(same) for same in zip(*(net.values() for net in nets))]
-    lists = (one_per_layer(getattr(args, flag), default, len(layers), f"--{flag}") for flag, default in DEFAULTS.items())
-    wanted = [SimpleNamespace(**dict(zip(DEFAULTS, values))) for values in zip(*lists)]
-    names, layers = list(layer_names(layers)), [w.numpy() for w in layers]
-    norms_of = [np.sqrt((w**2).sum((1, 2, 3))) for w in layers]
-    for name, norms in zip(names, norms_of):
-        if not norms.any():
-            raise ValueError(f"all kernels of {name} are zero")
-    (origin, cuts), rng, first_cuts, short = provenance(runs, nets, names), np.random.default_rng(args.seed), [], []
-    for name, w, norms, own in zip(names, layers, norms_of, wanted):
-        every = max(origin["kernels"][name], len(w))
-        cut = threshold(norms, w.shape[-1], own.min_norm, own.keep, lost=every - len(w))
-        short.append(cut < max(cuts[name]) if own.keep is None else own.keep * every > len(w) + 0.5)
-        first_cuts.append(max(cut, min(cuts[name])))
+    layers, origin = collect(args)
     if args.pool:
-        Path(args.pool).parent.mkdir(parents=True, exist_ok=True)
-        pool = zip(names, layers, norms_of, first_cuts)
-        save_state({f"{name}.weight": torch.from_numpy(w[above(norms, cut)]).half() for name, w, norms, cut in pool}, args.pool)
-        write_yaml(Path(f"{args.pool}.yaml"), origin | dict(min_norm=dict(zip(names, first_cuts))))
-    for name, w, norms, first_cut, lacking, own in zip(names, layers, norms_of, first_cuts, short, wanted):
-        shaped = (flatness(torch.from_numpy(w)).numpy() <= own.max_flat) | (own.max_flat == 1)
-        cut = narrow_cut(norms[shaped], first_cut, own.spread)
-        if lacking and cut <= max(cuts[name]):
-            what = f"a pool holds its kernels of norm >= {max(cuts[name]):.3g} alone, and smaller ones are asked for"
-            print(f"note: {name}: {what}", file=sys.stderr)
-        alive = rng.permutation(np.flatnonzero(above(norms, cut) & shaped))
-        chosen = alive[: args.max_kernels or None]
-        n_test = round(args.test_share * len(chosen))
-        if not 0 < n_test < len(chosen):
-            flat = f" and flatness <= {own.max_flat:g}" * (own.max_flat < 1)
-            why = f"{len(alive)} of {len(w)} kernels have norm >= {cut:.3g}{flat}, and {len(chosen)} are taken"
-            raise ValueError(f"{name}: {why}, too few to split at --test_share {args.test_share:g}")
-        if own.norm and not norms[chosen].all():
-            raise ValueError(f"{name}: kernels of norm 0 cannot be scaled to {own.norm:g}: give a --min_norm above 0, or a smaller --keep")
-        folder = Path(args.out) / name
+        write_pool(args.pool, layers, origin)
+    rng = np.random.default_rng(args.seed)
+    for layer in layers:
+        cut, kept, kernels, n_test, scale = cut_layer(layer, rng, args.max_kernels, args.test_share)
+        folder, norms, own = Path(args.out) / layer.name, layer.norms[kept], layer.wanted
         folder.mkdir(parents=True, exist_ok=True)
-        scale = own.mean_norm / float(norms[chosen].mean()) if own.mean_norm else 1.0
-        kernels = w[chosen] * (own.norm / norms[chosen, None, None, None] if own.norm else np.float32(scale))
-        low, high = np.quantile(norms[alive], (0.1, 0.9)).tolist()
-        plot_norms(folder / "norms.png", norms, cut, len(alive), origin["kernels"][name], low, high)
-        facts = dict(nets=origin["nets"], kernels=origin["kernels"][name], min_norm=round(cut, 4), kept=len(alive))
-        facts |= dict(train=len(chosen) - n_test, test=n_test)
-        facts |= dict(mean_norm=round(float(norms[alive].mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
+        low, high = np.quantile(norms, (0.1, 0.9)).tolist()
+        plot_norms(folder / "norms.png", layer.norms, cut, len(kept), layer.total, low, high)
+        facts = dict(nets=origin["nets"], kernels=layer.total, min_norm=round(cut, 4), kept=len(kept))
+        facts |= dict(train=len(kernels) - n_test, test=n_test)
+        facts |= dict(mean_norm=round(float(norms.mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
         facts |= dict(norm=own.norm, max_flat=own.max_flat, source=origin["source"])
         save_split(folder, kernels[n_test:], kernels[:n_test], facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
         if high > WIDE * low and not own.norm:
             print(
-                f"warning: {name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
+                f"warning: {layer.name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
                 "kernels may peak at zero and draw all kernels there: see the drift test on the prior's card. "
                 f"--spread {WIDE} cuts higher, --norm scales all to one norm",
                 file=sys.stderr,

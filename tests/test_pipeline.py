@@ -402,8 +402,7 @@ def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path
     and once more as a file."""
     source = ["--data", str(digits), "--hid_dim", "3", "4", "--bs", "16"]
     done = train_source.main([*source, "--epochs", "2"])
-    whole = prune_kernels.usable([done])
-    assert whole == [done]
+    assert list(prune_kernels.read_nets([done])) == [done]
     begun = tmp_path / "begun"
     shutil.copytree(done, begun)
     (begun / "logs.csv").unlink()
@@ -417,7 +416,11 @@ def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path
     runs = [done, begun, failed, half, done, done / "model.torch"]
     prune_kernels.main([*map(str, runs), "--out", str(tmp_path / "k"), "--keep", "1"])
     err = capsys.readouterr().err
-    assert err.count("stopped before its first evaluation") == 2 and "given twice" in err and "stopped after 2 of 20 epochs" in err
+    assert (
+        err.count("stopped before its first evaluation") == 2
+        and f"left out {done}: its kernels are those of {done}" in err
+        and "stopped after 2 of 20 epochs" in err
+    )
     assert yaml.safe_load((tmp_path / "k/conv7x7/pruning.yaml").read_text())["nets"] == 2
     assert f"left out {done / 'model.torch'}: its kernels are those of {done}" in err  # which would be training and test kernels both
     assert "none of the runs" in refuse(capsys, prune_kernels.main, [begun, "--out", tmp_path / "k"])
