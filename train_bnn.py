@@ -8,7 +8,6 @@ With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic coun
 
 import myexman.quiet  # noqa: F401  before what takes its time
 
-import sys
 import time
 from functools import partial
 
@@ -18,7 +17,7 @@ from tqdm import trange
 
 from models import NETWORKS, build_net, model_name, own_file
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variance, log_variances, set_rates
-from models.checks import BAYESIAN, PRIOR_WORDS, check_options, check_use, prior_name
+from models.checks import BAYESIAN, PRIOR_WORDS, check_density, check_options, check_use, prior_name
 from models.cost import announce_cost
 from models.initialization import initialize
 from models.memory import check_room
@@ -188,8 +187,7 @@ def parameter_groups(net, priors, var_lr=1.0):
 def build_priors(args, sources):
     """One prior per Bayesian layer, in a ModuleList beside the net.  sources: the Layers of models.sources.layer_sources.
 
-    Warns where kernels start far from what their prior knows.  Raises ValueError if a prior needs what a layer does not have, or neither a
-    layer's prior nor its start takes what it has."""
+    Raises ValueError if a prior needs what a layer does not have, or neither a layer's prior nor its start takes what it has."""
     bayesian = [layer for layer in sources if isinstance(layer.module, BayesLayer)]
     priors, words = torch.nn.ModuleList(), dict(zip((layer.name for layer in bayesian), prior_names(args.prior_list, bayesian)))
     for layer in sources:
@@ -203,16 +201,9 @@ def build_priors(args, sources):
         if run:
             offered |= former_posterior(run, layer.name)
         kind = PRIORS[name]
-        if "density" in kind.needs and density is None:
-            flags = "--vae_list and --filters_list give" if hasattr(DENSITIES[name], "fit") else "--vae_list gives"
-            what = f"a {type(layer.density).__name__}" if layer.density else "nothing"
-            has_kernels = layer.weight.ndim == 4 and layer.weight.shape[-1] > 1
-            why = f"{flags} {what} for it" if has_kernels else "it has no kernels"
-            raise ValueError(f"--prior_list says {name} for {layer.name}, but {why}")
+        if "density" in kind.needs:
+            check_density(name, layer, density, started=bool(args.start_from))
         priors.append(kind(**{need: offered[need] for need in kind.needs}))
-        if "density" in kind.needs and layer.init == "xavier" and not args.start_from:
-            hint = "kernels of Xavier's, which the prior has never seen, may all become alike: --init_list vae takes its samples"
-            print(f"warning: {layer.name}: {hint}", file=sys.stderr)
     return priors
 
 

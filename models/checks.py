@@ -1,5 +1,6 @@
 """Which options go together, of train_bnn.py, and of what takes kernels and priors."""
 
+import sys
 from argparse import ArgumentTypeError
 
 from myexman import run_folder
@@ -84,3 +85,17 @@ def check_use(layer, density, started):
     ):
         if getattr(layer, what) is not None and first != what and not of_prior:
             raise ValueError(f"{flag} gives something for {layer.name} that neither its prior nor its start takes: say none there")
+
+
+def check_density(name, layer, density, started):
+    """Raise ValueError if the prior of that name has no density of kernels for a layer; warn where its kernels start far from what the
+    density knows.  started: as in check_use()."""
+    if density is None:
+        flags = "--vae_list and --filters_list give" if hasattr(DENSITIES[name], "fit") else "--vae_list gives"
+        what = f"a {type(layer.density).__name__}" if layer.density else "nothing"
+        has_kernels = layer.weight.ndim == 4 and layer.weight.shape[-1] > 1
+        why = f"{flags} {what} for it" if has_kernels else "it has no kernels"
+        raise ValueError(f"--prior_list says {name} for {layer.name}, but {why}")
+    if layer.init == "xavier" and not started:
+        hint = "kernels of Xavier's, which the prior has never seen, may all become alike: --init_list vae takes its samples"
+        print(f"warning: {layer.name}: {hint}", file=sys.stderr)
