@@ -38,7 +38,7 @@ from .methods import (
 )
 from .rows import RESULTS, pack, rows_of_common_splits, sentence, tidy_rows
 
-CHOICES = ["dwp-256", *CORE, "frozen", "do", "de", "gauss", "gauss-indep"]
+CHOICES = ["dwp-256", *CORE, "frozen", "moved", "do", "de", "gauss", "gauss-indep"]
 STARTS = ("vae", "vae-mean", "xavier")  # of models.initialization.INITS
 
 

@@ -16,7 +16,7 @@ from myexman.logger import read_rows
 from prune_kernels import read_kernels
 from utils import BATCH, LR, steps_per_epoch
 
-from . import deep_ensemble, features
+from . import deep_ensemble, features, moved
 from .grid import Job, command_line
 from .rows import HERE, ROOT, select
 
@@ -29,6 +29,7 @@ METHODS = {
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
     "frozen": ("untrained kernels", "#333333"),
+    "moved": ("untrained kernels that the prior moved", "#777777"),
     "det-l2": ("deterministic, L2", "#AA4499"),
     "do": ("MC dropout", "#56B4E9"),
     "de": ("deep ensemble of 5", "#44AA99"),
@@ -136,6 +137,8 @@ def method_options(method, vaes, kernels=None, start="vae"):
     """train_bnn's options of a method, or experiments.features': its net and priors, and the kernels it starts from.
 
     vaes: a prior folder per convolution, as a rule of VAEs.  start: one of models.initialization.INITS for all convolutions."""
+    if method == "moved":
+        return method_options("dwp-256", vaes, start=start)
     learned = method in KL_SUMS
     options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if learned or start.startswith("vae") else {})
     if method == "frozen":
@@ -201,8 +204,8 @@ def every_row(run_dir):
 
 
 def method_job(panel, method, x, seed, options):
-    """The Job of a method with method_options(), measured when it ends; a deep ensemble takes several runs."""
-    run = dict(de=deep_ensemble.main, frozen=features.main).get(method, train_bnn.main)
+    """The Job of a method with method_options(), measured when it ends; some take several runs."""
+    run = dict(de=deep_ensemble.main, frozen=features.main, moved=moved.main).get(method, train_bnn.main)
     return Job(panel, method, x, seed, command_line(**options), run, with_kernels)
 
 

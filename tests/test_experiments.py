@@ -36,6 +36,7 @@ from experiments import (
     fig4,
     grid,
     methods,
+    moved,
     pictures,
     posterior,
     quickstart,
@@ -346,6 +347,22 @@ def test_untrained_kernels_begin_as_those_of_a_deterministic_net_and_stay(glyphs
     assert all(torch.equal(w, begun[1][name]) for name, w in begun[0].items()) and begun[0].keys() == begun[1].keys()
     ended = load_weights(frozen.run(frozen.argv) / "model.torch")
     assert {name for name, w in ended.items() if not torch.equal(w, begun[1][name])} == {"classifier.weight", "classifier.bias"}
+
+
+def test_kernels_that_a_prior_moves_do_not_know_the_data(glyphs):
+    """They are made once for all training sets, and other digits make the same."""
+    words = ["--quick", "--data_root", str(glyphs), "--methods", "frozen", "moved", "--splits", "2"]
+    first, one, _, other = [load_weights(job.run(job.argv) / "model.torch") for job in fig2.jobs(fig2.DRIVER.parse_args(words))]
+    convs = [name for name, w in one.items() if w.ndim == 4]
+    assert all(torch.equal(one[name], other[name]) and not torch.equal(one[name], first[name]) for name in convs)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+    (file,) = (Path(os.environ["DWP_PATH"]) / "moved").glob("*.torch")
+    runs = [read_params(run / "params.yaml") for run in (Path(os.environ["DWP_PATH"]) / "runs").iterdir()]
+    (argv,) = [params["meta"]["argv"] for params in runs if params["num_examples"] == 10]
+    again, known = load_weights(moved.moved_kernels([*argv, "--data_split_seed", "1"])), load_weights(file)
+    for name in (f"{name.removesuffix('.weight')}.mean.weight" for name in convs):
+        torch.testing.assert_close(again[name], known[name], rtol=0, atol=1e-5)
+    assert not torch.allclose(again["classifier.weight"], known["classifier.weight"], rtol=0, atol=1e-5)
 
 
 def test_fig2_under_other_priors(glyphs, priors):
