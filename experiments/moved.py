@@ -1,6 +1,6 @@
 """Kernels that a prior moves by itself, as filters that are never trained: what it makes of them where no data holds them back.
 
-    python -m experiments.moved --data mnist --num_examples 50 --epochs 10000 --hid_dim 32 128 --net_cfg bayes --kl_kernels 256 \\
+    python -m experiments.moved --data mnist --num_examples 50 --epochs 10000 --hid_dim 32 128 --kl_kernels 256 \\
         --vae_list data/fconv/vae7x7 data/fconv/vae5x5 --init_list vae --prior_list vae
 
 Takes the options of train_bnn.py, and trains with a KL term beside which the data term of ten images is nothing; then
@@ -39,13 +39,13 @@ def moved_kernels(argv):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for name, kind in (BOTH | DATA).items():
         parser.add_argument(f"--{name}", type=kind, required=name in ("data", "epochs"))
     parser.add_argument("--hid_dim", nargs="+")
     parser.add_argument("--validate", action="store_true")
     args, others = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    given = {name: value for name, value in vars(args).items() if value}
+    given = {name: value for name, value in vars(args).items() if value is not None}
     both = {name: value for name, value in given.items() if name not in (*DATA, "validate")}
     classifier = {name: value for name, value in given.items() if name not in both}
     alone = dict(num_examples=10, eval_freq=args.epochs, ens=0, kl_scale=1e6)
