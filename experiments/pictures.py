@@ -1,5 +1,5 @@
-"""Fig. 1: learned 7x7 kernels beside samples of the prior. Fig. 5: the latent plane of the 7x7 kernels. The README's picture: the lead of
-the deep weight prior in Fig. 2a. If asked for, Fig. 6: samples of an image VAE after 100 to 500 steps, a row for each initialisation; and
+"""Fig. 1: learned 7x7 kernels beside samples of the prior. Fig. 5: the latent plane of the 7x7 kernels. The README's picture: Fig. 2a
+beside the deep weight prior. If asked for, Fig. 6: samples of an image VAE after 100 to 500 steps, a row for each initialisation; and
 the first layers of trained nets.
 
     python -m experiments.pictures
@@ -19,10 +19,10 @@ from prune_kernels import read_kernels
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
 from . import convergence, fig4
-from .fig2_tables import SCHEDULES, lead
+from .fig2_tables import FIRST_KERNELS, SCHEDULES, lead, published, rows_of
 from .fig4 import INITS, PANELS
 from .grid import command_line
-from .methods import colour_of, init_options, name_of, paper_value, shipped
+from .methods import colour_of, curve, init_options, name_of, paper_curve, paper_value, shipped
 from .rows import FIGURES, interval_ends
 
 
@@ -48,40 +48,52 @@ def kernels_and_samples():
     return {"learned 7x7 kernels": shown, "samples of their prior": load_vae(shipped("vae")[0]).sample(100)}
 
 
-LEADS = (  # of the overview: schedule, the baselines' first kernels, the baselines; one that is deterministic is ours
-    *((epochs, "vae", ("sn", "vd", "det", "frozen")) for epochs in SCHEDULES),
-    *((epochs, "xavier", ("sn", "vd", "frozen")) for epochs in SCHEDULES),
-)
+AGAINST = {"vae": ("frozen", "moved", "det", "vd", "sn"), "xavier": ("frozen", "vd", "sn")}  # of the overview, by first kernels
 
 
 def overview(args, file):
-    """The deep weight prior less baselines on the same splits, with 95 % intervals, against the number of images; the paper's in grey.
-    Filled: the paper's schedule; circles: baselines that start from the prior's kernels, triangles: from Xavier's. Three splits or more."""
-    figure, axes = new_figure(11, 4.6, columns=2)
-    sizes, series = [50, 100, 200, 500, 1000], [(*group, method) for *group, methods in LEADS for method in methods]
+    """Fig. 2a on 50 digits, by the paper's schedule: methods less the deep weight prior on the same splits, with 95 % intervals, and the
+    paper's in grey. Beside it accuracy against the number of images."""
+    figure, (*axes, right) = new_figure(13, 3.9, columns=3, width_ratios=[1, 1, 1.15])
+    epochs = max(SCHEDULES)
+    base = SCHEDULES[epochs][1]
+
+    def gap(start, method, metric):
+        return -lead("mnist", epochs, 50, base, method, metric, start)
+
+    lines = [(start, method) for start, methods in AGAINST.items() for method in methods if len(gap(start, method, "acc")) > 2]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
-        for i, (epochs, start, method) in enumerate(series):
-            schedule, base = SCHEDULES[epochs]
-            gaps = {n: lead("mnist", epochs, n, base, method, metric, start) for n in sizes}
-            shown = {n: gap for n, gap in gaps.items() if len(gap) > 2}
-            if shown:
-                at = [sizes.index(n) - 0.4 + 0.8 * (i + 1) / (len(series) + 1) for n in shown]
-                mean, ends = np.array([gap.mean() for gap in shown.values()]), np.array([interval_ends(gap) for gap in shown.values()]).T
-                style = dict(color=colour_of(method), marker="^" if start == "xavier" else "o", capsize=3, linestyle="")
-                style |= dict(markerfacecolor="w") if epochs < max(SCHEDULES) else {}
-                label = f"{name_of(method)}, from {'Xavier' if start == 'xavier' else 'the prior'}, {schedule}"
-                axis.errorbar(at, mean, np.abs(ends - mean), label=label, **style)
-        for method, marker in dict(sn="s", vd="x").items() if metric == "acc" else ():
-            theirs = [paper_value("fig2", "mnist", "dwp", n) - paper_value("fig2", "mnist", method, n) for n in sizes]
-            axis.plot(np.arange(5) - 0.4, theirs, marker, color="0.55", markersize=5, label=f"paper: {name_of(method)}")
-        axis.axhline(0, color="0.3", linewidth=0.8)
-        for between in range(4):
-            axis.axvline(between + 0.5, color="0.85", linewidth=0.8, zorder=0)
-        axis.set_xticks(range(5), sizes)
-        better = "above" if metric == "acc" else "below"
-        axis.set(xlabel="training images", title=f"deep weight prior minus the other: {what} ({better} 0: it is better)", xlim=(-0.5, 4.5))
-        axis.title.set_fontsize(9)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=7, ncols=3)
+        for y, (start, method) in enumerate(lines):
+            values = gap(start, method, metric)
+            ends = np.abs(np.array(interval_ends(values)) - values.mean())
+            axis.errorbar(values.mean(), y, xerr=ends[:, None], fmt="o", capsize=3, color=colour_of(method))
+            theirs = [paper_value("fig2", "mnist", name, 50) for name in (method, "dwp")]
+            if metric == "acc" and method != "det" and None not in theirs:  # the deterministic net is not the paper's
+                axis.plot(theirs[0] - theirs[1], y, "D", color="0.6", markersize=5, label="the paper's" * (y == len(lines) - 1))
+        axis.axvline(0, color="0.3", linewidth=0.8)
+        axis.set_yticks(range(len(lines)), [f"{name_of(method)}, {FIRST_KERNELS[start].format('the prior')}" for start, method in lines])
+        better = "right" if metric == "acc" else "left"
+        axis.set(ylim=(len(lines) - 0.5, -0.5))
+        axis.set_title(f"50 digits, the paper's schedule: {what}\nless the deep weight prior's ({better} of 0: better)", fontsize=8)
+    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].tick_params(axis="y", labelsize=8)
+    axes[1].set_yticklabels([])
+    short = min(SCHEDULES)
+    for schedule, method, style in (
+        (epochs, "frozen", {}),
+        (epochs, "moved", {}),
+        (short, SCHEDULES[short][1], dict(linestyle="--")),
+        (short, "sn", dict(linestyle="--")),
+    ):
+        curve(right, rows_of("mnist", schedule), method, "acc", label=f"{name_of(method)}, {SCHEDULES[schedule][0]}", **style)
+    for method in ("dwp", "sn"):
+        paper_curve(right, "fig2", "mnist", method, label=f"{name_of(method)}, the paper's numbers")
+    sizes = [n for n, method in published("mnist") if method == "dwp"]
+    right.set(xscale="log", xlabel="training images")
+    right.set_xticks(sizes, map(str, sizes))
+    right.minorticks_off()
+    right.set_title("from samples of the prior: accuracy,\nmean and range over splits", fontsize=9)
+    right.legend(frameon=False, fontsize=6.5, loc="lower right")
     save_figure(figure, file)
 
 
