@@ -79,12 +79,7 @@ def overview(args, file):
     axes[0].tick_params(axis="y", labelsize=8)
     axes[1].set_yticklabels([])
     short = min(SCHEDULES)
-    for schedule, method, style in (
-        (epochs, "frozen", {}),
-        (epochs, "moved", {}),
-        (short, SCHEDULES[short][1], dict(linestyle="--")),
-        (short, "sn", dict(linestyle="--")),
-    ):
+    for schedule, method, style in ((epochs, "frozen", {}), (epochs, "moved", {}), (short, SCHEDULES[short][1], dict(linestyle="--"))):
         curve(right, rows_of("mnist", schedule), method, "acc", label=f"{name_of(method)}, {SCHEDULES[schedule][0]}", **style)
     for method in ("dwp", "sn"):
         paper_curve(right, "fig2", "mnist", method, label=f"{name_of(method)}, the paper's numbers")
