@@ -365,6 +365,15 @@ def test_kernels_that_a_prior_moves_do_not_know_the_data(glyphs):
     assert not torch.allclose(again["classifier.weight"], known["classifier.weight"], rtol=0, atol=1e-5)
 
 
+def test_other_priors_in_the_same_folder_move_kernels_anew(glyphs, priors):
+    words = "--data glyph-digits --num_examples 10 --epochs 1 --hid_dim 3 4 --init_list vae --prior_list vae --kl_scale 1e6 --ens 0"
+    argv = [*words.split(), "--data_root", str(glyphs), "--vae_list", *priors]
+    one, again = moved.moved_kernels(argv, priors), moved.moved_kernels(argv, priors)
+    state = load_weights(Path(priors[0]) / "vae_params.torch")
+    torch.save({name: 2 * w if w.is_floating_point() else w for name, w in state.items()}, Path(priors[0]) / "vae_params.torch")
+    assert one == again != moved.moved_kernels(argv, priors)
+
+
 def test_fig2_under_other_priors(glyphs, priors):
     with pytest.raises(ValueError, match="needs as many priors, not 1"):
         list(fig2.jobs(fig2.DRIVER.parse_args(["--quick", "--vae_list", priors[0]])))
