@@ -118,16 +118,10 @@ class Layer(NamedTuple):
     w: np.ndarray  # (n, 1, k, k)
     norms: np.ndarray  # (n,)
     total: int  # how many kernels the nets had; a pool lacks the smallest
-    stored: float  # the norm below which there are none
-    complete: float  # the norm above which all are there
+    complete: float  # the norm above which none is lacking
+    first_cut: float  # by --min_norm or --keep
+    lacking: bool  # whether that asks for kernels that a pool lacks
     wanted: SimpleNamespace  # its entries in the lists of options, DEFAULTS
-
-    def first_cut(self):
-        """(The cut by --min_norm or --keep; whether it asks for kernels that a pool lacks)."""
-        keep = self.wanted.keep
-        cut = threshold(self.norms, self.w.shape[-1], self.wanted.min_norm, keep, lost=self.total - len(self.w))
-        lacking = cut < self.complete if keep is None else keep * self.total > len(self.w) + 0.5
-        return max(cut, self.stored), lacking
 
 
 def read_nets(runs):
@@ -145,7 +139,7 @@ def read_nets(runs):
         if first is run:
             nets[run] = net
         else:
-            left_out.append(f"{run}: its kernels are those of {first}")
+            left_out.append(f"{run}: " + ("it is given twice" if run.resolve() == first.resolve() else f"its kernels are those of {first}"))
     if not nets:
         raise ValueError(f"none of the runs holds a trained net; {left_out[0]}")
     print(*(f"note: left out {what}\n" for what in left_out), sep="", end="", file=sys.stderr)
@@ -171,16 +165,18 @@ def collect(args):
         norms = np.sqrt((w**2).sum((1, 2, 3)))
         if not norms.any():
             raise ValueError(f"all kernels of {name} are zero")
-        total = max(origin["kernels"][name], len(w))
-        layers.append(Layer(name, w, norms, total, min(cuts[name]), max(cuts[name]), own))
+        total, stored, complete = max(origin["kernels"][name], len(w)), min(cuts[name]), max(cuts[name])
+        cut = threshold(norms, w.shape[-1], own.min_norm, own.keep, lost=total - len(w))
+        lacking = cut < complete if own.keep is None else own.keep * total > len(w) + 0.5
+        layers.append(Layer(name, w, norms, total, complete, max(cut, stored), lacking, own))
     return layers, origin
 
 
 def write_pool(file, layers, origin):
     """The kernels above the first cut as a state dict, in float16, and FILE.yaml, which says where they come from."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    cuts = {layer.name: layer.first_cut()[0] for layer in layers}
-    kept = {f"{layer.name}.weight": layer.w[above(layer.norms, cuts[layer.name])] for layer in layers}
+    cuts = {layer.name: layer.first_cut for layer in layers}
+    kept = {f"{layer.name}.weight": layer.w[above(layer.norms, layer.first_cut)] for layer in layers}
     save_state({name: torch.from_numpy(w).half() for name, w in kept.items()}, file)
     write_yaml(Path(f"{file}.yaml"), origin | dict(min_norm=cuts))
 
@@ -217,9 +213,8 @@ def cut_layer(layer, rng, max_kernels, test_share):
     first n_test of which are to test; n_test; their scale)."""
     own = layer.wanted
     shaped = (flatness(torch.from_numpy(layer.w)).numpy() <= own.max_flat) | (own.max_flat == 1)
-    first_cut, lacking = layer.first_cut()
-    cut = narrow_cut(layer.norms[shaped], first_cut, own.spread)
-    if lacking and cut <= layer.complete:
+    cut = narrow_cut(layer.norms[shaped], layer.first_cut, own.spread)
+    if layer.lacking and cut <= layer.complete:
         what = f"a pool holds its kernels of norm >= {layer.complete:.3g} alone, and smaller ones are asked for"
         print(f"note: {layer.name}: {what}", file=sys.stderr)
     kept = rng.permutation(np.flatnonzero(above(layer.norms, cut) & shaped))

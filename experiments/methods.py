@@ -29,7 +29,7 @@ METHODS = {
     "sn": ("standard normal", "#009E73"),
     "det": ("deterministic", "#CC79A7"),
     "frozen": ("untrained kernels", "#333333"),
-    "moved": ("kernels moved by the prior alone", "#777777"),
+    "moved": ("kernels moved by the prior alone", "#CC6677"),
     "det-l2": ("deterministic, L2", "#AA4499"),
     "do": ("MC dropout", "#56B4E9"),
     "de": ("deep ensemble of 5", "#44AA99"),

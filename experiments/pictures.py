@@ -19,11 +19,11 @@ from prune_kernels import read_kernels
 from utils import default_data_root, load_kernels, load_vae, run_cli, seed_everything
 
 from . import convergence, fig4
-from .fig2_tables import FIRST_KERNELS, SCHEDULES, lead, published, rows_of
+from .fig2_tables import SCHEDULES, label_of, lead, published, rows_of
 from .fig4 import INITS, PANELS
 from .grid import command_line
 from .methods import colour_of, curve, init_options, name_of, paper_curve, paper_value, shipped
-from .rows import FIGURES, interval_ends
+from .rows import FIGURES, interval_ends, rows_of_common_splits
 
 
 def parse_args(argv=None):
@@ -55,7 +55,7 @@ def overview(args, file):
     """Fig. 2a on 50 digits, by the paper's schedule: methods less the deep weight prior on the same splits, with 95 % intervals, and the
     paper's in grey. Beside it accuracy against the number of images."""
     figure, (*axes, right) = new_figure(13, 3.9, columns=3, width_ratios=[1, 1, 1.15])
-    epochs = max(SCHEDULES)
+    epochs, short = max(SCHEDULES), min(SCHEDULES)
     base = SCHEDULES[epochs][1]
 
     def gap(start, method, metric):
@@ -63,31 +63,34 @@ def overview(args, file):
 
     lines = [(start, method) for start, methods in AGAINST.items() for method in methods if len(gap(start, method, "acc")) > 2]
     for axis, metric, what in zip(axes, ("acc", "nll"), ("accuracy", "NLL, nats per image")):
+        named = iter(["the paper's"])
         for y, (start, method) in enumerate(lines):
             values = gap(start, method, metric)
             ends = np.abs(np.array(interval_ends(values)) - values.mean())
             axis.errorbar(values.mean(), y, xerr=ends[:, None], fmt="o", capsize=3, color=colour_of(method))
             theirs = [paper_value("fig2", "mnist", name, 50) for name in (method, "dwp")]
             if metric == "acc" and method != "det" and None not in theirs:  # the deterministic net is not the paper's
-                axis.plot(theirs[0] - theirs[1], y, "D", color="0.6", markersize=5, label="the paper's" * (y == len(lines) - 1))
+                axis.plot(theirs[0] - theirs[1], y, "D", color="0.6", markersize=5, label=next(named, None))
         axis.axvline(0, color="0.3", linewidth=0.8)
-        axis.set_yticks(range(len(lines)), [f"{name_of(method)}, {FIRST_KERNELS[start].format('the prior')}" for start, method in lines])
+        axis.set_yticks(range(len(lines)), [label_of(method, start) for start, method in lines])
         better = "right" if metric == "acc" else "left"
         axis.set(ylim=(len(lines) - 0.5, -0.5))
-        axis.set_title(f"50 digits, the paper's schedule: {what}\nless the deep weight prior's ({better} of 0: better)", fontsize=8)
+        what = f"50 digits, the paper's schedule: {what},\nless the deep weight prior's with 256 kernels a step\n({better} of 0: better)"
+        axis.set_title(what, fontsize=8)
     axes[0].legend(frameon=False, fontsize=7)
     axes[0].tick_params(axis="y", labelsize=8)
     axes[1].set_yticklabels([])
-    short = min(SCHEDULES)
-    for schedule, method, style in ((epochs, "frozen", {}), (epochs, "moved", {}), (short, SCHEDULES[short][1], dict(linestyle="--"))):
-        curve(right, rows_of("mnist", schedule), method, "acc", label=f"{name_of(method)}, {SCHEDULES[schedule][0]}", **style)
+    for schedule, methods, style in ((epochs, (base, "frozen", "moved"), {}), (short, (SCHEDULES[short][1],), dict(linestyle="--"))):
+        rows = rows_of_common_splits([r for r in rows_of("mnist", schedule) if r["method"] in methods])
+        for method in methods:
+            curve(right, rows, method, "acc", label=f"{name_of(method)}, {SCHEDULES[schedule][0]}", **style)
     for method in ("dwp", "sn"):
         paper_curve(right, "fig2", "mnist", method, label=f"{name_of(method)}, the paper's numbers")
     sizes = [n for n, method in published("mnist") if method == "dwp"]
-    right.set(xscale="log", xlabel="training images")
+    right.set(xscale="log", xlabel="training images", ylim=(0.58, 0.98))
     right.set_xticks(sizes, map(str, sizes))
     right.minorticks_off()
-    right.set_title("from samples of the prior: accuracy,\nmean and range over splits", fontsize=9)
+    right.set_title("accuracy, ours from samples of the prior:\nmean and range over splits", fontsize=8)
     right.legend(frameon=False, fontsize=6.5, loc="lower right")
     save_figure(figure, file)
 

@@ -350,6 +350,13 @@ def test_pruning_by_norm(tmp_path, capsys):
     assert norms.mean() == pytest.approx(1.5, rel=1e-5) and norms.max() / norms.min() < 2 / 0.13
 
 
+def test_a_cut_that_one_layer_lacks_leaves_the_others_as_they_were(tmp_path):
+    torch.save({"a.weight": torch.randn(8, 8, 5, 5), "b.weight": torch.randn(8, 8, 3, 3)}, tmp_path / "net.torch")
+    with pytest.raises(ValueError, match="no default cut for 3x3 kernels"):
+        prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "k"), "--pool", str(tmp_path / "pool.torch")])
+    assert [file.name for file in tmp_path.iterdir()] == ["net.torch"]
+
+
 def test_kernels_of_one_norm_without_the_flat_ones(tmp_path):
     w = torch.randn(200, 1, 5, 5) * torch.linspace(0.1, 2, 200).view(-1, 1, 1, 1)
     w[:60] = w[:60].mean((1, 2, 3), keepdim=True) + 0.01 * w[:60]  # flat, but for some noise
@@ -418,7 +425,7 @@ def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path
     err = capsys.readouterr().err
     assert (
         err.count("stopped before its first evaluation") == 2
-        and f"left out {done}: its kernels are those of {done}" in err
+        and f"left out {done}: it is given twice" in err
         and "stopped after 2 of 20 epochs" in err
     )
     assert yaml.safe_load((tmp_path / "k/conv7x7/pruning.yaml").read_text())["nets"] == 2
