@@ -138,8 +138,8 @@ def tables(panel, epochs):
         first = label_of(method, priors=names[priors])
         what = [f"under {names[priors]}"] * bool(priors) + [f"other first kernels and other noise (`--seed {seed}`)"] * bool(seed)
         enough = len({r["seed"] for r in part if r["method"] == first}) >= ENOUGH
-        others = {r["method"] for r in own} - {label_of("moved")} if enough and not seed else {base} if not seed else ()
-        beside_it = [r for r in own if r["method"] in others and r["x"] in {r["x"] for r in part}]
+        compared = {r["method"] for r in own} - {label_of("moved")} if enough else {base}
+        beside_it = [r for r in own if not seed and r["method"] in compared and r["x"] in {r["x"] for r in part}]
         found[", ".join(what)] = beside(part + beside_it, first)
     found["on validation images"] = beside([r for (seed, validate, _), part in parts.items() if validate and not seed for r in part], base)
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]

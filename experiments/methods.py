@@ -137,7 +137,7 @@ def method_options(method, vaes, kernels=None, start="vae"):
     """train_bnn's options of a method, or experiments.features': its net and priors, and the kernels it starts from.
 
     vaes: a prior folder per convolution, as a rule of VAEs.  start: one of models.initialization.INITS for all convolutions."""
-    if method == "moved":
+    if method == "moved":  # whose kernels are the deep weight prior's but for the data
         return method_options("dwp-256", vaes, start=start)
     learned = method in KL_SUMS
     options = dict(init_list=[start] * len(vaes)) | (dict(vae_list=vaes) if learned or start.startswith("vae") else {})
