@@ -208,30 +208,25 @@ def narrow_cut(norms, cut, spread):
     return float(kept[lowest]) if lowest else cut
 
 
-def cut_layer(layer, rng, max_kernels, test_share):
-    """What is kept of a layer: (the final cut; indices of all that is kept, in random order; the scaled kernels that are taken of them, the
-    first n_test of which are to test; n_test; their scale)."""
+def choose(layer, rng):
+    """(The final cut; the indices of the kernels above it that are not too flat, in random order.)"""
     own = layer.wanted
     shaped = (flatness(torch.from_numpy(layer.w)).numpy() <= own.max_flat) | (own.max_flat == 1)
     cut = narrow_cut(layer.norms[shaped], layer.first_cut, own.spread)
     if layer.lacking and cut <= layer.complete:
         what = f"a pool holds its kernels of norm >= {layer.complete:.3g} alone, and smaller ones are asked for"
         print(f"note: {layer.name}: {what}", file=sys.stderr)
-    kept = rng.permutation(np.flatnonzero(above(layer.norms, cut) & shaped))
-    taken = kept[: max_kernels or None]
-    n_test = round(test_share * len(taken))
-    if not 0 < n_test < len(taken):
-        flat = f" and flatness <= {own.max_flat:g}" * (own.max_flat < 1)
-        why = f"{len(kept)} of {len(layer.w)} kernels have norm >= {cut:.3g}{flat}, and {len(taken)} are taken"
-        raise ValueError(f"{layer.name}: {why}, too few to split at --test_share {test_share:g}")
-    norms = layer.norms[taken]
+    return cut, rng.permutation(np.flatnonzero(above(layer.norms, cut) & shaped))
+
+
+def scaled(layer, taken):
+    """(The kernels of these indices, of the norm or the mean norm that is wanted; the factor, 1 unless it is one for all.)"""
+    own, norms = layer.wanted, layer.norms[taken]
     if own.norm and not norms.all():
-        raise ValueError(
-            f"{layer.name}: kernels of norm 0 cannot be scaled to {own.norm:g}: give a --min_norm above 0, or a smaller --keep"
-        )
+        why = "give a --min_norm above 0, or a smaller --keep"
+        raise ValueError(f"{layer.name}: kernels of norm 0 cannot be scaled to {own.norm:g}: {why}")
     scale = own.mean_norm / float(norms.mean()) if own.mean_norm else 1.0
-    kernels = layer.w[taken] * (own.norm / norms[:, None, None, None] if own.norm else np.float32(scale))
-    return cut, kept, kernels, n_test, scale
+    return layer.w[taken] * (own.norm / norms[:, None, None, None] if own.norm else np.float32(scale)), scale
 
 
 def main(argv=None):
@@ -241,8 +236,15 @@ def main(argv=None):
         write_pool(args.pool, layers, origin)
     rng = np.random.default_rng(args.seed)
     for layer in layers:
-        cut, kept, kernels, n_test, scale = cut_layer(layer, rng, args.max_kernels, args.test_share)
-        folder, norms, own = Path(args.out) / layer.name, layer.norms[kept], layer.wanted
+        cut, kept = choose(layer, rng)
+        taken, own = kept[: args.max_kernels or None], layer.wanted
+        n_test = round(args.test_share * len(taken))
+        if not 0 < n_test < len(taken):
+            flat = f" and flatness <= {own.max_flat:g}" * (own.max_flat < 1)
+            why = f"{len(kept)} of {len(layer.w)} kernels have norm >= {cut:.3g}{flat}, and {len(taken)} are taken"
+            raise ValueError(f"{layer.name}: {why}, too few to split at --test_share {args.test_share:g}")
+        kernels, scale = scaled(layer, taken)
+        folder, norms = Path(args.out) / layer.name, layer.norms[kept]
         folder.mkdir(parents=True, exist_ok=True)
         low, high = np.quantile(norms, (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", layer.norms, cut, len(kept), layer.total, low, high)
