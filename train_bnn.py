@@ -50,7 +50,8 @@ RETIRED = dict(kl_memory=False)  # options that were, with their defaults, so th
 
 def parse_args(argv=None, prog="train_bnn.py"):
     resume_with = ("epochs", "eval_freq", "prune", "threshold")
-    parser = ExParser(description=__doc__, prog=prog, resume_with=resume_with, check=check_options, retired=RETIRED, **PATHS)
+    kept = dict(resume_with=resume_with, retired=RETIRED, reset_by=dict(threshold="prune"))
+    parser = ExParser(description=__doc__, prog=prog, check=check_options, **kept, **PATHS)
     parser.set_defaults(**BAYESIAN)
     add = parser.add_argument_group("net").add_argument
     add("--data", default="mnist", help="target data set (paper: mnist, cifar10)")

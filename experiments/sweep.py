@@ -86,17 +86,19 @@ def numbers(run_dir):
 
 
 def jobs(args):
-    """A Job for each point of the grid: its seeds are the row's seed, the others its method."""
+    """A Job for each point of the grid: its seeds, or those of --fixed, are the row's seed, the others its method."""
     main = importlib.import_module(args.script.removesuffix(".py")).main
     for values in itertools.product(*(values for _, values in args.grid)):
         point = dict(zip((name for name, _ in args.grid), values))
         words = [word for name, value in point.items() for word in (f"--{name}", *shlex.split(value))]
-        kind, seeds = (", ".join(f"{n}={v}" for n, v in point.items() if (n in SEEDS) == seed) for seed in (False, True))
-        options = options_of(args.fixed) | {name: value for name, value in point.items() if name not in SEEDS}
+        kind = {name: value for name, value in point.items() if name not in SEEDS}
+        seeds = {name: value[0] for name, value in options_of([*args.fixed, *words]).items() if name in SEEDS and value is not True}
+        options = options_of(args.fixed) | kind
         given = [options[name] for name in ("vae_list", "density_list") if name in options]
         folders = [folder for value in given for folder in (shlex.split(value) if isinstance(value, str) else value)]
         options |= dict(priors=[fingerprint(folder) for folder in folders if folder != "none"])  # which may be fitted anew
-        yield Job(args.script, kind or "all", "", seeds or "seed=0", [*args.fixed, *words], main, numbers, options)
+        method, seed = (", ".join(f"{name}={value}" for name, value in part.items()) for part in (kind, seeds))
+        yield Job(args.script, method or "all", "", seed or "seed=0", [*args.fixed, *words], main, numbers, options)
 
 
 def table(rows):

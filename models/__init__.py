@@ -71,9 +71,12 @@ def build_net(model, net_cfg, hid_dim, x, y, new=True):
         raise ValueError(
             f"{model} takes images of shape {(arch.in_channels, arch.image_size, arch.image_size)}, the data set has {tuple(x.shape[1:])}"
         )
-    options, widths = dict(hid_dim=hid_dim, classes=int(y.max()) + 1, **LAYERS[net_cfg]), " ".join(map(str, hid_dim))
+    options, widths = dict(hid_dim=hid_dim, classes=int(y.max()) + 1) | LAYERS[net_cfg], " ".join(map(str, hid_dim))
     try:
-        inspect.signature(arch).bind(**options)
+        signature = inspect.signature(arch)
+        if "dropout" in signature.parameters:
+            options.setdefault("dropout", 0.0)  # whatever the default of an own net: only vanilla-do has dropout
+        signature.bind(**options)
     except TypeError as e:
         takes = "its __init__ takes hid_dim, classes, conv, linear and dropout, each with a default"
         raise ValueError(f"{model} cannot be built for --net_cfg {net_cfg}: {e}; as in models/lenet.py, {takes}") from e

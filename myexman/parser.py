@@ -86,19 +86,20 @@ class ExParser(Parser):
     does the same with that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then
     change, which `resume()` writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before
     parse_args(), nor if check(args), which gets the parsed options and may complete them, raises ValueError.  retired: former options
-    of the script, {name: default}, which a params.yaml may have at their defaults.
+    of the script, {name: default}, which a params.yaml may have at their defaults.  reset_by: {name: another option}, which when typed sets
+    that one back to its default if it is not typed, too: a former run's value would not fit.
     paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
     that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
     machine the command line may say where files of the same names are."""
 
-    def __init__(self, *args, resume_with=None, check=None, retired=None, paths=(), names_or_paths=(), **kwargs):
+    def __init__(self, *args, resume_with=None, check=None, retired=None, reset_by=None, paths=(), names_or_paths=(), **kwargs):
         super().__init__(*args, **kwargs)
         self.paths, self.names_or_paths = (*PLACES, *paths), names_or_paths
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=str(runs_root()), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
         group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
-        self.resume_with, self.check, self.retired = resume_with, check, retired or {}
+        self.resume_with, self.check, self.retired, self.reset_by = resume_with, check, retired or {}, reset_by or {}
         if resume_with is not None:
             may = ", ".join(f"--{name}" for name in resume_with)
             what = f"continue a stopped run, a number or a folder, from its last checkpoint; {may}, folders and device may be changed"
@@ -119,9 +120,11 @@ class ExParser(Parser):
             self.error("--resume goes on with the run's own options: leave --config out")
         config = Path(resume) / "params.yaml" if resume else found.config
         given = {word.split("=")[0] for word in typed}
-        elsewhere = {a.dest for a in self._actions if given & {*a.option_strings}} & {*self.paths, *self.names_or_paths}
+        given = {a.dest for a in self._actions if given & {*a.option_strings}}
+        elsewhere = given & {*self.paths, *self.names_or_paths}
         values = self.read_config(config) if config else {}
-        words = self.command_line({name: value for name, value in values.items() if name not in elsewhere})
+        anew = elsewhere | {name for name, other in self.reset_by.items() if other in given}
+        words = self.command_line({name: value for name, value in values.items() if name not in anew})
         args = super().parse_args([*words, *typed], namespace)
         if self.check:
             self.check(args)

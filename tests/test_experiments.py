@@ -570,6 +570,13 @@ def test_a_sweep_in_miniature(digits, capsys):
     assert said.count("| hid_dim=2 3, lr=0.02 | 2 |") == 1 and (Path(os.environ["DWP_PATH"]) / "sweeps/widths.png").exists()
 
 
+def test_a_seed_that_is_fixed_is_that_of_the_rows(digits):
+    words = ["train_source.py", "--fixed", f"--data {digits} --epochs 1 --bs 50 --hid_dim 2 2 --seed 7", "--grid", "lr=0.01"]
+    sweep.main(words)
+    sweep.main([*words, "seed=3"])
+    assert {r["seed"] for r in read_rows(Path(os.environ["DWP_PATH"]) / "sweeps/sweep.csv")} == {"seed=7", "seed=3"}
+
+
 def test_a_sweep_over_nets_whose_logs_differ(digits, priors, capsys):
     """A deterministic and a Bayesian one, which alone has an ensemble; and whose prior is fitted anew in its place."""
     words = ["train_bnn.py", "--fixed", f"--data {digits} --hid_dim 2 3 --epochs 1 --ens 2", "--grid", "net_cfg=vanilla,bayes"]

@@ -267,6 +267,12 @@ def test_dropout_of_any_kind_is_off_where_a_net_is_deterministic(name, net_cfg, 
         assert torch.equal(net(x), net(x)) == same
 
 
+@pytest.mark.parametrize("net_cfg, on", [("vanilla", False), ("vanilla-do", True)])
+def test_dropout_is_of_net_cfg_and_not_a_class_default(net_cfg, on, tmp_path):
+    model = write_net(tmp_path / "net.py", more=", dropout=0.3", options="), nn.Dropout(dropout")
+    assert is_stochastic(build_net(model, net_cfg, None, torch.rand(2, 1, 28, 28), torch.arange(2))) == on
+
+
 @pytest.mark.parametrize(
     "name, words, message",
     [

@@ -118,6 +118,9 @@ def test_a_run_of_a_fixed_rate_and_its_pruned_net(digits):
     report = yaml.safe_load((run / "pruning.yaml").read_text())
     assert report["error_before"] == 1 - evaluate(net, test)["mean_acc"] < 0.3
     assert report["error"] == 1 - evaluate(plain, test)["mean_acc"] > 0.6
+    for words, threshold in ((["--epochs", "9"], 9), (["--prune", "mean"], 0.01)):  # a threshold is of its criterion
+        train_bnn.main(["--resume", str(run), *words])
+        assert yaml.safe_load((run / "pruning.yaml").read_text())["threshold"] == threshold
     (run / "params.yaml").write_text("data: elsewhere")
     with pytest.raises(ValueError, match=r"not of a run of train_bnn\.py"):
         load_run(run)
