@@ -365,6 +365,15 @@ def test_kernels_that_a_prior_moves_do_not_know_the_data(glyphs):
     assert not torch.allclose(again["classifier.weight"], known["classifier.weight"], rtol=0, atol=1e-5)
 
 
+def test_two_workers_share_the_kernels_that_a_prior_moves(glyphs):
+    """The one that comes second waits for the other's."""
+    fig2.DRIVER.main(["--quick", "--data_root", str(glyphs), "--methods", "moved", "--splits", "2", "--workers", "2"])
+    rows = read_rows(Path(os.environ["DWP_PATH"]) / "quick/fig2.csv")
+    assert {r["seed"] for r in rows} == {0, 1}
+    sizes = [read_params(run / "params.yaml")["num_examples"] for run in (Path(os.environ["DWP_PATH"]) / "runs").iterdir()]
+    assert sorted(sizes) == [10, 20, 20]
+
+
 def test_other_priors_in_the_same_folder_and_other_code_move_kernels_anew(glyphs, priors, monkeypatch):
     words = "--data glyph-digits --num_examples 10 --epochs 1 --hid_dim 3 4 --init_list vae --prior_list vae --kl_scale 1e6 --ens 0"
     argv = [*words.split(), "--data_root", str(glyphs), "--vae_list", *priors]
