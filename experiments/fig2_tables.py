@@ -141,7 +141,10 @@ def tables(panel, epochs):
         compared = {r["method"] for r in own} - {label_of("moved")} if enough else {base}
         beside_it = [r for r in own if not seed and r["method"] in compared and r["x"] in {r["x"] for r in part}]
         found[", ".join(what)] = beside(part + beside_it, first)
-    found["on validation images"] = beside([r for (seed, validate, _), part in parts.items() if validate and not seed for r in part], base)
+    validated = [r for (seed, validate, _), part in parts.items() if validate and not seed for r in part]
+    trained = [r for r in validated if r["method"].startswith(name_of(method))]
+    found["on validation images"] = beside(trained, base)
+    found["on validation images, kernels that no digits train"] = beside([r for r in validated if r not in trained], label_of("moved"))
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
     found["kernels at the end"] = kernels_table(tested, in_order({r["method"] for r in tested}, base))
     return found | {"accuracy by seed of the first kernels": draws(parts)}
