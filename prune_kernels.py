@@ -14,6 +14,7 @@ many be flat, all weights alike: these are alike among themselves, and a density
 
 import myexman.quiet  # noqa: F401  before what takes its time
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ WIDE = 1.7  # a spread above which priors of 5x5 kernels collapsed; published: 1
 def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or files with a state dict")
-    parser.add_argument("--out", required=True, help="where the conv{k}x{k} folders go")
+    parser.add_argument("--out", required=True, type=os.path.expanduser, help="where the conv{k}x{k} folders go")
     cut = parser.add_mutually_exclusive_group()
     cut.add_argument(
         "--min_norm",
@@ -208,15 +209,26 @@ def narrow_cut(norms, cut, spread):
     return float(kept[lowest]) if lowest else cut
 
 
+def repeated(w):
+    """Which kernels w (n, 1, k, k) are those of an earlier one, up to float16's rounding, as of pools that overlap.  Kernels of weights so
+    small that float16 may confuse them count as different."""
+    _, first = np.unique(w.astype(np.float16).reshape(len(w), w.shape[-1] ** 2), axis=0, return_index=True)
+    return np.isin(np.arange(len(w)), first, invert=True) & (np.abs(w).max((1, 2, 3), initial=0) > 1e-3)
+
+
 def choose(layer, rng):
-    """(The final cut; the indices of the kernels above it that are not too flat, in random order.)"""
+    """(The final cut; the indices of the kernels above it that are not too flat, each once, in random order.)"""
     own = layer.wanted
     shaped = (flatness(torch.from_numpy(layer.w)).numpy() <= own.max_flat) | (own.max_flat == 1)
     cut = narrow_cut(layer.norms[shaped], layer.first_cut, own.spread)
     if layer.lacking and cut <= layer.complete:
         what = f"a pool holds its kernels of norm >= {layer.complete:.3g} alone, and smaller ones are asked for"
         print(f"note: {layer.name}: {what}", file=sys.stderr)
-    return cut, rng.permutation(np.flatnonzero(above(layer.norms, cut) & shaped))
+    kept = np.flatnonzero(above(layer.norms, cut) & shaped)
+    again = repeated(layer.w[kept])
+    if again.any():
+        print(f"note: {layer.name}: left out {again.sum()} kernels that come twice, as from pools that overlap", file=sys.stderr)
+    return cut, rng.permutation(kept[~again])
 
 
 def scaled(layer, taken):
@@ -232,18 +244,19 @@ def scaled(layer, taken):
 def main(argv=None):
     args = parse_args(argv)
     layers, origin = collect(args)
-    if args.pool:
-        write_pool(args.pool, layers, origin)
-    rng = np.random.default_rng(args.seed)
+    rng, chosen = np.random.default_rng(args.seed), []
     for layer in layers:
         cut, kept = choose(layer, rng)
-        taken, own = kept[: args.max_kernels or None], layer.wanted
-        n_test = round(args.test_share * len(taken))
-        if not 0 < n_test < len(taken):
-            flat = f" and flatness <= {own.max_flat:g}" * (own.max_flat < 1)
+        taken = kept[: args.max_kernels or None]
+        if not 0 < round(args.test_share * len(taken)) < len(taken):
+            flat = f" and flatness <= {layer.wanted.max_flat:g}" * (layer.wanted.max_flat < 1)
             why = f"{len(kept)} of {len(layer.w)} kernels have norm >= {cut:.3g}{flat}, and {len(taken)} are taken"
             raise ValueError(f"{layer.name}: {why}, too few to split at --test_share {args.test_share:g}")
-        kernels, scale = scaled(layer, taken)
+        chosen.append((cut, kept, *scaled(layer, taken)))
+    if args.pool:
+        write_pool(args.pool, layers, origin)
+    for layer, (cut, kept, kernels, scale) in zip(layers, chosen):  # nothing is written before all are chosen
+        n_test, own = round(args.test_share * len(kernels)), layer.wanted
         folder, norms = Path(args.out) / layer.name, layer.norms[kept]
         folder.mkdir(parents=True, exist_ok=True)
         low, high = np.quantile(norms, (0.1, 0.9)).tolist()

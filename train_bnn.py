@@ -17,7 +17,7 @@ from tqdm import trange
 
 from models import NETWORKS, build_net, model_name, own_file
 from models.bayes import LAYERS, NOISE, BayesLayer, bayes_layers, init_posterior, log_variance, log_variances, set_rates
-from models.checks import BAYESIAN, PRIOR_WORDS, check_density, check_options, check_use, prior_name
+from models.checks import BAYESIAN, PRIOR_WORDS, check_density, check_options, check_start, check_use, prior_name
 from models.cost import announce_cost
 from models.initialization import initialize
 from models.memory import check_room
@@ -125,6 +125,8 @@ def main(args):
         return loss, report
 
     start = resume(args, args.epochs, net=net, priors=priors, opt=opt) if args.resume else 0
+    for former in ("pruned.torch", "pruning.yaml"):  # of a net that is trained on, or pruned anew
+        (args.run_dir / former).unlink(missing_ok=True)
     log = Logger(args.run_dir, echo=ECHO, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
@@ -201,6 +203,7 @@ def build_priors(args, sources):
         offered = dict(vars(args), density=density)
         if run:
             offered |= former_posterior(run, layer.name)
+            check_start(layer, run, args.start_from)
         kind = PRIORS[name]
         if "density" in kind.needs:
             check_density(name, layer, density, started=bool(args.start_from))

@@ -9,6 +9,7 @@ vae_params_best.torch (best ELBO on the held-out kernels), pictures, checksums, 
 
 import myexman.quiet  # noqa: F401  before what takes its time
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from tqdm import trange
 
 from models.memory import build, check_room
-from models.prior_folder import MADE_AT_THE_END, check_out, draw, publish, seal, write_card
+from models.prior_folder import begin_anew, check_out, draw, publish, seal, write_card
 from models.priors import DENSITIES
 from models.vae import CODERS, VAE
 from myexman import Checkpoints, ExParser, Logger, at_least, resume, save_state, script
@@ -58,7 +59,7 @@ def parse_args(argv=None):
     add = parser.add_argument_group("kernels and prior").add_argument
     add("--data_dir", required=True, help="folder with train.npy and test.npy, written by prune_kernels.py")
     add("--no_screen", action="store_true", help="leave the slow measurements off the card: importance bound, drift test")
-    add("--out", help="copy the finished prior folder here, e.g. logs/vae7x7")
+    add("--out", type=os.path.expanduser, help="copy the finished prior folder here, e.g. logs/vae7x7; --config does not repeat it")
     add_run_flags(parser)
     return parser.parse_args(argv)
 
@@ -88,6 +89,8 @@ def load_split(data_dir, kernel_dim, device):
             raise ValueError(f"--kernel_dim {kernel_dim}, but {data_dir} holds {kernels.shape[-1]}x{kernels.shape[-1]} kernels")
     if (train == train[0]).all():
         raise ValueError(f"{data_dir}: the training kernels ({len(train)}) are all the same, there is nothing to fit")
+    if torch.equal(train, test):
+        print(f"warning: {data_dir}: the held-out kernels are the training kernels", file=sys.stderr)
     return train, test
 
 
@@ -126,6 +129,7 @@ def train_density(args, density, train, test, decrease_from):
     density.adapt(train)
     opt = torch.optim.Adam([p for p in density.parameters() if p.requires_grad], fused=True)
     start = resume(args, args.num_epochs, vae=density, opt=opt) if args.resume else 0
+    begin_anew(args.run_dir)
     log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
@@ -171,10 +175,9 @@ def main(args):
     check_same_inputs(args, train=(train, test))
     if args.out:
         check_out(Path(args.out), args.run_dir)
-    for name in MADE_AT_THE_END:
-        (args.run_dir / name).unlink(missing_ok=True)  # of a run that is resumed
     density = make_density(args, train)
     if hasattr(density, "fit"):
+        begin_anew(args.run_dir)
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
         Logger(args.run_dir).row(epoch=1, train_elbo=held_out(density, train)["elbo"], test_elbo=held_out(density, test)["elbo"])
     else:

@@ -104,13 +104,23 @@ def load_data(data, data_root, num_examples=0, data_split_seed=0, validate=False
 INPUTS = dict(train="training data", test="test data", kernels="kernels and priors", net="code of its net (FILE.py)")
 
 
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def digest(tensors):
-    """What tells tensors from others: their shapes, and a hash of all labels, and of some of the images, kernels or filters."""
+    """What tells tensors from others: their shapes, a hash of all labels, and of some of the images, kernels or filters, and the sum of all
+    their bits, read as whole numbers, which is the same in any order."""
     sha = hashlib.sha256()
     for t in tensors:
         some = t if t.ndim < 2 else t[:: max(len(t) // 256, 1)]
         sha.update(some.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return dict(shapes=" ".join("x".join(map(str, t.shape)) for t in tensors), sha256=sha.hexdigest())
+    total = sum(int(part.view(BITS[part.element_size()]).sum(dtype=torch.int64)) for t in tensors for part in t.detach().split(4096))
+    return dict(shapes=" ".join("x".join(map(str, t.shape)) for t in tensors), sha256=sha.hexdigest(), total=total)
+
+
+def differ(known, found):
+    """Whether two digests are of different tensors; a former version's has no total."""
+    return any(known[name] != found[name] for name in known.keys() & found.keys())
 
 
 def known_inputs(run_dir):
@@ -126,7 +136,7 @@ def check_same_inputs(args, **inputs):
     Raises OtherInputs if a run that is resumed began with others."""
     known, found = known_inputs(args.run_dir), {name: digest(tensors) for name, tensors in inputs.items()}
     for name in found:
-        if args.resume and known.get(name, found[name]) != found[name]:
+        if args.resume and differ(known.get(name, {}), found[name]):
             raise OtherInputs(f"{args.run_dir} began with other {INPUTS[name]} than it finds now, so it cannot be resumed: start a new run")
     write_yaml(args.run_dir / "data.yaml", known | found)
 
@@ -136,7 +146,9 @@ def default_data_root():
 
 
 def add_run_flags(parser):
-    parser.add_argument("--seed", type=at_least(0), default=0, help="seeds everything but the choice of the training subset")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="seeds everything but the choice of the training subset, and random labels"
+    )
     parser.add_argument("--device", type=usable_device, default=default_device(), help="cpu, cuda, cuda:1, …")
 
 
@@ -243,10 +255,13 @@ def ensemble_average(members):
 def metrics(log_probs, y):
     """dict of floats: acc in [0, 1]; nll, nats per image; ece in [0, 1], 15 equal bins of confidence; brier in [0, 2].
 
-    log_probs: (N, classes), of any floating type.  y: (N,).  Raises ValueError for a label that is no class."""
+    log_probs: (N, classes), of any floating type.  y: (N,).  Raises ValueError for a label that is no class, and FloatingPointError for
+    NaN."""
     if y.max() >= log_probs.shape[1]:
         raise ValueError(f"label {int(y.max())} is none of the {log_probs.shape[1]} classes")
     log_probs = log_probs.float()
+    if log_probs.isnan().any():
+        raise FloatingPointError("the net predicts NaN: its training has diverged; try a smaller --lr")
     probs = log_probs.exp()
     confidence, guess = probs.max(1)
     hit = (guess == y).float()
@@ -299,6 +314,6 @@ def load_run(run_dir, pruned=False, device=None, data_root=None):
     set_mode(net, "det")
     known = known_inputs(run_dir)
     for name, found in dict(train=train, test=test, net=own_file(params["model"])).items():
-        if known.get(name, digest(found)) != digest(found):
+        if differ(known.get(name, {}), digest(found)):
             print(f"warning: {run_dir} had other {INPUTS[name]} than are found now", file=sys.stderr)
     return net, train, test

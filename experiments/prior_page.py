@@ -111,6 +111,8 @@ def page(args):
     seed_everything(0)
     density, kernels = load_density(args.prior), kernels_of(args)
     k, samples = density.kernel_dim, density.sample(2000)
+    if kernels is not None and kernels.shape[-1] != k:
+        raise ValueError(f"the prior is of {k}x{k} kernels, and --kernels are {kernels.shape[-1]}x{kernels.shape[-1]}")
     groups = ({"kernels": kernels} if kernels is not None else {}) | {"samples of the prior": samples}
     others = numbers_by_prior(row for row in read_rows(RESULTS / "priors.csv") if f"vae{k}x{k}" in row["prior"])
     priors = {"this prior": card_rows(args.prior)} | others
@@ -120,11 +122,11 @@ def page(args):
     drifts = "The drift test: how alike (mean absolute cosine) kernels become when only the prior moves them; a value near 1 ruins a net. "
     drifts += "Open: alignment, the length of their mean direction."
     pictures += picture(drawn(draw_drift, priors), drifts)
+    known = f"its folder of kernels holds {len(kernels)} now" if kernels is not None else "the kernels it was fitted to are not at hand"
     facts = latent_grid(density, kernels, float(samples.abs().quantile(0.99))) if type(density) is VAE else None
     fields = dict(
         title=f"A prior of {k}x{k} kernels: {html.escape(args.prior.resolve().name)}",
-        about=f"A {type(density).__name__}{f' with {density.z_dim} latent dimensions' if facts else ''}"
-        + (f", fitted to {len(kernels)} kernels." if kernels is not None else "; the kernels it was fitted to are not at hand."),
+        about=f"A {type(density).__name__}{f' with {density.z_dim} latent dimensions' if facts else ''}; {known}.",
         latent=latent_section(facts, density.z_dim) if facts else "",
         pictures=pictures,
         table=table(priors),

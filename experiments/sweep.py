@@ -9,20 +9,22 @@ within a value; 0..2 is 0,1,2. The table gives means over seeds, `--metric` draw
 All goes to <runs>/sweeps/<name>.
 """
 
+import hashlib
 import importlib
 import itertools
 import re
 import shlex
 from argparse import ArgumentTypeError
+from functools import cache
+from pathlib import Path
 
 from models.pictures import new_figure, save_figure
 from myexman import Parser, runs_root
 from myexman.logger import read_rows
-from utils import run_cli
+from utils import default_data_root, run_cli
 
 from .grid import Job, grid_folder, report_failures, run_grid
 from .launchers import add_launcher_flags, make_launcher
-from .methods import fingerprint
 from .rows import identity, markdown, select, unpack
 
 SCRIPTS = ("train_source.py", "train_vae_prior.py", "train_bnn.py")
@@ -56,6 +58,22 @@ def options_of(words):
     return {name: values or True for name, values in found.items()}
 
 
+def content(path):
+    """A few digits that tell what a file holds, or the arrays and weights of a folder."""
+    files = sorted(f for f in path.iterdir() if f.suffix in (".npy", ".torch", ".safetensors")) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()[:8]
+
+
+def inputs(options, content):
+    """content(path) of all that the options name, a net's FILE.py:Class and a data set in the root, too: it may be another when a sweep is
+    started again."""
+    lists = {name: shlex.split(value) if isinstance(value, str) else value for name, value in options.items() if value is not True}
+    (root,) = lists.pop("data_root", [default_data_root()])
+    words = {part for listed in lists.values() for word in listed for part in (word, *word.split(":"))}
+    files = {Path(root) / f"{name}.npz" for name in lists.get("data", ())} | {Path(word) for word in words if word}
+    return sorted({content(file) for file in files if file.exists()})
+
+
 def parse_args(argv=None):
     parser = Parser(description=__doc__, prog="python -m experiments.sweep")
     parser.add_argument("script", choices=SCRIPTS, help="what to run")
@@ -87,16 +105,14 @@ def numbers(run_dir):
 
 def jobs(args):
     """A Job for each point of the grid: its seeds, or those of --fixed, are the row's seed, the others its method."""
-    main = importlib.import_module(args.script.removesuffix(".py")).main
+    main, known = importlib.import_module(args.script.removesuffix(".py")).main, cache(content)
     for values in itertools.product(*(values for _, values in args.grid)):
         point = dict(zip((name for name, _ in args.grid), values))
         words = [word for name, value in point.items() for word in (f"--{name}", *shlex.split(value))]
         kind = {name: value for name, value in point.items() if name not in SEEDS}
         seeds = {name: value[0] for name, value in options_of([*args.fixed, *words]).items() if name in SEEDS and value is not True}
         options = options_of(args.fixed) | kind
-        given = [options[name] for name in ("vae_list", "density_list") if name in options]
-        folders = [folder for value in given for folder in (shlex.split(value) if isinstance(value, str) else value)]
-        options |= dict(priors=[fingerprint(folder) for folder in folders if folder != "none"])  # which may be fitted anew
+        options |= dict(inputs=inputs(options, known))
         method, seed = (", ".join(f"{name}={value}" for name, value in part.items()) for part in (kind, seeds))
         yield Job(args.script, method or "all", "", seed or "seed=0", [*args.fixed, *words], main, numbers, options)
 
@@ -157,8 +173,11 @@ def plot(args, rows, file):
 def main(argv=None):
     args = parse_args(argv)
     file = runs_root() / "sweeps" / f"{args.name}.csv"
-    if "root" in options_of(args.fixed) or "root" in dict(args.grid):
+    given = {*options_of(args.fixed), *dict(args.grid)}
+    if "root" in given:
         raise ValueError("a sweep takes no --root, since it could not find its runs there when started again: set $DWP_PATH instead")
+    if "out" in given:
+        raise ValueError("a sweep takes no --out, where one point's result would replace another's: the run folders have them")
     wanted = list(jobs(args))
     rows, failed = run_grid(wanted, file, None, make_launcher(args, grid_folder(file) / "slurm"), args.time_limit, args.retry)
     keys = {job._replace(figure=file.stem).key for job in wanted}

@@ -97,5 +97,13 @@ def check_density(name, layer, density, started):
         why = f"{flags} {what} for it" if has_kernels else "it has no kernels"
         raise ValueError(f"--prior_list says {name} for {layer.name}, but {why}")
     if layer.init == "xavier" and not started:
-        hint = "kernels of Xavier's, which the prior has never seen, may all become alike: --init_list vae takes its samples"
-        print(f"warning: {layer.name}: {hint}", file=sys.stderr)
+        takes = "--init_list vae takes its samples" if density is layer.density else "--init_list filters takes those it is fitted to"
+        print(f"warning: {layer.name}: kernels of Xavier's, which the prior has never seen, may all become alike: {takes}", file=sys.stderr)
+
+
+def check_start(layer, run, start_from):
+    """Warn where the posterior of a former run is the prior of a net that starts from no run."""
+    if not start_from:
+        print(
+            f"warning: {layer.name}: its prior is the posterior of {run}, far from where it starts: give --start_from, too", file=sys.stderr
+        )

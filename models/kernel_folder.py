@@ -19,6 +19,7 @@ from .prior_folder import load_weights, trained_weights
 
 # what pruning.yaml says of the source runs
 SOURCE_FACTS = ("data", "model", "hid_dim", "l2", "epochs", "bs", "lr", "drop_dead", "augment")
+UNUSUAL = dict(num_examples=0, random_labels=False, permute=None)  # said where it is not this
 
 
 def together(net, groups):
@@ -50,7 +51,8 @@ def by_size(nets):
 def common_facts(params):
     """How source nets were trained, of their arguments: {argument: its value, or the list of values where nets differ}."""
     facts = {}
-    for name in SOURCE_FACTS:
+    unusual = [name for name, default in UNUSUAL.items() if any(p.get(name, default) != default for p in params)]
+    for name in (*SOURCE_FACTS, *unusual):
         given = [p[name] for p in params if name in p]
         several = [isinstance(value, list) and (name != "hid_dim" or isinstance(value[0], list)) for value in given]  # of a pool
         values = {str(v): v for value, many in zip(given, several) for v in (value if many else [value])}

@@ -24,6 +24,12 @@ MADE_AT_THE_END = ("kernels.png", "latent.png", "README.md", "vae_params.safeten
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", *MADE_AT_THE_END)
 
 
+def begin_anew(folder):
+    """Remove what the end of a fit has left in a run's folder (a Path), if it is resumed."""
+    for name in MADE_AT_THE_END:
+        (folder / name).unlink(missing_ok=True)
+
+
 def is_finished(folder):
     """Whether a prior folder (a Path) has all that the end of a fit leaves in it."""
     return (folder / MADE_AT_THE_END[-1]).exists()
@@ -111,6 +117,8 @@ def write_card(args, decrease_from, train, test, density):
     fields["options"] = ". " + ", ".join(words) if words else ""
     weights = BEST_WEIGHTS if density.overfits and not args.no_early_stop else LAST_WEIGHTS
     fields["fitted"] = "fitted at once" if hasattr(density, "fit") else TRAINED.format(**fields) + weights
+    if meta.get("resumed"):
+        fields["fitted"] += ". The run was resumed: the rate followed each command\nbelow until the next"
     if hasattr(density, "bandwidth"):
         fields["fitted"] += f", bandwidth {density.bandwidth.item():.3g}"
     if not vae:
@@ -118,7 +126,8 @@ def write_card(args, decrease_from, train, test, density):
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
     fields |= dict(rows=table_of(numbers), drift=DRIFT)
     fields["latent"] = "![latent space](latent.png)\n" if getattr(density, "z_dim", 0) == 2 else ""
-    fields |= dict(date=meta["time"][:10], argv=" ".join(meta["argv"]))
+    commands = [" ".join(facts["argv"]) for facts in (meta, *meta.get("resumed", ()))]
+    fields |= dict(date=meta["time"][:10], argv="\n    python train_vae_prior.py ".join(commands))
     (run_dir / "README.md").write_text(CARD.format(**fields))
     print("\n".join(f"{numbers[name]:10.3f}  {words}" for name, words in QUANTITIES.items() if name in numbers))
 
@@ -184,7 +193,7 @@ def check_out(out, run_dir):
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / "vae_params.torch").exists()):
         raise ValueError(f"--out {out} holds other files, which would be lost: choose a new folder, or that of a former prior")
-    if (out / "checkpoint.torch").exists():
+    if (out / "status.yaml").exists():
         raise ValueError(f"--out {out} is the folder of another run, whose files would be lost: choose another")
 
 

@@ -157,8 +157,8 @@ class FormerPosterior(Prior):
 
     def __init__(self, mean, log_var):
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", (0.5 * log_var).exp())
+        self.register_buffer("mean", mean.detach().clone())  # of a state dict, whose tensors may be those of a net that is trained on
+        self.register_buffer("scale", (0.5 * log_var.detach()).exp())
 
     def kl(self, q):
         """Exact."""
@@ -193,6 +193,8 @@ class KernelPrior(Prior):
         super().__init__()
         if bound not in ("elbo", "iw"):
             raise ValueError(f"no bound {bound!r}: choose elbo or iw")
+        if dwp_samples < 1:
+            raise ValueError(f"dwp_samples, the draws per kernel, must be 1 or more, not {dwp_samples}")
         if bound == "iw" and (not isinstance(density, VAE) or isinstance(density, Chain)):  # a Chain's codes are not drawn at once
             raise ValueError(f"the importance-weighted bound needs the codes of a VAE, which a {type(density).__name__} does not have")
         self.density = copy.deepcopy(density).requires_grad_(False)

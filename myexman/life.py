@@ -37,16 +37,20 @@ def script(parse_args):
 
 @contextmanager
 def alive(run_dir):
-    """Hold the run's lock, and write how the block ended.  Raises ValueError if another process holds the lock."""
+    """Hold the run's lock, and write how the block ended; but if a run was not resumed after all, what it was before.
+
+    Raises ValueError if another process holds the lock."""
     lock, began = FileLock(run_dir / ".lock"), time.time()
     try:
         acquire(lock, timeout=0)
     except Timeout as e:
         raise ValueError(f"{run_dir} is in use by another process") from e
+    params, file = run_dir / "params.yaml", run_dir / "status.yaml"
+    former, begun_with = (f.read_bytes() if f.exists() else None for f in (file, params))
     facts = dict(state="running", host=platform.node(), pid=os.getpid(), job=os.environ.get("SLURM_JOB_ID"))
 
     def note(state):
-        write_yaml(run_dir / "status.yaml", facts | dict(state=state, seconds=round(time.time() - began, 1)))
+        write_yaml(file, facts | dict(state=state, seconds=round(time.time() - began, 1)))
 
     try:
         note("running")
@@ -54,9 +58,12 @@ def alive(run_dir):
         note("finished")
     except BaseException as e:
         with suppress(OSError):  # on a full disk, whose own error is the one to report
-            note("stopped" if isinstance(e, (Stopped, KeyboardInterrupt)) else "failed")
-            if isinstance(e, Exception):
-                (run_dir / "traceback.txt").write_text(traceback.format_exc())
+            if former and begun_with and params.read_bytes() == begun_with:  # resume(), which notes itself there, was not reached
+                file.write_bytes(former)
+            else:
+                note("stopped" if isinstance(e, (Stopped, KeyboardInterrupt)) else "failed")
+                if isinstance(e, Exception):
+                    (run_dir / "traceback.txt").write_text(traceback.format_exc())
         raise
     finally:
         lock.release()

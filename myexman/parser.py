@@ -124,6 +124,7 @@ class ExParser(Parser):
         elsewhere = given & {*self.paths, *self.names_or_paths}
         values = self.read_config(config) if config else {}
         anew = elsewhere | {name for name, other in self.reset_by.items() if other in given}
+        anew |= set() if resume else {"out"}  # where the former run's results are
         words = self.command_line({name: value for name, value in values.items() if name not in anew})
         args = super().parse_args([*words, *typed], namespace)
         if self.check:

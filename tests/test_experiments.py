@@ -620,10 +620,37 @@ def test_quotes_protect_spaces_and_commas_in_the_values_of_a_sweep(digits, tmp_p
     assert len({r["method"] for r in rows}) == 2 and len(list((Path(os.environ["DWP_PATH"]) / "runs").iterdir())) == 2
 
 
-def test_a_sweep_whose_runs_would_not_be_found_again_is_refused():
+def test_a_sweep_runs_again_where_what_its_options_name_is_another(digits, tmp_path, monkeypatch):
+    """A data set, by its name in the root, too, kernels, and a net's own file."""
+    (tmp_path / "net.py").write_text("from models import FConvMNIST as Net")
+    np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(9, 1, 7, 7)))
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    fixed = (
+        f"--data digits --model {tmp_path}/net.py:Net --init_list filters xavier --filters_list {tmp_path} none --epochs 1 --hid_dim 2 2"
+    )
+    arrays, ran = dict(np.load(digits)), []
+
+    def run():
+        sweep.main(["train_bnn.py", "--grid", "lr=0.01", f"--fixed={fixed} --net_cfg vanilla"])
+        ran.append(len(list((Path(os.environ["DWP_PATH"]) / "runs").iterdir())))
+
+    run()
+    run()
+    np.savez(digits, **arrays | dict(x_train=arrays["x_train"] // 2))
+    run()
+    np.save(tmp_path / "train.npy", np.random.default_rng(1).normal(size=(9, 1, 7, 7)))
+    run()
+    (tmp_path / "net.py").write_text("from models import FConvMNIST as Net  # another")
+    run()
+    assert ran == [1, 1, 2, 3, 4]
+
+
+def test_a_sweep_whose_runs_would_not_be_found_again_or_lost_is_refused():
     for words in (["lr=1", "--fixed=--root elsewhere"], ["lr=1", "--fixed=--root=elsewhere"], ["root=a,b"]):
         with pytest.raises(ValueError, match=r"set \$DWP_PATH"):
             sweep.main(["train_bnn.py", "--grid", *words])
+    with pytest.raises(ValueError, match="a sweep takes no --out"):
+        sweep.main(["train_vae_prior.py", "--grid", "bandwidth=1,2", "--fixed=--out x"])
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,22 @@ def test_a_cut_that_one_layer_lacks_leaves_the_others_as_they_were(tmp_path):
     torch.save({"a.weight": torch.randn(8, 8, 5, 5), "b.weight": torch.randn(8, 8, 3, 3)}, tmp_path / "net.torch")
     with pytest.raises(ValueError, match="no default cut for 3x3 kernels"):
         prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "k"), "--pool", str(tmp_path / "pool.torch")])
+    for more in (["--min_norm", "0", "9"], ["--min_norm", "0", "--max_kernels", "1"]):
+        with pytest.raises(ValueError, match="too few to split"):
+            prune_kernels.main([str(tmp_path / "net.torch"), "--out", str(tmp_path / "k"), "--pool", str(tmp_path / "pool.torch"), *more])
     assert [file.name for file in tmp_path.iterdir()] == ["net.torch"]
+
+
+def test_kernels_of_pools_that_overlap_come_once(tmp_path, capsys):
+    """Else they would be in train.npy and test.npy both; zeros, as of dead filters, may come often."""
+    w = torch.randn(100, 1, 5, 5)
+    w[:3] = 0
+    torch.save({"a.weight": w}, tmp_path / "all.torch")
+    torch.save({"a.weight": w[40:].half()}, tmp_path / "some.torch")
+    for names, n in ((["all"], 100), (["all", "some"], 100)):
+        prune_kernels.main([*(str(tmp_path / f"{name}.torch") for name in names), "--out", str(tmp_path), "--keep", "1"])
+        assert sum(len(np.load(tmp_path / f"conv5x5/{split}.npy")) for split in ("train", "test")) == n
+    assert "left out 60 kernels that come twice" in capsys.readouterr().err
 
 
 def test_kernels_of_one_norm_without_the_flat_ones(tmp_path):
@@ -483,6 +498,25 @@ def test_a_prior_is_published_whole_and_no_run_is_overwritten(tmp_path, capsys):
     for words, files in ((fit, ARTEFACTS), ([*fit, "--z_dim", "3"], set(ARTEFACTS) - {"latent.png"})):
         train_vae_prior.main([str(word) for word in [*words, "--out", out]])
         assert {p.name for p in out.iterdir()} == set(files) and load_vae(out)
+    before = {p.name: p.read_bytes() for folder in (out, first) for p in folder.iterdir() if p.is_file()}
+    train_vae_prior.main(["--config", str(out / "params.yaml"), "--seed", "1"])  # as `python -m myexman rerun`
+    assert before == {p.name: p.read_bytes() for folder in (out, first) for p in folder.iterdir() if p.is_file()}
+
+
+def test_a_refused_resume_leaves_a_finished_run_as_it_was(tmp_path, capsys):
+    np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
+    np.save(tmp_path / "test.npy", np.random.default_rng(1).normal(size=(4, 1, 7, 7)))
+    words = ["--data_dir", str(tmp_path), "--num_epochs", "2", "--hidden_dim", "8", "--no_screen"]
+    run = train_vae_prior.main(words)
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    assert "2 epochs of" in refuse(capsys, train_vae_prior.main, ["--resume", run, "--num_epochs", "1"])
+    (tmp_path / "train.npy").rename(tmp_path / "elsewhere.npy")
+    assert "no kernel file" in refuse(capsys, train_vae_prior.main, ["--resume", run, "--num_epochs", "3"])
+    assert before == {p.name: p.read_bytes() for p in run.iterdir()}
+    (tmp_path / "elsewhere.npy").rename(tmp_path / "train.npy")
+    train_vae_prior.main(["--resume", str(run), "--num_epochs", "3"])
+    card = (run / "README.md").read_text()
+    assert "The run was resumed" in card and f"train_vae_prior.py --resume {run} --num_epochs 3" in card
 
 
 def test_kernels_are_looked_at_before_training_and_a_card_that_fails_loses_nothing(tmp_path, monkeypatch, capsys):

@@ -179,6 +179,9 @@ def test_a_former_posterior_costs_nothing_to_keep():
     assert prior.kl(Normal(mean, (0.5 * log_var).exp())).abs() < 1e-6
     q = Normal(torch.randn(4, 3), torch.rand(4, 3) + 0.1)
     torch.testing.assert_close(prior.kl(q), kl_divergence(q, Normal(mean, (0.5 * log_var).exp())).sum())
+    cost = prior.kl(q)
+    mean += 1  # as where a net whose state dict it is of is trained on
+    assert prior.kl(q) == cost
 
 
 @pytest.mark.parametrize("prior", [LogUniform(), ARD(), GammaARD(0.51, 1e-8), GammaARD(1.0, 0.0), Student(0.51, 1e-8)])
