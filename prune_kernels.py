@@ -117,6 +117,7 @@ class Layer(NamedTuple):
 
     name: str  # of its folder
     w: np.ndarray  # (n, 1, k, k)
+    net: np.ndarray  # (n,): of which net each is
     norms: np.ndarray  # (n,)
     total: int  # how many kernels the nets had; a pool lacks the smallest
     complete: float  # the norm above which none is lacking
@@ -157,19 +158,20 @@ def collect(args):
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart, or take all kernels of a size together with --by_size")
     kernels = [torch.cat(same).numpy() for same in zip(*(net.values() for net in nets))]
+    of_net = [np.repeat(np.arange(len(nets)), [len(w) for w in same]) for same in zip(*(net.values() for net in nets))]
     lists = (one_per_layer(getattr(args, flag), default, len(kernels), f"--{flag}") for flag, default in DEFAULTS.items())
     wanted = [SimpleNamespace(**dict(zip(DEFAULTS, values))) for values in zip(*lists)]
     names = list(layer_names(kernels))
     origin, cuts = provenance(runs, nets, names)
     layers = []
-    for name, w, own in zip(names, kernels, wanted):
+    for name, w, net, own in zip(names, kernels, of_net, wanted):
         norms = np.sqrt((w**2).sum((1, 2, 3)))
         if not norms.any():
             raise ValueError(f"all kernels of {name} are zero")
         total, stored, complete = max(origin["kernels"][name], len(w)), min(cuts[name]), max(cuts[name])
         cut = threshold(norms, w.shape[-1], own.min_norm, own.keep, lost=total - len(w))
         lacking = cut < complete if own.keep is None else own.keep * total > len(w) + 0.5
-        layers.append(Layer(name, w, norms, total, complete, max(cut, stored), lacking, own))
+        layers.append(Layer(name, w, net, norms, total, complete, max(cut, stored), lacking, own))
     return layers, origin
 
 
@@ -209,11 +211,12 @@ def narrow_cut(norms, cut, spread):
     return float(kept[lowest]) if lowest else cut
 
 
-def repeated(w):
-    """Which kernels w (n, 1, k, k) are those of an earlier one, up to float16's rounding, as of pools that overlap.  Kernels of weights so
-    small that float16 may confuse them count as different."""
-    _, first = np.unique(w.astype(np.float16).reshape(len(w), w.shape[-1] ** 2), axis=0, return_index=True)
-    return np.isin(np.arange(len(w)), first, invert=True) & (np.abs(w).max((1, 2, 3), initial=0) > 1e-3)
+def repeated(w, net):
+    """Which kernels w (n, 1, k, k) are those of an earlier net, up to float16's rounding, as of pools that overlap.  Kernels of weights so
+    small that float16 may confuse them count as different.  net: (n,), of which each is."""
+    rounded = w.astype(np.float16).reshape(len(w), w.shape[-1] ** 2)
+    _, first, group = np.unique(rounded, axis=0, return_index=True, return_inverse=True)
+    return (net != net[first[group.flatten()]]) & (np.abs(w).max((1, 2, 3), initial=0) > 1e-3)
 
 
 def choose(layer, rng):
@@ -225,7 +228,7 @@ def choose(layer, rng):
         what = f"a pool holds its kernels of norm >= {layer.complete:.3g} alone, and smaller ones are asked for"
         print(f"note: {layer.name}: {what}", file=sys.stderr)
     kept = np.flatnonzero(above(layer.norms, cut) & shaped)
-    again = repeated(layer.w[kept])
+    again = repeated(layer.w[kept], layer.net[kept])
     if again.any():
         print(f"note: {layer.name}: left out {again.sum()} kernels that come twice, as from pools that overlap", file=sys.stderr)
     return cut, rng.permutation(kept[~again])

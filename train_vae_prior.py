@@ -89,8 +89,6 @@ def load_split(data_dir, kernel_dim, device):
             raise ValueError(f"--kernel_dim {kernel_dim}, but {data_dir} holds {kernels.shape[-1]}x{kernels.shape[-1]} kernels")
     if (train == train[0]).all():
         raise ValueError(f"{data_dir}: the training kernels ({len(train)}) are all the same, there is nothing to fit")
-    if torch.equal(train, test):
-        print(f"warning: {data_dir}: the held-out kernels are the training kernels", file=sys.stderr)
     return train, test
 
 

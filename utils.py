@@ -114,7 +114,11 @@ def digest(tensors):
     for t in tensors:
         some = t if t.ndim < 2 else t[:: max(len(t) // 256, 1)]
         sha.update(some.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    total = sum(int(part.view(BITS[part.element_size()]).sum(dtype=torch.int64)) for t in tensors for part in t.detach().split(4096))
+    total = sum(
+        int(part.view(BITS[part.element_size()]).sum(dtype=torch.int64))
+        for t in tensors
+        for part in torch.atleast_1d(t.detach()).split(4096)
+    )
     return dict(shapes=" ".join("x".join(map(str, t.shape)) for t in tensors), sha256=sha.hexdigest(), total=total)
 
 

@@ -61,8 +61,6 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
         check_arrays(images, labels, file)
         warn_of_dark_images(images, f"{file}, {what} images")
     check_training_labels(arrays[1], file)
-    if np.array_equal(arrays[0], arrays[2]):
-        print(f"warning: {file}: the test images are the training images", file=sys.stderr)
     if ALIASES.get(file.stem.lower(), file.stem.lower()) == "not-mnist":
         arrays = clean_notmnist(arrays)
     train, test = as_dataset(*arrays[:2]), as_dataset(*arrays[2:])
