@@ -88,12 +88,13 @@ def beside(rows, base, paper=None, size="n"):
     return comparison_table(rows, in_order(labels, base), paper, size) if base in labels and len(labels) > 1 else ""
 
 
-def draws(parts):
-    """Accuracy by seed of the start, of what has run with several, on the splits that these share, as Markdown.  parts: of labelled()."""
+def draws(parts, on_validation=False):
+    """Accuracy by seed of the start, of what has run with several, on the splits that these share, as Markdown.  parts: of labelled().
+    on_validation: of rows on validation images."""
     found = {}  # {(n, label): {seed: {split: accuracy}}}
     for (seed, validate, _), rows in parts.items():
         for r in rows:
-            if not validate and r["metric"] == "acc":
+            if validate == on_validation and r["metric"] == "acc":
                 found.setdefault((r["x"], r["method"]), {}).setdefault(seed, {})[r["seed"]] = r["value"]
     several, lines = {key: of for key, of in found.items() if len(of) > 1}, []
     seeds = sorted({seed for of in several.values() for seed in of})
@@ -147,7 +148,8 @@ def tables(panel, epochs):
     found["on validation images, kernels that no digits train"] = beside([r for r in validated if r not in trained], label_of("moved"))
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
     found["kernels at the end"] = kernels_table(tested, in_order({r["method"] for r in tested}, base))
-    return found | {"accuracy by seed of the first kernels": draws(parts)}
+    found["accuracy by seed of the first kernels"] = draws(parts)
+    return found | {"accuracy by seed of the first kernels, on validation images": draws(parts, on_validation=True)}
 
 
 def report():
