@@ -68,9 +68,9 @@ def inputs(options, content):
     """content(path) of all that the options name, a net's FILE.py:Class and a data set in the root, too: it may be another when a sweep is
     started again."""
     lists = {name: shlex.split(value) if isinstance(value, str) else value for name, value in options.items() if value is not True}
-    (root,) = lists.pop("data_root", [default_data_root()])
+    root = Path(lists.pop("data_root", [default_data_root()])[0]).expanduser()
     words = {part for listed in lists.values() for word in listed for part in (word, *word.split(":"))}
-    files = {Path(root) / f"{name}.npz" for name in lists.get("data", ())} | {Path(word) for word in words if word}
+    files = {root / f"{name}.npz" for name in lists.get("data", ())} | {Path(word) for word in words if word}
     return sorted({content(file) for file in files if file.exists()})
 
 
