@@ -117,7 +117,6 @@ class Layer(NamedTuple):
 
     name: str  # of its folder
     w: np.ndarray  # (n, 1, k, k)
-    net: np.ndarray  # (n,): of which net each is
     norms: np.ndarray  # (n,)
     total: int  # how many kernels the nets had; a pool lacks the smallest
     complete: float  # the norm above which none is lacking
@@ -165,13 +164,16 @@ def collect(args):
     origin, cuts = provenance(runs, nets, names)
     layers = []
     for name, w, net, own in zip(names, kernels, of_net, wanted):
+        if (again := repeated(w, net)).any():
+            print(f"note: {name}: left out {again.sum()} kernels that another net has, as of pools that overlap", file=sys.stderr)
+            w, origin["kernels"][name] = w[~again], origin["kernels"][name] - int(again.sum())
         norms = np.sqrt((w**2).sum((1, 2, 3)))
         if not norms.any():
             raise ValueError(f"all kernels of {name} are zero")
         total, stored, complete = max(origin["kernels"][name], len(w)), min(cuts[name]), max(cuts[name])
         cut = threshold(norms, w.shape[-1], own.min_norm, own.keep, lost=total - len(w))
         lacking = cut < complete if own.keep is None else own.keep * total > len(w) + 0.5
-        layers.append(Layer(name, w, net, norms, total, complete, max(cut, stored), lacking, own))
+        layers.append(Layer(name, w, norms, total, complete, max(cut, stored), lacking, own))
     return layers, origin
 
 
@@ -213,25 +215,23 @@ def narrow_cut(norms, cut, spread):
 
 def repeated(w, net):
     """Which kernels w (n, 1, k, k) are those of an earlier net, up to float16's rounding, as of pools that overlap.  Kernels of weights so
-    small that float16 may confuse them count as different.  net: (n,), of which each is."""
-    rounded = w.astype(np.float16).reshape(len(w), w.shape[-1] ** 2)
+    small, or so large, that float16 may confuse them count as different.  net: (n,), of which each is."""
+    size = np.abs(w).max((1, 2, 3), initial=0)
+    told_apart = (size > 1e-3) & (size < np.finfo(np.float16).max)
+    rounded = np.where(told_apart[:, None], w.reshape(len(w), w.shape[-1] ** 2), 0).astype(np.float16)
     _, first, group = np.unique(rounded, axis=0, return_index=True, return_inverse=True)
-    return (net != net[first[group.flatten()]]) & (np.abs(w).max((1, 2, 3), initial=0) > 1e-3)
+    return (net != net[first[group.flatten()]]) & told_apart
 
 
 def choose(layer, rng):
-    """(The final cut; the indices of the kernels above it that are not too flat, each once, in random order.)"""
+    """(The final cut; the indices of the kernels above it that are not too flat, in random order.)"""
     own = layer.wanted
     shaped = (flatness(torch.from_numpy(layer.w)).numpy() <= own.max_flat) | (own.max_flat == 1)
     cut = narrow_cut(layer.norms[shaped], layer.first_cut, own.spread)
     if layer.lacking and cut <= layer.complete:
         what = f"a pool holds its kernels of norm >= {layer.complete:.3g} alone, and smaller ones are asked for"
         print(f"note: {layer.name}: {what}", file=sys.stderr)
-    kept = np.flatnonzero(above(layer.norms, cut) & shaped)
-    again = repeated(layer.w[kept], layer.net[kept])
-    if again.any():
-        print(f"note: {layer.name}: left out {again.sum()} kernels that come twice, as from pools that overlap", file=sys.stderr)
-    return cut, rng.permutation(kept[~again])
+    return cut, rng.permutation(np.flatnonzero(above(layer.norms, cut) & shaped))
 
 
 def scaled(layer, taken):
@@ -256,9 +256,9 @@ def main(argv=None):
             why = f"{len(kept)} of {len(layer.w)} kernels have norm >= {cut:.3g}{flat}, and {len(taken)} are taken"
             raise ValueError(f"{layer.name}: {why}, too few to split at --test_share {args.test_share:g}")
         chosen.append((cut, kept, *scaled(layer, taken)))
-    if args.pool:
+    if args.pool:  # nothing is written before all are chosen
         write_pool(args.pool, layers, origin)
-    for layer, (cut, kept, kernels, scale) in zip(layers, chosen):  # nothing is written before all are chosen
+    for layer, (cut, kept, kernels, scale) in zip(layers, chosen):
         n_test, own = round(args.test_share * len(kernels)), layer.wanted
         folder, norms = Path(args.out) / layer.name, layer.norms[kept]
         folder.mkdir(parents=True, exist_ok=True)

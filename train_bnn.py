@@ -203,7 +203,7 @@ def build_priors(args, sources):
         offered = dict(vars(args), density=density)
         if run:
             offered |= former_posterior(run, layer.name)
-            check_start(layer, run, args.start_from)
+            check_start(layer, run, started=bool(args.start_from or args.resume))
         kind = PRIORS[name]
         if "density" in kind.needs:
             check_density(name, layer, density, started=bool(args.start_from))

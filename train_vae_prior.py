@@ -67,6 +67,8 @@ def parse_args(argv=None):
 def check_options(args):
     """Raise ValueError if options are given that the density does not use."""
     kind = DENSITIES[args.density]
+    if args.resume and hasattr(kind, "fit"):
+        raise ValueError(f"--resume: a {args.density} is fitted at once, so there is nothing to go on with: start a new run")
     used = {*kind.options} | ({"var"} if issubclass(kind, VAE) else set()) | (set() if hasattr(kind, "fit") else {*TRAINING})
     used |= {"no_early_stop"} if kind.overfits else set()
     options = SHAPE | TRAINING | dict(no_early_stop=False)
@@ -175,7 +177,6 @@ def main(args):
         check_out(Path(args.out), args.run_dir)
     density = make_density(args, train)
     if hasattr(density, "fit"):
-        begin_anew(args.run_dir)
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
         Logger(args.run_dir).row(epoch=1, train_elbo=held_out(density, train)["elbo"], test_elbo=held_out(density, test)["elbo"])
     else:

@@ -60,13 +60,13 @@ def options_of(words):
 
 def content(path):
     """A few digits that tell what a file holds, or the arrays and weights of a folder."""
-    files = sorted(f for f in path.iterdir() if f.suffix in (".npy", ".torch", ".safetensors")) if path.is_dir() else [path]
+    files = sorted(f for f in path.iterdir() if f.is_file() and f.suffix in (".npy", ".torch", ".safetensors")) if path.is_dir() else [path]
     return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()[:8]
 
 
 def inputs(options, content):
-    """content(path) of all that the options name, a net's FILE.py:Class and a data set in the root, too: it may be another when a sweep is
-    started again."""
+    """content(path) of the files and folders that the options name by path, a net's FILE.py:Class, too, and of the data set if it is a
+    file in the root: they may be others when a sweep is started again."""
     lists = {name: shlex.split(value) if isinstance(value, str) else value for name, value in options.items() if value is not True}
     root = Path(lists.pop("data_root", [default_data_root()])[0]).expanduser()
     words = {part for listed in lists.values() for word in listed for part in (word, *word.split(":"))}
@@ -111,7 +111,7 @@ def jobs(args):
         words = [word for name, value in point.items() for word in (f"--{name}", *shlex.split(value))]
         kind = {name: value for name, value in point.items() if name not in SEEDS}
         seeds = {name: value[0] for name, value in options_of([*args.fixed, *words]).items() if name in SEEDS and value is not True}
-        options = options_of(args.fixed) | kind
+        options = {name: value for name, value in options_of(args.fixed).items() if name not in SEEDS} | kind
         options |= dict(inputs=inputs(options, known))
         method, seed = (", ".join(f"{name}={value}" for name, value in part.items()) for part in (kind, seeds))
         yield Job(args.script, method or "all", "", seed or "seed=0", [*args.fixed, *words], main, numbers, options)

@@ -101,9 +101,9 @@ def check_density(name, layer, density, started):
         print(f"warning: {layer.name}: kernels of Xavier's, which the prior has never seen, may all become alike: {takes}", file=sys.stderr)
 
 
-def check_start(layer, run, start_from):
-    """Warn where the posterior of a former run is the prior of a net that starts from no run."""
-    if not start_from:
+def check_start(layer, run, started):
+    """Warn where the posterior of a former run is the prior of a layer that starts from no run.  started: whether the net does."""
+    if not started and layer.init != "pretrained":
         print(
             f"warning: {layer.name}: its prior is the posterior of {run}, far from where it starts: give --start_from, too", file=sys.stderr
         )

@@ -53,7 +53,7 @@ def common_facts(params):
     facts = {}
     unusual = [name for name, default in UNUSUAL.items() if any(p.get(name, default) != default for p in params)]
     for name in (*SOURCE_FACTS, *unusual):
-        given = [p[name] for p in params if name in p]
+        given = [p.get(name, UNUSUAL.get(name)) for p in params if name in p or name in UNUSUAL]
         several = [isinstance(value, list) and (name != "hid_dim" or isinstance(value[0], list)) for value in given]  # of a pool
         values = {str(v): v for value, many in zip(given, several) for v in (value if many else [value])}
         if values:

@@ -193,7 +193,7 @@ def check_out(out, run_dir):
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / "vae_params.torch").exists()):
         raise ValueError(f"--out {out} holds other files, which would be lost: choose a new folder, or that of a former prior")
-    if (out / "status.yaml").exists():
+    if any((out / name).exists() for name in ("status.yaml", "checkpoint.torch")):
         raise ValueError(f"--out {out} is the folder of another run, whose files would be lost: choose another")
 
 

@@ -66,8 +66,12 @@ class Stopped(BaseException):
         )
 
 
-class OtherInputs(ValueError):
-    """A run cannot be resumed, for what it began with is not what is found now."""
+class CannotResume(ValueError):
+    """A run cannot be resumed: its checkpoint is damaged, or of something else."""
+
+
+class OtherInputs(CannotResume):
+    """What a run began with is not what is found now."""
 
 
 class Checkpoints:
@@ -169,7 +173,7 @@ def load_checkpoint(run_dir, device, **objects):
         for i, values in enumerate(rng["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(values.cpu(), i)
     except Exception as e:  # torch raises a dozen kinds
-        raise ValueError(f"cannot resume from {file}: {(str(e) or type(e).__name__).splitlines()[0][:160]}") from e
+        raise CannotResume(f"cannot resume from {file}: {(str(e) or type(e).__name__).splitlines()[0][:160]}") from e
     return epoch
 
 

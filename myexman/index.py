@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError
 from contextlib import suppress
 from pathlib import Path
 
-from .checkpoint import OtherInputs
+from .checkpoint import CannotResume
 from .files import runs_root
 from .life import status
 from .logger import read_rows
@@ -76,11 +76,11 @@ def run_folder(name):
 
 def go_on(main, argv):
     """main(argv) of a script, or that with --resume of the last run under $DWP_PATH that this script, command line and code began, that was
-    stopped or killed, and that left a checkpoint, if what that began with is still there.  Returns what main does."""
+    stopped or killed, and that left a checkpoint, if it can be resumed.  Returns what main does."""
     if run := unfinished(f"{main.__module__.split('.')[-1]}.py", argv):
         try:
             return main(["--resume", str(run)])
-        except OtherInputs as e:
+        except CannotResume as e:
             print(f"note: {e}", file=sys.stderr)
     return main(argv)
 

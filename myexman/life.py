@@ -47,6 +47,7 @@ def alive(run_dir):
         raise ValueError(f"{run_dir} is in use by another process") from e
     params, file = run_dir / "params.yaml", run_dir / "status.yaml"
     former, begun_with = (f.read_bytes() if f.exists() else None for f in (file, params))
+    beat = file.stat().st_mtime_ns if former else None
     facts = dict(state="running", host=platform.node(), pid=os.getpid(), job=os.environ.get("SLURM_JOB_ID"))
 
     def note(state):
@@ -60,6 +61,7 @@ def alive(run_dir):
         with suppress(OSError):  # on a full disk, whose own error is the one to report
             if former and begun_with and params.read_bytes() == begun_with:  # resume(), which notes itself there, was not reached
                 file.write_bytes(former)
+                os.utime(file, ns=(beat, beat))  # its last sign of life
             else:
                 note("stopped" if isinstance(e, (Stopped, KeyboardInterrupt)) else "failed")
                 if isinstance(e, Exception):

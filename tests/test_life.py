@@ -311,6 +311,18 @@ def test_a_run_goes_on_under_the_priors_that_it_began_with_alone(prior, flag, di
     assert go_on(train_bnn.main, words) != run and "note: " in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_is_left_behind_and_its_run_keeps_its_last_sign_of_life(digits, capsys):
+    words = ["--data", str(digits), "--hid_dim", "2", "3", "--eval_freq", "1", "--ens", "0", "--epochs", "1"]
+    run = train_bnn.main(words)
+    write_yaml(run / "status.yaml", dict(state="running", host="elsewhere"))
+    os.utime(run / "status.yaml", (0, 0))
+    (run / "checkpoint.torch").write_bytes(b"half")
+    with pytest.raises(ValueError, match="cannot resume"):
+        train_bnn.main(["--resume", str(run)])
+    assert status(run)["state"] == "killed"
+    assert go_on(train_bnn.main, words) != run and "note: cannot resume" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("seconds", [0, 0.5])
 def test_an_interrupt_during_the_imports_leaves_no_traceback(seconds):
     """So long after the module that heeds it has been imported, which -X importtime tells."""
