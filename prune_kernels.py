@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from models.kernel_folder import by_size, layer_names, plot_norms, provenance, read_kernels, save_split, together
+from models.kernel_folder import by_size, layer_names, plot_norms, provenance, read_kernels, repeated, save_split, together
 from models.screen import flatness
 from models.sources import one_per_layer
 from myexman import Parser, at_least, checked, progress, save_state, share, write_yaml
@@ -156,15 +156,15 @@ def collect(args):
         nets = by_size(nets)
     if len({tuple((name, w.shape[-1]) for name, w in net.items()) for net in nets}) > 1:
         raise ValueError("the nets differ in architecture: prune them apart, or take all kernels of a size together with --by_size")
-    kernels = [torch.cat(same).numpy() for same in zip(*(net.values() for net in nets))]
-    of_net = [np.repeat(np.arange(len(nets)), [len(w) for w in same]) for same in zip(*(net.values() for net in nets))]
+    kernels = list(zip(*(net.values() for net in nets)))  # of each layer, net by net
     lists = (one_per_layer(getattr(args, flag), default, len(kernels), f"--{flag}") for flag, default in DEFAULTS.items())
     wanted = [SimpleNamespace(**dict(zip(DEFAULTS, values))) for values in zip(*lists)]
-    names = list(layer_names(kernels))
+    names = list(layer_names([first for first, *_ in kernels]))
     origin, cuts = provenance(runs, nets, names)
     layers = []
-    for name, w, net, own in zip(names, kernels, of_net, wanted):
-        if (again := repeated(w, net)).any():
+    for name, of_nets, own in zip(names, kernels, wanted):
+        w, again = torch.cat(of_nets).numpy(), repeated(of_nets)
+        if again.any():
             print(f"note: {name}: left out {again.sum()} kernels that another net has, as of pools that overlap", file=sys.stderr)
             w, origin["kernels"][name] = w[~again], origin["kernels"][name] - int(again.sum())
         norms = np.sqrt((w**2).sum((1, 2, 3)))
@@ -213,16 +213,6 @@ def narrow_cut(norms, cut, spread):
     return float(kept[lowest]) if lowest else cut
 
 
-def repeated(w, net):
-    """Which kernels w (n, 1, k, k) are those of an earlier net, up to float16's rounding, as of pools that overlap.  Kernels of weights so
-    small, or so large, that float16 may confuse them count as different.  net: (n,), of which each is."""
-    size = np.abs(w).max((1, 2, 3), initial=0)
-    told_apart = (size > 1e-3) & (size < np.finfo(np.float16).max)
-    rounded = np.where(told_apart[:, None], w.reshape(len(w), w.shape[-1] ** 2), 0).astype(np.float16)
-    _, first, group = np.unique(rounded, axis=0, return_index=True, return_inverse=True)
-    return (net != net[first[group.flatten()]]) & told_apart
-
-
 def choose(layer, rng):
     """(The final cut; the indices of the kernels above it that are not too flat, in random order.)"""
     own = layer.wanted
@@ -234,43 +224,43 @@ def choose(layer, rng):
     return cut, rng.permutation(np.flatnonzero(above(layer.norms, cut) & shaped))
 
 
-def scaled(layer, taken):
-    """(The kernels of these indices, of the norm or the mean norm that is wanted; the factor, 1 unless it is one for all.)"""
-    own, norms = layer.wanted, layer.norms[taken]
+def split(layer, cut, kept, args):
+    """(Training kernels; held-out ones; the factor, 1 unless it is one for all) of the kernels of these indices above that cut."""
+    own, taken = layer.wanted, kept[: args.max_kernels or None]
+    n_test = round(args.test_share * len(taken))
+    if not 0 < n_test < len(taken):
+        flat = f" and flatness <= {own.max_flat:g}" * (own.max_flat < 1)
+        why = f"{len(kept)} of {len(layer.w)} kernels have norm >= {cut:.3g}{flat}, and {len(taken)} are taken"
+        raise ValueError(f"{layer.name}: {why}, too few to split at --test_share {args.test_share:g}")
+    norms = layer.norms[taken]
     if own.norm and not norms.all():
         why = "give a --min_norm above 0, or a smaller --keep"
         raise ValueError(f"{layer.name}: kernels of norm 0 cannot be scaled to {own.norm:g}: {why}")
     scale = own.mean_norm / float(norms.mean()) if own.mean_norm else 1.0
-    return layer.w[taken] * (own.norm / norms[:, None, None, None] if own.norm else np.float32(scale)), scale
+    w = layer.w[taken] * (own.norm / norms[:, None, None, None] if own.norm else np.float32(scale))
+    return w[n_test:], w[:n_test], scale
 
 
 def main(argv=None):
     args = parse_args(argv)
     layers, origin = collect(args)
-    rng, chosen = np.random.default_rng(args.seed), []
-    for layer in layers:
-        cut, kept = choose(layer, rng)
-        taken = kept[: args.max_kernels or None]
-        if not 0 < round(args.test_share * len(taken)) < len(taken):
-            flat = f" and flatness <= {layer.wanted.max_flat:g}" * (layer.wanted.max_flat < 1)
-            why = f"{len(kept)} of {len(layer.w)} kernels have norm >= {cut:.3g}{flat}, and {len(taken)} are taken"
-            raise ValueError(f"{layer.name}: {why}, too few to split at --test_share {args.test_share:g}")
-        chosen.append((cut, kept, *scaled(layer, taken)))
-    if args.pool:  # nothing is written before all are chosen
+    rng = np.random.default_rng(args.seed)
+    chosen = [choose(layer, rng) for layer in layers]
+    splits = [split(layer, cut, kept, args) for layer, (cut, kept) in zip(layers, chosen)]  # of all, before anything is written
+    if args.pool:
         write_pool(args.pool, layers, origin)
-    for layer, (cut, kept, kernels, scale) in zip(layers, chosen):
-        n_test, own = round(args.test_share * len(kernels)), layer.wanted
+    for layer, (cut, kept), (train, test, scale) in zip(layers, chosen, splits):
         folder, norms = Path(args.out) / layer.name, layer.norms[kept]
         folder.mkdir(parents=True, exist_ok=True)
         low, high = np.quantile(norms, (0.1, 0.9)).tolist()
         plot_norms(folder / "norms.png", layer.norms, cut, len(kept), layer.total, low, high)
         facts = dict(nets=origin["nets"], kernels=layer.total, min_norm=round(cut, 4), kept=len(kept))
-        facts |= dict(train=len(kernels) - n_test, test=n_test)
+        facts |= dict(train=len(train), test=len(test))
         facts |= dict(mean_norm=round(float(norms.mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
-        facts |= dict(norm=own.norm, max_flat=own.max_flat, source=origin["source"])
-        save_split(folder, kernels[n_test:], kernels[:n_test], facts)
+        facts |= dict(norm=layer.wanted.norm, max_flat=layer.wanted.max_flat, source=origin["source"])
+        save_split(folder, train, test, facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
-        if high > WIDE * low and not own.norm:
+        if high > WIDE * low and not layer.wanted.norm:
             print(
                 f"warning: {layer.name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
                 "kernels may peak at zero and draw all kernels there: see the drift test on the prior's card. "

@@ -18,7 +18,7 @@ import torch
 from tqdm import trange
 
 from models.memory import build, check_room
-from models.prior_folder import begin_anew, check_out, draw, publish, seal, write_card
+from models.prior_folder import MADE_AT_THE_END, check_out, draw, publish, seal, write_card
 from models.priors import DENSITIES
 from models.vae import CODERS, VAE
 from myexman import Checkpoints, ExParser, Logger, at_least, resume, save_state, script
@@ -129,7 +129,8 @@ def train_density(args, density, train, test, decrease_from):
     density.adapt(train)
     opt = torch.optim.Adam([p for p in density.parameters() if p.requires_grad], fused=True)
     start = resume(args, args.num_epochs, vae=density, opt=opt) if args.resume else 0
-    begin_anew(args.run_dir)
+    for name in MADE_AT_THE_END:
+        (args.run_dir / name).unlink(missing_ok=True)  # of a run that goes on
     log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")

@@ -109,7 +109,7 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def digest(tensors):
     """What tells tensors from others: their shapes, a hash of all labels, and of some of the images, kernels or filters, and the sum of all
-    their bits, read as whole numbers, which is the same in any order."""
+    their bits, read as whole numbers, which tells all but their order."""
     sha = hashlib.sha256()
     for t in tensors:
         some = t if t.ndim < 2 else t[:: max(len(t) // 256, 1)]
@@ -150,9 +150,7 @@ def default_data_root():
 
 
 def add_run_flags(parser):
-    parser.add_argument(
-        "--seed", type=at_least(0), default=0, help="seeds everything but the choice of the training subset, and random labels"
-    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seeds all but the choice of the training subset and random labels")
     parser.add_argument("--device", type=usable_device, default=default_device(), help="cpu, cuda, cuda:1, …")
 
 

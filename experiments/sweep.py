@@ -64,14 +64,14 @@ def content(path):
     return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()[:8]
 
 
-def inputs(options, content):
-    """content(path) of the files and folders that the options name by path, a net's FILE.py:Class, too, and of the data set if it is a
-    file in the root: they may be others when a sweep is started again."""
+def inputs(options, look):
+    """look(path), content()'s, of the files and folders that the options name by path, a net's FILE.py:Class, too, and of the data set if
+    it is a file in the root: they may be others when a sweep is started again."""
     lists = {name: shlex.split(value) if isinstance(value, str) else value for name, value in options.items() if value is not True}
     root = Path(lists.pop("data_root", [default_data_root()])[0]).expanduser()
     words = {part for listed in lists.values() for word in listed for part in (word, *word.split(":"))}
     files = {root / f"{name}.npz" for name in lists.get("data", ())} | {Path(word) for word in words if word}
-    return sorted({content(file) for file in files if file.exists()})
+    return sorted({look(file) for file in files if file.exists()})
 
 
 def parse_args(argv=None):

@@ -104,6 +104,5 @@ def check_density(name, layer, density, started):
 def check_start(layer, run, started):
     """Warn where the posterior of a former run is the prior of a layer that starts from no run.  started: whether the net does."""
     if not started and layer.init != "pretrained":
-        print(
-            f"warning: {layer.name}: its prior is the posterior of {run}, far from where it starts: give --start_from, too", file=sys.stderr
-        )
+        hint = "give --start_from, too"
+        print(f"warning: {layer.name}: its prior is the posterior of {run}, far from where it starts: {hint}", file=sys.stderr)

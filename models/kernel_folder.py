@@ -48,6 +48,16 @@ def by_size(nets):
     return [{f"{k}x{k}": of_size(net, k) for k in sizes} for net in nets]
 
 
+def repeated(of_nets):
+    """Which kernels are those of an earlier net, up to float16's rounding, as of pools that overlap; those too small or too large for that
+    are not.  of_nets: of each net (n, 1, k, k).  Returns bool (all n,)."""
+    w, net = torch.cat(of_nets).flatten(1).numpy(), np.repeat(np.arange(len(of_nets)), [len(w) for w in of_nets])
+    size = np.abs(w).max(1, initial=0)
+    fits = (size > 1e-3) & (size < np.finfo(np.float16).max)
+    _, first, group = np.unique(np.where(fits[:, None], w, 0).astype(np.float16), axis=0, return_index=True, return_inverse=True)
+    return fits & (net != net[first[group.flatten()]])
+
+
 def common_facts(params):
     """How source nets were trained, of their arguments: {argument: its value, or the list of values where nets differ}."""
     facts = {}

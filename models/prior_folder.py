@@ -24,12 +24,6 @@ MADE_AT_THE_END = ("kernels.png", "latent.png", "README.md", "vae_params.safeten
 ARTEFACTS = ("params.yaml", "vae_params.torch", "logs.csv", *MADE_AT_THE_END)
 
 
-def begin_anew(folder):
-    """Remove what the end of a fit has left in a run's folder (a Path), if it is resumed."""
-    for name in MADE_AT_THE_END:
-        (folder / name).unlink(missing_ok=True)
-
-
 def is_finished(folder):
     """Whether a prior folder (a Path) has all that the end of a fit leaves in it."""
     return (folder / MADE_AT_THE_END[-1]).exists()

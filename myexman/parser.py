@@ -86,8 +86,8 @@ class ExParser(Parser):
     does the same with that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then
     change, which `resume()` writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before
     parse_args(), nor if check(args), which gets the parsed options and may complete them, raises ValueError.  retired: former options
-    of the script, {name: default}, which a params.yaml may have at their defaults.  reset_by: {name: another option}, which when typed sets
-    that one back to its default if it is not typed, too: a former run's value would not fit.
+    of the script, {name: default}, which a params.yaml may have at their defaults.  reset_by: {name: another option}: if that one is typed
+    without it, it goes back to its default, for a former run's would not fit. Nor does --config take over where results went (`out`).
     paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
     that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
     machine the command line may say where files of the same names are."""
