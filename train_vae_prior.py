@@ -119,22 +119,22 @@ def train_density(args, density, train, test, decrease_from):
 
     A density that learns few kernels by heart (`overfits`) is stopped early: it ends with the weights that were best on a sixth of the
     training kernels, which it does not see; with --no_early_stop it is trained as others are."""
-    watched, name = test, "test"
+    watched, split = test, "test"
     stopped_early = density.overfits and not args.no_early_stop
     if stopped_early:
         if len(train) < 12:
             raise ValueError(f"{len(train)} training kernels are too few to hold out a sixth, as {args.density} needs")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(train.device)
-        watched, train, name = train[order[: len(train) // 6]], train[order[len(train) // 6 :]], "valid"
+        watched, train, split = train[order[: len(train) // 6]], train[order[len(train) // 6 :]], "valid"
     density.adapt(train)
     opt = torch.optim.Adam([p for p in density.parameters() if p.requires_grad], fused=True)
     start = resume(args, args.num_epochs, vae=density, opt=opt) if args.resume else 0
-    for name in MADE_AT_THE_END:
-        (args.run_dir / name).unlink(missing_ok=True)  # of a run that goes on
+    for made in MADE_AT_THE_END:
+        (args.run_dir / made).unlink(missing_ok=True)  # of a run that goes on
     log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
-    best = max((row[f"{name}_elbo"] for row in log.rows), default=-float("inf"))
+    best = max((row[f"{split}_elbo"] for row in log.rows), default=-float("inf"))
     with Checkpoints(args.run_dir, args.save_every, vae=density, opt=opt) as checkpoints:
         for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
             linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
@@ -143,7 +143,7 @@ def train_density(args, density, train, test, decrease_from):
             if evaluated:
                 found = held_out(density, watched)
                 save_state(density.state_dict(), args.run_dir / "vae_params.torch")
-                log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"{name}_{k}": v for k, v in found.items()})
+                log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"{split}_{k}": v for k, v in found.items()})
                 if found["elbo"] > best:
                     best = found["elbo"]
                     save_state(density.state_dict(), args.run_dir / "vae_params_best.torch")

@@ -303,6 +303,7 @@ def test_a_fitted_density_is_a_prior_folder(tmp_path, name, options, capsys):
     assert abs(value - card_rows(tmp_path / "prior")["elbo"]) < (3 if name == "chain" else 0.01 * abs(value))
     rows, card = read_rows(run / "logs.csv"), (tmp_path / "prior/README.md").read_text()
     assert ("valid_elbo" in rows[-1]) == ("were left out of the training" in card) == (density.overfits and "early" not in options)
+    assert ("test_elbo" in rows[-1]) != ("valid_elbo" in rows[-1])
     assert ("bandwidth 0.3" in card) == ("bandwidth" in options) and ". ;" not in card
     if "valid_elbo" in rows[-1]:
         best = max(row["valid_elbo"] for row in rows)
