@@ -61,6 +61,7 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
         check_arrays(images, labels, file)
         warn_of_dark_images(images, f"{file}, {what} images")
     check_training_labels(arrays[1], file)
+    warn_of_known_images(arrays[0], arrays[2], file)
     if ALIASES.get(file.stem.lower(), file.stem.lower()) == "not-mnist":
         arrays = clean_notmnist(arrays)
     train, test = as_dataset(*arrays[:2]), as_dataset(*arrays[2:])
@@ -181,6 +182,14 @@ def warn_of_dark_images(x, source):
     """One line on stderr for what is possible, but more often a mistake: pixels that are 0 or 1 of 255."""
     if x.max() <= 1:
         print(f"warning: {source}: the brightest pixel is {x.max()} of 255; multiply images of 0 to 1 by 255", file=sys.stderr)
+
+
+def warn_of_known_images(train, test, source):
+    """One line on stderr if a hundredth of the test images are training images: what learns these by heart looks good on them."""
+    seen = {image.tobytes() for image in train}
+    known = sum(image.tobytes() in seen for image in test)
+    if known >= 0.01 * len(test):
+        print(f"warning: {source}: {known} of {len(test)} test images are training images, too", file=sys.stderr)
 
 
 def check_training_labels(y, source):

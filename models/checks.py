@@ -57,6 +57,10 @@ def check_options(args):
         if wrong:
             raise ValueError(what)
     check_sources(args, priors if bayesian else ())
+    if args.kl_anneal_epochs >= args.epochs:
+        print(
+            f"note: --kl_anneal_epochs {args.kl_anneal_epochs}: in --epochs {args.epochs} the KL term never counts whole", file=sys.stderr
+        )
     args.prior_list = (args.prior_list or said_by_default) if bayesian else None
 
 

@@ -156,7 +156,7 @@ def test_an_archive_is_no_array_of_kernels(tmp_path):
 def write_set(folder, x=None, y=None):
     x = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4) if x is None else x
     y = np.arange(20) % 4 if y is None else y
-    np.savez(folder / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(folder / "set.npz", x_train=x, y_train=y, x_test=np.swapaxes(x, 1, 2), y_test=y)
     return load_dataset(str(folder / "set.npz"), folder)
 
 
@@ -164,8 +164,11 @@ def test_odd_images_and_labels_are_warned_of_once(tmp_path, capsys):
     write_set(tmp_path)
     assert capsys.readouterr().err == ""
     write_set(tmp_path, x=np.ones((20, 4, 4), np.uint8))
-    said = [line.split(", ")[-1] for line in capsys.readouterr().err.splitlines()]
-    assert said == [f"{split} images: the brightest pixel is 1 of 255; multiply images of 0 to 1 by 255" for split in ("training", "test")]
+    *said, last = capsys.readouterr().err.splitlines()
+    assert [line.split(", ")[-1] for line in said] == [
+        f"{split} images: the brightest pixel is 1 of 255; multiply images of 0 to 1 by 255" for split in ("training", "test")
+    ]
+    assert last.endswith("20 of 20 test images are training images, too")
     write_set(tmp_path, x=np.zeros((20, 4, 4), np.uint8))
     assert "the brightest pixel is 0 of 255" in capsys.readouterr().err
     with pytest.raises(ValueError, match="all training images have the label 2"):

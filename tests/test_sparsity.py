@@ -85,13 +85,16 @@ def test_batch_norm_does_not_look_at_the_test_batch():
     torch.testing.assert_close(predict(net, x)[:2], predict(net, x[:2]))
 
 
-def test_a_sparse_run_from_the_command_line(digits):
+def test_a_sparse_run_from_the_command_line(digits, capsys):
     """Every option of the companion papers at once; the run leaves a pruned net that an ordinary net can load."""
     options = (
         "--model lenet300 --net_cfg bayes-all --hid_dim 6 5 --bs 20 --epochs 4 --eval_freq 4 --ens 2 --prior_list gamma loguniform ard"
     )
     more = "--logvarinit -7 --logvarinit_std 0.2 --max_logsigma -4 --kl_scale 0.5 --kl_anneal_epochs 2 --decrease_from 2 --prune mean"
     run = train_bnn.main(["--data", str(digits), *options.split(), *more.split()])
+    assert "never counts whole" not in capsys.readouterr().err
+    train_bnn.parse_args(["--epochs", "4", "--kl_anneal_epochs", "4"])
+    assert "in --epochs 4 the KL term never counts whole" in capsys.readouterr().err
     state = load_weights(run / "model.torch")
     assert max(w.max() for name, w in state.items() if name.endswith("var.weight")) == -8
     adam = torch.load(run / "checkpoint.torch", weights_only=True)["opt"]["param_groups"][0]
