@@ -18,6 +18,7 @@ from .rows import HERE, RESULTS, markdown, mean_std, pack, paired_differences, s
 # few splits.
 SCHEDULES = {10000: ("the paper's schedule", "dwp-256"), 600: ("the short schedule", "dwp")}
 FIRST_KERNELS = {"xavier": "Xavier's kernels", "vae": "samples of {}"}
+NO_DIGITS = name_of("frozen"), name_of("moved")  # methods that train no kernels on images
 ENOUGH = 5  # splits of a net under other priors that are set beside the baselines
 
 
@@ -143,9 +144,9 @@ def tables(panel, epochs):
         beside_it = [r for r in own if not seed and r["method"] in compared and r["x"] in {r["x"] for r in part}]
         found[", ".join(what)] = beside(part + beside_it, first)
     validated = [r for (seed, validate, _), part in parts.items() if validate and not seed for r in part]
-    trained = [r for r in validated if r["method"].startswith(name_of(method))]
-    found["on validation images"] = beside(trained, base)
-    found["on validation images, kernels that no digits train"] = beside([r for r in validated if r not in trained], label_of("moved"))
+    parted = {trained: [r for r in validated if trained != r["method"].startswith(NO_DIGITS)] for trained in (True, False)}
+    found["on validation images"] = beside(parted[True], base)
+    found["on validation images, kernels that no digits train"] = beside(parted[False], label_of("moved"))
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
     found["kernels at the end"] = kernels_table(tested, in_order({r["method"] for r in tested}, base))
     found["accuracy by seed of the first kernels"] = draws(parts)
