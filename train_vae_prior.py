@@ -79,8 +79,8 @@ def check_options(args):
 
 @torch.no_grad()
 def held_out(density, kernels):
-    """What the density's loss() reports, nats per kernel, means over kernels."""
-    return {name: value.item() for name, value in density.loss(kernels)[1].items()}
+    """What the density's loss() reports in evaluation mode, nats per kernel, means over kernels."""
+    return {name: value.item() for name, value in density.eval().loss(kernels)[1].items()}
 
 
 def load_split(data_dir, kernel_dim, device):
@@ -138,7 +138,7 @@ def train_density(args, density, train, test, decrease_from):
     with Checkpoints(args.run_dir, args.save_every, vae=density, opt=opt) as checkpoints:
         for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
             linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
-            stats = train_epoch((train,), args.bs, opt, density.loss, epoch)
+            stats = train_epoch((train,), args.bs, opt, density.train().loss, epoch)
             evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs
             if evaluated:
                 found = held_out(density, watched)
@@ -182,7 +182,7 @@ def main(args):
         Logger(args.run_dir).row(epoch=1, train_elbo=held_out(density, train)["elbo"], test_elbo=held_out(density, test)["elbo"])
     else:
         train_density(args, density, train, test, decrease_from)
-    check_samples(density, train)
+    check_samples(density.eval(), train)
 
     for what, make in (("pictures", partial(draw, args)), ("card", partial(write_card, args, decrease_from))):
         try:

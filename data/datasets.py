@@ -41,7 +41,7 @@ def load_dataset(name, root, num_examples=None, split_seed=0, validate=False):
 
     name: one of NAMES, the path of an .npz file, or the stem of `<root>/<name>.npz`; a file holds uint8 images
         `x_train, x_test` of shape (N, H, W) or (N, H, W, 3) and integer labels `y_train, y_test` of shape (N,).
-    num_examples: size of a stratified training subset drawn with split_seed; None or 0 keeps all.
+    num_examples: size of a training subset drawn with split_seed, of as many images of each class; None or 0 keeps all.
     validate: a sixth of the training images of each class, always the same, takes the test set's place, to choose hyper-parameters on.
     Returns (train, test), two Datasets.  Raises FileNotFoundError (says where it looked) and ValueError.
     """
@@ -223,11 +223,14 @@ def stratified_subset(data, n, seed):
     """n items of a Dataset, class counts as equal as n allows (differing by at most one where classes are large enough).
 
     Raises ValueError if n exceeds the set or is smaller than the number of classes."""
-    classes = data.y.unique()
+    classes, sizes = data.y.unique(return_counts=True)
     if n > len(data.y):
         raise ValueError(f"num_examples {n} is larger than the training set ({len(data.y)})")
     if n < len(classes):
         raise ValueError(f"num_examples {n} is smaller than the number of classes ({len(classes)})")
+    if sizes.max() > 2 * sizes.min():
+        what = f"classes have from {sizes.min()} to {sizes.max()} training images; num_examples takes as many of each"
+        print(f"note: {what}, unlike in the test set, perhaps", file=sys.stderr)
     rng = np.random.default_rng(seed)
     y = data.y.numpy()
     order = rng.permutation(len(y))

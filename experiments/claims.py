@@ -45,9 +45,9 @@ class Claim(NamedTuple):
 def verdict(values, paper, difference=True):
     """What our numbers say of the paper's, by their 95 % interval, a word in bold.
 
-    Of a difference, which the paper finds above 0: yes, if the interval is above 0 and reaches the paper's; smaller, if it is above 0 and
-    does not; no, if it is not above 0 and below the paper's; open, if it has room for both, or there is no interval. Without a number of
-    the paper's: yes above 0, no below, else open. Of a number: yes, if the interval reaches it; smaller, if not."""
+    Of a difference, which the paper finds above 0: yes, if the interval is above 0 and holds the paper's; smaller or larger, if it is above
+    0 and beside the paper's; no, if it is not above 0 and below the paper's; open, if it has room for both, or there is no interval.
+    Without a number of the paper's: yes above 0, no below, else open. Of a number: yes, smaller or larger."""
     if len(values) < 2:
         return "**open**"
     low, high = interval_ends(values)
@@ -55,7 +55,7 @@ def verdict(values, paper, difference=True):
         return "**yes**" if low > 0 else "**no**" if high < 0 else "**open**"
     if difference and low <= 0:
         return "**no**" if high < paper else "**open**"
-    return "**yes**" if high >= paper else "**smaller**"
+    return "**smaller**" if high < paper else "**larger**" if low > paper else "**yes**"
 
 
 LONG, SHORT = sorted(fig2_tables.SCHEDULES, reverse=True)

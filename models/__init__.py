@@ -75,7 +75,9 @@ def build_net(model, net_cfg, hid_dim, x, y, new=True):
     try:
         signature = inspect.signature(arch)
         if "dropout" in signature.parameters:
-            options.setdefault("dropout", 0.0)  # whatever the default of an own net: only vanilla-do has dropout
+            rate, own = options.setdefault("dropout", 0.0), signature.parameters["dropout"].default
+            if new and own not in (inspect.Parameter.empty, 0, rate):
+                print(f"note: {model}: dropout at rate {rate:g}, as --net_cfg {net_cfg} says, not at its own {own}", file=sys.stderr)
         signature.bind(**options)
     except TypeError as e:
         takes = "its __init__ takes hid_dim, classes, conv, linear and dropout, each with a default"

@@ -116,7 +116,7 @@ def write_card(args, decrease_from, train, test, density):
     if hasattr(density, "bandwidth"):
         fields["fitted"] += f", bandwidth {density.bandwidth.item():.3g}"
     if not vae:
-        fields["fitted"] += ".\nIts log-density is exact, and stands for the ELBO below; its samples stand for decoder means"
+        fields["fitted"] += ".\nIts log_prob, a density or a bound, stands for the ELBO below; its samples stand for decoder means"
     fields["source"] = describe_source(read_params(pruning)) if pruning.exists() else ""
     fields |= dict(rows=table_of(numbers), drift=DRIFT)
     fields["latent"] = "![latent space](latent.png)\n" if getattr(density, "z_dim", 0) == 2 else ""

@@ -197,7 +197,7 @@ class KernelPrior(Prior):
             raise ValueError(f"dwp_samples, the draws per kernel, must be 1 or more, not {dwp_samples}")
         if bound == "iw" and (not isinstance(density, VAE) or isinstance(density, Chain)):  # a Chain's codes are not drawn at once
             raise ValueError(f"the importance-weighted bound needs the codes of a VAE, which a {type(density).__name__} does not have")
-        self.density = copy.deepcopy(density).requires_grad_(False)
+        self.density = copy.deepcopy(density).requires_grad_(False).eval()
         for p in self.density.reverse_model():
             p.requires_grad_(bool(train_reverse))
         self.samples, self.codes = (1, dwp_samples) if bound == "iw" else (dwp_samples, None)

@@ -53,8 +53,16 @@ def test_a_moved_image_is_a_crop_of_the_image_in_black_or_its_mirror_image():
     assert len(seen) > 40  # of 50, all alike likely
 
 
-def test_subset_size_is_checked():
+def test_a_subset_of_classes_of_unequal_size_takes_as_many_of_each_and_says_so(capsys):
+    data = Dataset(torch.zeros(100, 1, 1, 1), (torch.arange(100) % 10 == 0).long())
+    assert stratified_subset(data, 20, 0).y.bincount().tolist() == [10, 10]
+    assert "classes have from 10 to 90 training images; num_examples takes as many of each" in capsys.readouterr().err
+
+
+def test_subset_size_is_checked(capsys):
     data = Dataset(torch.zeros(20, 1, 1, 1), torch.arange(20) % 5)
+    stratified_subset(data, 10, 0)
+    assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match="larger than the training set"):
         stratified_subset(data, 21, 0)
     with pytest.raises(ValueError, match="number of classes"):

@@ -311,6 +311,33 @@ def test_a_fitted_density_is_a_prior_folder(tmp_path, name, options, capsys):
         assert all(torch.equal(a, b) for a, b in zip(load_weights(run / "vae_params_best.torch").values(), density.state_dict().values()))
 
 
+def test_a_density_is_judged_and_is_a_prior_in_evaluation_mode(tmp_path, monkeypatch):
+    """One with dropout inside is trained with it, and is one density after that: the card's, the loaded one, a net's prior."""
+
+    class Dropped(Density):
+        def __init__(self, kernel_dim):
+            super().__init__(kernel_dim)
+            self.mean, self.dropout = torch.nn.Parameter(torch.ones(kernel_dim**2)), torch.nn.Dropout(0.5)
+
+        def log_prob(self, w):
+            seen.append(self.training)
+            return -(self.flat(w) - self.dropout(self.mean)).square().sum(1)
+
+        def sample(self, n):
+            return self.dropout(self.mean).expand(n, -1).reshape(n, 1, self.kernel_dim, self.kernel_dim)
+
+    monkeypatch.setitem(DENSITIES, "mine", Dropped)
+    seen = []
+    for split, n in (("train", 40), ("test", 10)):
+        np.save(tmp_path / f"{split}.npy", 1 + two_heaps(n, 5).numpy())
+    words = f"--density mine --kernel_dim 5 --num_epochs 2 --eval_freq 1 --bs 40 --data_dir {tmp_path} --out {tmp_path}/prior --no_screen"
+    train_vae_prior.main(words.split())
+    assert seen[:4] == [True, False, True, False] and not any(seen[4:])
+    density, w = load_density(tmp_path / "prior"), torch.from_numpy(np.load(tmp_path / "test.npy"))
+    assert density.log_prob(w).mean().item() == pytest.approx(card_rows(tmp_path / "prior")["elbo"], rel=1e-3)
+    assert not KernelPrior(density.train()).density.training
+
+
 def test_mistakes_in_a_density(tmp_path):
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}.npy", two_heaps(9, 5).numpy())

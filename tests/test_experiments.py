@@ -439,7 +439,9 @@ def test_holms_correction_and_the_verdict_of_a_claim():
     low, high = interval_ends(x)
     assert (p_value(x - low), p_value(x - high)) == pytest.approx((0.05, 0.05))
     around = np.array([-0.01, 0.0, 0.01])  # an interval of .025 to both sides
-    for mean, paper, said in ((0.05, 0.06, "yes"), (0.05, 0.08, "smaller"), (0.01, 0.03, "open"), (0.01, 0.06, "no"), (-0.05, 0.01, "no")):
+    of_differences = {"yes": [(0.05, 0.06)], "smaller": [(0.05, 0.08)], "larger": [(0.05, 0.02)], "open": [(0.01, 0.03)]}
+    of_differences["no"] = [(0.01, 0.06), (-0.05, 0.01)]
+    for said, mean, paper in ((said, *pair) for said, pairs in of_differences.items() for pair in pairs):
         assert claims.verdict(mean + around, paper) == f"**{said}**"
     assert claims.verdict(np.array([0.05]), 0.05) == "**open**"
     assert [claims.verdict(mean + around, None) for mean in (0.05, -0.05, 0.01)] == ["**yes**", "**no**", "**open**"]

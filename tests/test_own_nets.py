@@ -268,9 +268,10 @@ def test_dropout_of_any_kind_is_off_where_a_net_is_deterministic(name, net_cfg, 
 
 
 @pytest.mark.parametrize("net_cfg, on", [("vanilla", False), ("vanilla-do", True)])
-def test_dropout_is_of_net_cfg_and_not_a_class_default(net_cfg, on, tmp_path):
+def test_dropout_is_of_net_cfg_and_not_a_class_default(net_cfg, on, tmp_path, capsys):
     model = write_net(tmp_path / "net.py", more=", dropout=0.3", options="), nn.Dropout(dropout")
     assert is_stochastic(build_net(model, net_cfg, None, torch.rand(2, 1, 28, 28), torch.arange(2))) == on
+    assert f"dropout at rate {0.5 if on else 0:g}, as --net_cfg {net_cfg} says, not at its own 0.3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
