@@ -22,15 +22,16 @@ NO_DIGITS = name_of("frozen"), name_of("moved")  # methods that train no kernels
 ENOUGH = 5  # splits of a net under other priors that are set beside the baselines
 
 
-def rows_of(panel, epochs, start="vae"):
+def rows_of(panel, epochs, start="vae", seed=0):
     """The rows of results/fig2.csv with those options, under the shipped priors."""
-    words = pack(options(panel, epochs, start))
+    words = pack(options(panel, epochs, start, seed))
     return [r for r in tidy_rows(RESULTS / "fig2.csv") if (r["panel"], r["options"]) == (panel, words)]
 
 
-def lead(panel, epochs, x, better, worse, metric, start="vae"):
+def lead(panel, epochs, x, better, worse, metric, start="vae", seed=0):
     """A method under the shipped priors, from their samples, less another, from `start`'s kernels, on the same splits, as an array."""
-    rows = [r for r in rows_of(panel, epochs) if r["method"] == better] + [r for r in rows_of(panel, epochs, start) if r["method"] == worse]
+    rows = [r for r in rows_of(panel, epochs, seed=seed) if r["method"] == better]
+    rows += [r for r in rows_of(panel, epochs, start, seed) if r["method"] == worse]
     return paired_differences(rows, better, worse, x=x, metric=metric)
 
 
