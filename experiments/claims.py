@@ -91,11 +91,11 @@ def compressed():
 CLAIMS = [
     *fig2_claims("a: on 50 digits, by the paper's schedule, it beats N(0, 1) trained", LONG, 50, "dwp-256", "sn"),
     *fig2_claims("a: it beats variational dropout (the release's log-uniform prior)", LONG, 50, "dwp-256", "vd"),
-    *fig2_claims("a, not in the paper: it beats kernels that are never trained,", LONG, 50, "dwp-256", "frozen"),
+    *fig2_claims("a, not in the paper: it beats untrained kernels,", LONG, 50, "dwp-256", "frozen"),
     Claim("… from samples of the prior, by another draw of these", "fig2", "mnist", "50", "dwp", "frozen", OTHER_DRAW),
-    *fig2_claims("b: on 200 images of CIFAR-10, in reduced settings, it beats N(0, 1) trained", SHORT, 200, "dwp", "sn"),
+    *fig2_claims("b, reduced: on 200 images of CIFAR-10 it beats N(0, 1) trained", SHORT, 200, "dwp", "sn"),
     Claim(
-        "Fig. 3a: as filters that are never trained, kernels from the prior beat Xavier's (nets of a quarter of the width)",
+        "Fig. 3a: untrained, kernels from the prior beat Xavier's (nets of a quarter of the width)",
         *("fig3", "mnist", "1/4", "dwp", "xavier", untrained),
     ),
     fig4_claim("an image VAE learns faster from kernels of the prior (nats after 200 steps)", "vae-mnist", 200, digits=1),
