@@ -126,7 +126,7 @@ def tables(panel, epochs):
     method, usual, long = SCHEDULES[epochs][1], options(panel, epochs), epochs == max(SCHEDULES)
     rows = [r for r in tidy_rows(RESULTS / "fig2.csv") if r["panel"] == panel]
     parts, names, base = labelled(rows, usual), names_of_priors(rows), label_of(method)
-    untrained = label_of("frozen")
+    untrained, moved = label_of("frozen"), label_of("moved")
     own = parts.get((0, False, ""), [])
     ran = {(r["x"], r["method"]) for r in own}
     shown = ran | {(n, base) for n, label in ran if label == untrained} if long else ()
@@ -138,17 +138,21 @@ def tables(panel, epochs):
     for (seed, validate, priors), part in parts.items():
         if validate or not (seed or priors):
             continue
+        part = [r for r in part if seed or not r["method"].startswith(name_of("moved"))]  # these have a table of their own
         first = label_of(method, priors=names[priors])
         what = [f"under {names[priors]}"] * bool(priors) + [f"other first kernels and other noise (`--seed {seed}`)"] * bool(seed)
         enough = len({r["seed"] for r in part if r["method"] == first}) >= ENOUGH
-        compared = {r["method"] for r in own} - {label_of("moved")} if enough else {base}
+        compared = {r["method"] for r in own} - {moved} if enough else {base}
         beside_it = [r for r in own if not seed and r["method"] in compared and r["x"] in {r["x"] for r in part}]
         found[", ".join(what)] = beside(part + beside_it, first)
     validated = [r for (seed, validate, _), part in parts.items() if validate and not seed for r in part]
     parted = {trained: [r for r in validated if trained != r["method"].startswith(NO_DIGITS)] for trained in (True, False)}
     found["on validation images"] = beside(parted[True], base)
-    found["on validation images, kernels that no digits train"] = beside(parted[False], label_of("moved"))
+    found["on validation images, kernels that no digits train"] = beside(parted[False], moved)
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
+    found["kernels that each pair of priors has moved alone"] = beside(
+        [r for r in tested if r["method"].startswith(name_of("moved"))], moved
+    )
     found["kernels at the end"] = kernels_table(tested, in_order({r["method"] for r in tested}, base))
     found["accuracy by seed of the first kernels"] = draws(parts)
     return found | {"accuracy by seed of the first kernels, on validation images": draws(parts, on_validation=True)}
