@@ -451,8 +451,14 @@ def test_holms_correction_and_the_verdict_of_a_claim():
 
 def test_the_claims_take_their_numbers_from_the_papers_rows():
     assert [claim.published() for claim in claims.CLAIMS[:4]] == pytest.approx([0.083, 0.083, 0.034, 0.034])
-    assert [claim.published() for claim in claims.CLAIMS[4:6]] == [None, None]  # of kernels that are never trained
-    assert len(claims.CLAIMS) == 13 and claims.CLAIMS[-1].published() == 68
+    assert [claim.published() for claim in claims.CLAIMS[4:7]] == [None] * 3  # of kernels that are never trained
+    assert claims.CLAIMS[-1].published() == 68
+
+
+def test_rows_of_another_draw_of_first_kernels_are_its_own():
+    first, second = (fig2_tables.rows_of("mnist", 10000, seed=seed) for seed in (0, 1))
+    assert not any("seed" in r["options"] for r in first) and all("seed=1" in r["options"].split() for r in second)
+    assert len(second) and not np.array_equal(claims.OTHER_DRAW(), claims.OTHER_DRAW(seed=0))
 
 
 def test_a_comparison_corrects_for_the_variants_with_the_same_base_and_size():
