@@ -53,12 +53,7 @@ def add_common_flags(parser, epochs, bs, lr=LR):
     """Flags of the scripts that train a network on images; returns what adds another to those of the training."""
     add = parser.add_argument_group("images").add_argument
     add("--data_root", default=default_data_root(), help="folder of the data sets ($DATA_ROOT)")
-    add(
-        "--num_examples",
-        type=at_least(0),
-        default=0,
-        help="size of a training subset, as many images of each class; 0: all (paper: 50 to 1000)",
-    )
+    add("--num_examples", type=at_least(0), default=0, help="size of a training subset, as many of each class; 0: all (paper: 50 to 1000)")
     add("--data_split_seed", type=at_least(0), default=0, help="draws the subset (paper: 0 to 9)")
     add("--validate", action="store_true", help="test on a held-out sixth of each class's training images, to choose hyper-parameters")
     add("--random_labels", action="store_true", help="shuffle the training labels, whatever the images show")

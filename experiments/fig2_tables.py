@@ -146,9 +146,9 @@ def tables(panel, epochs):
         beside_it = [r for r in own if not seed and r["method"] in compared and r["x"] in {r["x"] for r in part}]
         found[", ".join(what)] = beside(part + beside_it, first)
     validated = [r for (seed, validate, _), part in parts.items() if validate and not seed for r in part]
-    parted = {trained: [r for r in validated if trained != r["method"].startswith(NO_DIGITS)] for trained in (True, False)}
-    found["on validation images"] = beside(parted[True], base)
-    found["on validation images, kernels that no digits train"] = beside(parted[False], moved)
+    no_digits = [r for r in validated if r["method"].startswith(NO_DIGITS)]
+    found["on validation images"] = beside([r for r in validated if not r["method"].startswith(NO_DIGITS)], base)
+    found["on validation images, kernels that no digits train"] = beside(no_digits, moved)
     tested = [r for (seed, validate, _), part in parts.items() if long and not (seed or validate) for r in part]
     found["kernels that each pair of priors has moved alone"] = beside(
         [r for r in tested if r["method"].startswith(name_of("moved"))], moved

@@ -58,9 +58,8 @@ def check_options(args):
             raise ValueError(what)
     check_sources(args, priors if bayesian else ())
     if args.kl_anneal_epochs >= args.epochs:
-        print(
-            f"note: --kl_anneal_epochs {args.kl_anneal_epochs}: in --epochs {args.epochs} the KL term never counts whole", file=sys.stderr
-        )
+        rise = f"--kl_anneal_epochs {args.kl_anneal_epochs}"
+        print(f"note: {rise}: in --epochs {args.epochs} the KL term never counts whole", file=sys.stderr)
     args.prior_list = (args.prior_list or said_by_default) if bayesian else None
 
 
