@@ -40,75 +40,37 @@ def parse_args(argv=None):
     parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or files with a state dict")
     parser.add_argument("--out", required=True, type=os.path.expanduser, help="where the conv{k}x{k} folders go")
-    cut = parser.add_mutually_exclusive_group()
-    cut.add_argument(
-        "--min_norm",
-        type=at_least(0, float),
-        nargs="+",
-        help=f"smallest L2 norm kept, one number or one per convolution (default: that of the published sets, {PUBLISHED_CUT})",
-    )
-    cut.add_argument(
-        "--keep",
-        type=share,
-        nargs="+",
-        help="share of all kernels, also of those that a pool lacks, that is kept, the largest; one number or one per convolution",
-    )
-    parser.add_argument(
-        "--spread",
-        type=ratio,
-        nargs="+",
-        metavar="R",
-        help="raise the cut until the 90 %% quantile of the kept norms is at most R times the 10 %% quantile; one number or one per "
-        "convolution; inf leaves the cut as it is",
-    )
-    parser.add_argument(
-        "--max_flat",
-        type=share,
-        nargs="+",
-        metavar="F",
-        help="of those above the first cut, leave out kernels whose absolute cosine to one of equal weights is above F; one number or one "
-        "per convolution, 1 leaves out none",
-    )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
-        "--mean_norm",
-        type=at_least(0, float),
-        nargs="+",
-        metavar="N",
-        help="scale the kept kernels to a mean norm of N; one number or one per convolution, 0 for no scaling. In a Bayesian net, larger "
-        "kernels keep their shape for longer (published 7x7: 1.34)",
-    )
-    size.add_argument(
-        "--norm",
-        type=at_least(0, float),
-        nargs="+",
-        metavar="N",
-        help="scale each kept kernel to a norm of N, so that norms do not spread, whatever the cut; one number or one per convolution, 0 "
-        "for no scaling",
-    )
-    parser.add_argument("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
-    parser.add_argument(
-        "--pool",
-        metavar="FILE",
-        help="write the kernels above the first cut, before --max_flat and --spread, to a state dict that can be given in place of the "
-        "runs; FILE.yaml says what it was made of (float16: the same cut again may keep a few kernels more or fewer); --keep 1 stores all",
-    )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--together",
-        type=at_least(1),
-        nargs="+",
-        metavar="N",
-        help="how many consecutive convolutions share a folder, and an entry in the lists above: 7 6 6 for the stages of `resnet`, 19 "
-        "for the whole net",
-    )
-    which.add_argument(
-        "--by_size",
-        action="store_true",
-        help="kernels of one size share a folder, and an entry in the lists above, in order of first appearance; the nets may differ",
-    )
-    parser.add_argument("--test_share", type=share, default=0.2, help="share of the kept kernels that goes to test.npy")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the split and the subset")
+
+    group = parser.add_argument_group("which kernels are kept: lists have one entry for all convolutions, or one per convolution")
+    per_layer = dict(type=at_least(0, float), nargs="+")
+    add = group.add_mutually_exclusive_group().add_argument
+    add("--min_norm", **per_layer, help=f"smallest L2 norm kept (default: that of the published sets, {PUBLISHED_CUT})")
+    what = "share of all kernels, also of those that a pool lacks, that is kept, the largest"
+    add("--keep", **per_layer | dict(type=share), help=what)
+    add = group.add_argument
+    what = "raise the cut until the 90 %% quantile of the kept norms is at most R times the 10 %% quantile; inf leaves the cut as it is"
+    add("--spread", **per_layer | dict(type=ratio), metavar="R", help=what)
+    what = "of those above the first cut, leave out kernels whose absolute cosine to one of equal weights is above F; 1 leaves out none"
+    add("--max_flat", **per_layer | dict(type=share), metavar="F", help=what)
+    add("--max_kernels", type=at_least(0), default=0, help="keep a random subset of this size at most; 0 is all")
+
+    add = parser.add_argument_group("how large they are made: lists as above, 0 for no scaling").add_mutually_exclusive_group().add_argument
+    what = "scale the kept kernels to a mean norm of N. In a Bayesian net, larger kernels keep their shape for longer (published 7x7: 1.34)"
+    add("--mean_norm", **per_layer, metavar="N", help=what)
+    add("--norm", **per_layer, metavar="N", help="scale each kept kernel to a norm of N, so that norms do not spread, whatever the cut")
+
+    group = parser.add_argument_group("folders and files")
+    add = group.add_mutually_exclusive_group().add_argument
+    what = "how many consecutive convolutions share a folder, and an entry in the lists above: 7 6 6 for the stages of `resnet`, 19 for all"
+    add("--together", type=at_least(1), nargs="+", metavar="N", help=what)
+    what = "kernels of one size share a folder, and an entry in the lists above, in order of first appearance; the nets may differ"
+    add("--by_size", action="store_true", help=what)
+    add = group.add_argument
+    what = "write the kernels above the first cut, before --max_flat and --spread, to a state dict that can be given in place of the runs; "
+    what += "FILE.yaml says what it was made of (float16: the same cut again may keep a few kernels more or fewer); --keep 1 stores all"
+    add("--pool", metavar="FILE", help=what)
+    add("--test_share", type=share, default=0.2, help="share of the kept kernels that goes to test.npy")
+    add("--seed", type=at_least(0), default=0, help="seed of the split and the subset")
     return parser.parse_args(argv)
 
 
@@ -241,6 +203,26 @@ def split(layer, cut, kept, args):
     return w[n_test:], w[:n_test], scale
 
 
+def describe(layer, origin, cut, kept, train, test, scale):
+    """What pruning.yaml says of a folder.  Norms are those before they were scaled."""
+    norms = layer.norms[kept]
+    sizes = dict(min_norm=cut, mean_norm=norms.mean(), norm_10=np.quantile(norms, 0.1), norm_90=np.quantile(norms, 0.9), scale=scale)
+    facts = dict(nets=origin["nets"], kernels=layer.total, kept=len(kept), train=len(train), test=len(test))
+    facts |= {name: float(f"{size:.4g}") for name, size in sizes.items()}
+    return facts | dict(norm=layer.wanted.norm, max_flat=layer.wanted.max_flat, source=origin["source"])
+
+
+def warn_of_spread(layer, low, high):
+    """If the kept norms, of which these are the 10 % and the 90 % quantile, spread so widely that a density of them may be no prior."""
+    if high > WIDE * low and not layer.wanted.norm:
+        print(
+            f"warning: {layer.name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
+            "kernels may peak at zero and draw all kernels there: see the drift test on the prior's card. "
+            f"--spread {WIDE} cuts higher, --norm scales all to one norm",
+            file=sys.stderr,
+        )
+
+
 def main(argv=None):
     args = parse_args(argv)
     layers, origin = collect(args)
@@ -250,23 +232,13 @@ def main(argv=None):
     if args.pool:
         write_pool(args.pool, layers, origin)
     for layer, (cut, kept), (train, test, scale) in zip(layers, chosen, splits):
-        folder, norms = Path(args.out) / layer.name, layer.norms[kept]
+        folder = Path(args.out) / layer.name
         folder.mkdir(parents=True, exist_ok=True)
-        low, high = np.quantile(norms, (0.1, 0.9)).tolist()
-        plot_norms(folder / "norms.png", layer.norms, cut, len(kept), layer.total, low, high)
-        facts = dict(nets=origin["nets"], kernels=layer.total, min_norm=round(cut, 4), kept=len(kept))
-        facts |= dict(train=len(train), test=len(test))
-        facts |= dict(mean_norm=round(float(norms.mean()), 3), norm_10=round(low, 3), norm_90=round(high, 3), scale=round(scale, 4))
-        facts |= dict(norm=layer.wanted.norm, max_flat=layer.wanted.max_flat, source=origin["source"])
+        facts = describe(layer, origin, cut, kept, train, test, scale)
+        plot_norms(folder / "norms.png", layer.norms, cut, len(kept), layer.total, facts["norm_10"], facts["norm_90"])
         save_split(folder, train, test, facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
-        if high > WIDE * low and not layer.wanted.norm:
-            print(
-                f"warning: {layer.name}: the kept norms spread from {low:.2g} to {high:.2g} (10 % and 90 % quantile). A density of such "
-                "kernels may peak at zero and draw all kernels there: see the drift test on the prior's card. "
-                f"--spread {WIDE} cuts higher, --norm scales all to one norm",
-                file=sys.stderr,
-            )
+        warn_of_spread(layer, facts["norm_10"], facts["norm_90"])
 
 
 if __name__ == "__main__":
