@@ -8,6 +8,7 @@ With --net_cfg vanilla (or vanilla-do, dropout) it trains the deterministic coun
 
 import myexman.quiet  # noqa: F401  before what takes its time
 
+import math
 import time
 from functools import partial
 
@@ -130,6 +131,15 @@ def main(args):
     log = Logger(args.run_dir, echo=ECHO, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
+
+    def record(epoch, stats):
+        """Evaluate the net after so many epochs, save it, and log a row.  stats: of the last of them, if it is known."""
+        step = epoch * steps_per_epoch(N, args.bs)
+        results = dict(train_nll=stats.get("nll", math.nan), kl=stats.get("kl", math.nan))
+        results |= dict(**log_variances(layers), **evaluate(net, test, args.ens))
+        save_state(net.state_dict(), args.run_dir / "model.torch")
+        log.row(epoch=epoch, step=step, **results, seconds=time.time() - log.began)
+
     with Checkpoints(args.run_dir, args.save_every, net=net, priors=priors, opt=opt) as checkpoints:
         for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
             linear_lr(opt, epoch, args.epochs, args.lr, args.decrease_from)
@@ -137,17 +147,14 @@ def main(args):
             stats = train_epoch(train, args.bs, opt, partial(objective, kl_factor), epoch)
             evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
             if evaluated:
-                step = (epoch + 1) * steps_per_epoch(N, args.bs)
-                results = dict(train_nll=stats["nll"], kl=stats["kl"], **log_variances(layers), **evaluate(net, test, args.ens))
-                save_state(net.state_dict(), args.run_dir / "model.torch")
-                log.row(epoch=epoch + 1, step=step, **results, seconds=time.time() - log.began)
+                record(epoch + 1, stats)
             checkpoints.finished(epoch + 1, save=evaluated)
+        if log.last < args.epochs:  # as of a run that was stopped there, between evaluations, and is to end there
+            record(args.epochs, {})
     print(f"saved {args.run_dir / 'model.torch'}")
     if args.prune:
         threshold = CRITERIA[args.prune][1] if args.threshold is None else args.threshold
-        known = log.rows and log.rows[-1]["epoch"] == args.epochs  # else the run stopped between evaluations
-        accuracy = log.rows[-1]["mean_acc"] if known else evaluate(net, test, ens=0)["mean_acc"]
-        prune_net(net, test, args.run_dir, args.prune, threshold, accuracy)
+        prune_net(net, test, args.run_dir, args.prune, threshold, log.rows[-1]["mean_acc"])
     return args.run_dir
 
 

@@ -87,23 +87,26 @@ def main(args):
     log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(net.state_dict(), args.run_dir / "model.torch")
+
+    def record(epoch, stats):
+        """Evaluate the net after so many epochs, save it, and log a row.  stats: of the last of them, if it is known."""
+        results = {f"train_{name}": value for name, value in stats.items()} | evaluate(net, test, ens=0)
+        results |= {f"{name}_filters": conv.out_channels for name, conv in counted.items()}
+        save_state(net.state_dict(), args.run_dir / "model.torch")
+        log.row(epoch=epoch, **results, seconds=time.time() - log.began)
+
     with Checkpoints(args.run_dir, args.save_every, net=net, opt=opt) as checkpoints:
         for epoch in trange(start, args.epochs, initial=start, total=args.epochs, desc="epochs", leave=False, disable=None):
             linear_lr(opt, epoch, args.epochs, args.lr)
-            train_stats = train_epoch(train, args.bs, opt, objective, epoch)
+            stats = train_epoch(train, args.bs, opt, objective, epoch)
             if args.drop_dead:
                 drop_dead(net, opt, args.drop_dead)
             evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.epochs
             if evaluated:
-                save_state(net.state_dict(), args.run_dir / "model.torch")
-                log.row(
-                    epoch=epoch + 1,
-                    **{f"train_{k}": v for k, v in train_stats.items()},
-                    **evaluate(net, test, ens=0),
-                    **{f"{name}_filters": conv.out_channels for name, conv in counted.items()},
-                    seconds=time.time() - log.began,
-                )
+                record(epoch + 1, stats)
             checkpoints.finished(epoch + 1, save=evaluated)
+        if log.last < args.epochs:  # as of a run that was stopped there, between evaluations, and is to end there
+            record(args.epochs, {})
     print(f"saved {args.run_dir / 'model.torch'}")
     return args.run_dir
 

@@ -134,20 +134,26 @@ def train_density(args, density, train, test, decrease_from):
     log = Logger(args.run_dir, resume_at=start, tensorboard=args.tensorboard)
     if not args.resume:
         save_state(density.state_dict(), args.run_dir / "vae_params.torch")
-    best = max((row[f"{split}_elbo"] for row in log.rows), default=-float("inf"))
+
+    def record(epoch, stats):
+        """Judge the density after so many epochs, save it, and the best, and log a row.  stats: of the last of them, if it is known."""
+        best = max((row[f"{split}_elbo"] for row in log.rows), default=-float("inf"))
+        found = held_out(density, watched)
+        save_state(density.state_dict(), args.run_dir / "vae_params.torch")
+        log.row(epoch=epoch, **{f"train_{k}": v for k, v in stats.items()}, **{f"{split}_{k}": v for k, v in found.items()})
+        if found["elbo"] > best:
+            save_state(density.state_dict(), args.run_dir / "vae_params_best.torch")
+
     with Checkpoints(args.run_dir, args.save_every, vae=density, opt=opt) as checkpoints:
         for epoch in trange(start, args.num_epochs, initial=start, total=args.num_epochs, desc="epochs", leave=False, disable=None):
             linear_lr(opt, epoch, args.num_epochs, args.lr, decrease_from)
             stats = train_epoch((train,), args.bs, opt, density.train().loss, epoch)
             evaluated = (epoch + 1) % args.eval_freq == 0 or epoch + 1 == args.num_epochs
             if evaluated:
-                found = held_out(density, watched)
-                save_state(density.state_dict(), args.run_dir / "vae_params.torch")
-                log.row(epoch=epoch + 1, **{f"train_{k}": v for k, v in stats.items()}, **{f"{split}_{k}": v for k, v in found.items()})
-                if found["elbo"] > best:
-                    best = found["elbo"]
-                    save_state(density.state_dict(), args.run_dir / "vae_params_best.torch")
+                record(epoch + 1, stats)
             checkpoints.finished(epoch + 1, save=evaluated)
+        if log.last < args.num_epochs:  # as of a run that was stopped there, between evaluations, and is to end there
+            record(args.num_epochs, {})
     if stopped_early:
         best_weights = args.run_dir / "vae_params_best.torch"
         load_into(density, load_weights(best_weights, args.device), best_weights)

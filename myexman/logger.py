@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import time
 from pathlib import Path
@@ -16,9 +17,10 @@ class Logger:
     """logger.row(epoch=3, loss=0.1) appends to <run_dir>/logs.csv and prints an aligned line (the header every 20 lines).
 
     The columns are those of the first row; a row with others is an error. resume_at: rows of an existing file whose `epoch` is
-    beyond it are dropped, and the file is continued, without columns that are newer than it.  echo: columns shown on the console; None
-    shows all.  tensorboard: whether the numbers go to a file for it, too. logger.rows holds all rows; logger.began is when the run would
-    have begun without the pause before it was resumed, in seconds since the epoch, if its rows have `seconds`."""
+    beyond it are dropped, and the file is continued, without columns that are newer than it, and with nan where a row lacks one.
+    echo: columns shown on the console; None shows all.  tensorboard: whether the numbers go to a file for it, too. logger.rows holds all
+    rows; logger.began is when the run would have begun without the pause before it was resumed, in seconds since the epoch, if its rows
+    have `seconds`."""
 
     def __init__(self, run_dir, echo=None, resume_at=0, tensorboard=False):
         self.file = Path(run_dir) / "logs.csv"
@@ -42,12 +44,17 @@ class Logger:
 
         self.began = time.time() - (kept[-1].get("seconds", 0) if kept else 0)
 
+    @property
+    def last(self):
+        """The epoch of the last row; 0 before the first."""
+        return self.rows[-1]["epoch"] if self.rows else 0
+
     def row(self, **values):
         if self.columns is None:
             self.columns = list(values)
             self.file.unlink(missing_ok=True)
         if self.continued:
-            values = {name: values[name] for name in self.columns if name in values}
+            values = {name: values.get(name, math.nan) for name in self.columns}
         if set(values) != set(self.columns):
             raise ValueError(f"row has columns {sorted(values)}, {self.file} has {sorted(self.columns)}")
         append_rows([values], self.file, self.columns)
