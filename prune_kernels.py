@@ -98,7 +98,7 @@ def read_nets(runs):
             left_out.append(f"{run}: it stopped before its first evaluation")
             continue
         net = read_kernels(run)
-        first = seen.setdefault(digest(list(net.values()))["sha256"], run)
+        first = seen.setdefault(tuple(digest(list(net.values())).values()), run)
         if first is run:
             nets[run] = net
         else:
@@ -239,6 +239,9 @@ def main(argv=None):
         save_split(folder, train, test, facts)
         print(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in facts.items() if k != "source"))
         warn_of_spread(layer, facts["norm_10"], facts["norm_90"])
+    others = sorted({file.parent.name for file in Path(args.out).glob("conv*/train.npy")} - {layer.name for layer in layers})
+    if others:
+        print(f"note: {args.out} also holds {', '.join(others)}, of a former call", file=sys.stderr)
 
 
 if __name__ == "__main__":

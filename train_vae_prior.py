@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import trange
 
+from models.kernel_folder import repeated
 from models.memory import build, check_room
 from models.prior_folder import MADE_AT_THE_END, check_out, draw, publish, seal, write_card
 from models.priors import DENSITIES
@@ -67,8 +68,6 @@ def parse_args(argv=None):
 def check_options(args):
     """Raise ValueError if options are given that the density does not use."""
     kind = DENSITIES[args.density]
-    if args.resume and hasattr(kind, "fit"):
-        raise ValueError(f"--resume: a {args.density} is fitted at once, so there is nothing to go on with: start a new run")
     used = {*kind.options} | ({"var"} if issubclass(kind, VAE) else set()) | (set() if hasattr(kind, "fit") else {*TRAINING})
     used |= {"no_early_stop"} if kind.overfits else set()
     options = SHAPE | TRAINING | dict(no_early_stop=False)
@@ -91,6 +90,8 @@ def load_split(data_dir, kernel_dim, device):
             raise ValueError(f"--kernel_dim {kernel_dim}, but {data_dir} holds {kernels.shape[-1]}x{kernels.shape[-1]} kernels")
     if (train == train[0]).all():
         raise ValueError(f"{data_dir}: the training kernels ({len(train)}) are all the same, there is nothing to fit")
+    if known := repeated([train.cpu(), test.cpu()]).sum():
+        print(f"warning: {data_dir}: {known} of {len(test)} held-out kernels are training kernels, too", file=sys.stderr)
     return train, test
 
 

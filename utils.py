@@ -135,14 +135,15 @@ def known_inputs(run_dir):
 
 
 def check_same_inputs(args, **inputs):
-    """Note in the run's folder, in data.yaml, what it is made of.  inputs: lists of tensors by names in INPUTS.
+    """Note in a new run's folder, in data.yaml, what it is made of.  inputs: lists of tensors by names in INPUTS.
 
     Raises OtherInputs if a run that is resumed began with others."""
     known, found = known_inputs(args.run_dir), {name: digest(tensors) for name, tensors in inputs.items()}
     for name in found:
         if args.resume and differ(known.get(name, {}), found[name]):
             raise OtherInputs(f"{args.run_dir} began with other {INPUTS[name]} than it finds now, so it cannot be resumed: start a new run")
-    write_yaml(args.run_dir / "data.yaml", known | found)
+    if not args.resume:
+        write_yaml(args.run_dir / "data.yaml", known | found)
 
 
 def default_data_root():

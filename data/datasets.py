@@ -96,7 +96,7 @@ def not_found(name, file):
 def read_npz(file):
     try:
         with np.load(file, mmap_mode="r", allow_pickle=False) as f:  # a bare array is then not read either
-            check_headers(f.zip)
+            check_headers(f.zip, {f"{k}.npy" for k in KEYS})
             arrays = {k: f[k] for k in KEYS if k in f}
     except Exception as e:  # NumPy and zipfile raise a dozen kinds
         raise ValueError(f"{file} is not a readable .npz file: {str(e) or type(e).__name__}") from e
@@ -105,10 +105,12 @@ def read_npz(file):
     return list(arrays.values())
 
 
-def check_headers(archive):
-    """Raise ValueError if an array of an .npz file, a ZipFile, claims to be larger than what the file holds of it: NumPy would ask for the
-    memory first."""
+def check_headers(archive, names):
+    """Raise ValueError if an array of these names in an .npz file, a ZipFile, claims to be larger than what the file holds of it: NumPy
+    would ask for the memory first."""
     for member in archive.infolist():
+        if member.filename not in names:
+            continue
         with archive.open(member) as f:
             version = np.lib.format.read_magic(f)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -164,7 +166,7 @@ def clean_notmnist(arrays):
 
 def check_arrays(x, y, source):
     """Raise ValueError unless x are images and y their labels."""
-    if x.ndim == 0 or y.ndim == 0 or x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y) or len(x) == 0:
+    if x.ndim == 0 or y.ndim == 0 or x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y) or x.size == 0:
         raise ValueError(
             f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, 3) with N labels, not {x.dtype} {x.shape} with {y.size} labels"
         )

@@ -5,6 +5,7 @@ from argparse import ArgumentTypeError
 
 from myexman import run_folder
 
+from .densities import Density
 from .initialization import INITS, SOURCES
 from .priors import DENSITIES, PRIORS
 from .sources import DEFAULT_INIT, DEFAULT_PRIOR, name_and_run
@@ -35,6 +36,8 @@ def check_options(args):
     variances = {option for prior in PRIORS.values() for option in (*prior.variance, "var_lr")}
     for option in given:
         takers = sorted(name for name, prior in PRIORS.items() if option in (*prior.needs, *prior.variance))
+        if option == "train_reverse":
+            takers = [name for name in takers if DENSITIES[name].reverse_model is not Density.reverse_model]
         if fixed and option in variances:
             raise ValueError(f"--{option} is for a free variance; with --alpha there is none")
         if takers and priors.isdisjoint(takers):
@@ -57,6 +60,8 @@ def check_options(args):
         if wrong:
             raise ValueError(what)
     check_sources(args, priors if bayesian else ())
+    if args.decrease_from >= args.epochs:
+        print(f"note: --decrease_from {args.decrease_from}: in --epochs {args.epochs} the learning rate never falls", file=sys.stderr)
     if args.kl_anneal_epochs >= args.epochs:
         rise = f"--kl_anneal_epochs {args.kl_anneal_epochs}"
         print(f"note: {rise}: in --epochs {args.epochs} the KL term never counts whole", file=sys.stderr)

@@ -123,7 +123,7 @@ def save_split(folder, train, test, facts):
 
 def plot_norms(file, norms, cut, kept, total, low, high):
     figure, axes = new_figure(5, 3)
-    bins = np.geomspace(0.99 * max(norms.min(), 1e-6), 1.01 * norms.max(), 80)  # also of norms that are all the same
+    bins = np.geomspace(0.99 * max(norms.min(), min(1e-6, norms.max())), 1.01 * norms.max(), 80)  # also of norms that are all the same
     axes.hist(norms, bins=bins, color="0.6")
     axes.axvline(cut, color="C3", label="cut")
     axes.axvspan(low, high, color="C0", alpha=0.2, label=f"10 % to 90 % of the kept: {low:.3g} to {high:.3g}")
@@ -148,6 +148,8 @@ def read_kernels(run):
     others = [name for name, w in state.items() if w.ndim == 5 or (w.ndim == 4 and w.shape[2] != w.shape[3])]
     if others:
         print(f"note: {file}: left out {', '.join(others)}, whose kernels are not square", file=sys.stderr)
+    for w in convs.values():
+        check_largest(w.max(), w.min(), source=file)
     if keras := [name for name, w in convs.items() if w.shape[0] == w.shape[1] in (3, 5, 7) and w.shape[2] > 7]:
         print(f"warning: {file}: {keras[0]} has the shape {tuple(convs[keras[0]].shape)}: {turned}", file=sys.stderr)
     if not file.is_dir() and file.suffix == ".safetensors" and len({re.sub(r"\d+", "", name) for name in convs}) > 1:
@@ -169,9 +171,17 @@ def load_kernels(file):
     shape = kernels.shape
     if len(shape) != 4 or shape[1] != 1 or shape[2] != shape[3] or shape[0] == 0:
         raise ValueError(f"{file}: kernels must have shape (n, 1, k, k), not {shape}")
-    real = np.issubdtype(kernels.dtype, np.integer) or np.issubdtype(kernels.dtype, np.floating)
-    if not real or not np.isfinite(kernels).all():
-        raise ValueError(f"{file}: kernels must be real numbers, neither NaN nor infinite, not {kernels.dtype}")
-    if np.abs(kernels).max() > LARGEST:
-        raise ValueError(f"{file}: a weight of {np.abs(kernels).max():.1e} is too large to compute with in float32")
+    if not (np.issubdtype(kernels.dtype, np.integer) or np.issubdtype(kernels.dtype, np.floating)):
+        raise ValueError(f"{file}: kernels must be real numbers, not {kernels.dtype}")
+    if not np.isfinite(kernels).all():
+        raise ValueError(f"{file}: some kernels hold NaN or infinity")
+    if not kernels.any():
+        raise ValueError(f"{file}: all kernels are zero")
+    check_largest(kernels.max(), kernels.min(), source=file)
     return torch.from_numpy(kernels.astype(np.float32))
+
+
+def check_largest(*weights, source):
+    """Raise ValueError if one of them is too large."""
+    if (largest := max(abs(float(w)) for w in weights)) > LARGEST:
+        raise ValueError(f"{source}: a weight of {largest:.1e} is too large to compute with in float32")

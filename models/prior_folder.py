@@ -61,7 +61,9 @@ BEST_WEIGHTS = "that were\nbest on a sixth of the training kernels, which were l
 
 
 def describe_source(pruning):
-    """Where the kernels come from, from pruning.yaml."""
+    """Where the kernels come from, from pruning.yaml; "" if it does not say."""
+    if not {"kept", "kernels", "nets", "min_norm"} <= pruning.keys():
+        return ""
     text = "; drawn from the {kept} of {kernels} kernels of {nets} nets whose L2 norm is at least {min_norm}".format(**pruning)
     if pruning.get("scale", 1) != 1:
         text += ", times {scale}".format(**pruning)
@@ -182,9 +184,12 @@ def same_folder(a, b):
 
 
 def check_out(out, run_dir):
-    """Raise ValueError if the folder `out` holds what is no former prior, and would be lost."""
-    if same_folder(out, run_dir) or not out.exists():
+    """Make the folder `out`.  Raises OSError if it cannot be written to, and ValueError if it holds what is no former prior, and would be
+    lost."""
+    if same_folder(out, run_dir):
         return
+    if not out.exists():
+        out.mkdir(parents=True)
     if not out.is_dir() or (any(out.iterdir()) and not (out / "vae_params.torch").exists()):
         raise ValueError(f"--out {out} holds other files, which would be lost: choose a new folder, or that of a former prior")
     if any((out / name).exists() for name in ("status.yaml", "checkpoint.torch")):
@@ -195,7 +200,6 @@ def publish(run_dir, out):
     """Copy a finished prior to another folder, each file whole; what a former prior had besides goes last."""
     if same_folder(run_dir, out):
         return
-    out.mkdir(parents=True, exist_ok=True)
     names = [name for name in ARTEFACTS if (run_dir / name).exists()]
     with replacing(*(out / name for name in names)) as parts:
         for name, part in zip(names, parts):
@@ -326,7 +330,7 @@ def load_density(path, device=None, weights=None):
         kind = DENSITIES[name]
         options = {option: number(params[option]) for option, number in kind.options.items() if option in params}
         density = build(lambda: kind(**options), f"the weights of the density in {path / 'params.yaml'}")
-    except TypeError as e:
+    except (TypeError, RuntimeError) as e:  # an option is missing, or of another kind; or torch's, of a negative size
         raise ValueError(f"{path / 'params.yaml'} does not describe a density of kernels: {' '.join(str(e).split())}") from e
     state = load_weights(path / weights)
     density.resize(state)

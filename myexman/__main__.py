@@ -118,10 +118,18 @@ def again(option):
             words = ["-m", f"experiments.{Path(script).stem}"]
         else:
             raise ValueError(f"{run} was made by {script}, which cannot be started by itself, but by its driver")
-        target = run if option == "--resume" else run / "params.yaml"
-        return subprocess.call([sys.executable, *words, option, str(target), *more])
+        root = ["--root", str(args.root)] if option == "--config" else []
+        return subprocess.call([sys.executable, *words, option, str(run), *root, *more])
 
     return command
+
+
+def confirmed(question):
+    """Whether the user says y.  Raises ValueError if there is nobody to ask."""
+    try:
+        return input(question).strip().lower() == "y"
+    except EOFError as e:
+        raise ValueError("there is no terminal to ask: give --yes") from e
 
 
 def remove(argv):
@@ -144,7 +152,7 @@ def remove(argv):
         print(link.resolve())
     if not runs:
         print(f"no run is {' or '.join(states)}")
-    elif args.yes or input(f"remove these {len(runs)}? [y/N] ").strip().lower() == "y":
+    elif args.yes or confirmed(f"remove these {len(runs)}? [y/N] "):
         for link in runs:
             shutil.rmtree(link.resolve())
             link.unlink()

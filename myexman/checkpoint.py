@@ -25,7 +25,7 @@ def save_state(state, file):
     Raises FloatingPointError on NaN or infinity, and OSError if the disk is full; the former file is then whole."""
     bad = next((name for name, t in walk(state) if t.is_floating_point() and not torch.isfinite(t).all()), None)
     if bad is not None:
-        raise FloatingPointError(f"{bad} holds NaN or infinity; kept the former {file}")
+        raise FloatingPointError(f"{bad} holds NaN or infinity" + (f"; kept the former {file}" if Path(file).exists() else ""))
     content = io.BytesIO()  # torch's own writing to a file does not say what went wrong
     torch.save(state, content)
     with replacing(file) as (part,):
@@ -153,13 +153,19 @@ def load_plain(file, device):
         return torch.load(file, map_location=device, weights_only=True)
 
 
+def check_resumable(run_dir):
+    """The checkpoint of a run.  Raises FileNotFoundError if there is none."""
+    file = Path(run_dir) / "checkpoint.torch"
+    if not file.exists():
+        raise FileNotFoundError(f"nothing to resume: no {file}")
+    return file
+
+
 def load_checkpoint(run_dir, device, **objects):
     """Restore what save_checkpoint wrote into the same objects; returns the number of epochs already done.
 
     Raises FileNotFoundError, or ValueError if the file is damaged or was written by other objects."""
-    file = Path(run_dir) / "checkpoint.torch"
-    if not file.exists():
-        raise FileNotFoundError(f"nothing to resume: no {file}")
+    file = check_resumable(run_dir)
     try:
         state = load_plain(file, device)
         if not isinstance(state, dict):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .checkpoint import HEARTBEAT, Stopped
+from .checkpoint import HEARTBEAT, Stopped, check_resumable
 from .files import acquire
 from .parser import read_params, write_yaml
 
@@ -27,6 +27,8 @@ def script(parse_args):
         @functools.wraps(main)
         def run(argv=None):
             args = parse_args(argv)
+            if vars(args).get("resume"):
+                check_resumable(args.run_dir)  # before anything is written there
             with alive(args.run_dir):
                 return main(args)
 

@@ -81,15 +81,15 @@ finite = checked(float, math.isfinite, "a finite number")
 class ExParser(Parser):
     """A drop-in ArgumentParser that adds --root, --tmp, --config and --resume, and makes the run's folder when it parses.
 
-    The parsed namespace gains `run_dir` (a Path). `--config params.yaml` reads a former run's options as if typed before the
-    command line, which therefore wins; an option that the script does not know is an error. `--resume RUN`, a number or a folder,
-    does the same with that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may then
-    change, which `resume()` writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before
-    parse_args(), nor if check(args), which gets the parsed options and may complete them, raises ValueError.  retired: former options
-    of the script, {name: default}, which a params.yaml may have at their defaults.  reset_by: {name: another option}: if that one is typed
+    The parsed namespace gains `run_dir` (a Path). `--config params.yaml`, or the run's folder, reads a former run's options as if typed
+    before the command line, which therefore wins; an option that the script does not know is an error. `--resume RUN`, a number or a
+    folder, does the same with that run's params.yaml and stays in its folder; of its options only `resume_with`, PLACES and HABITS may
+    then change, which `resume()` writes into params.yaml. resume_with=None is for scripts without checkpoints. Nothing is created before
+    parse_args(), nor if check(args), which gets the parsed options and may complete them, raises ValueError. retired: former options of
+    the script, {name: default}, which a params.yaml may have at their defaults. reset_by: {name: another option}: if that one is typed
     without it, it goes back to its default, for a former run's would not fit. Nor does --config take over where results went (`out`).
-    paths: further options that hold files or folders.  names_or_paths: those in which a path has a slash, or comes after a colon. A run
-    that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
+    paths: further options that hold files or folders. names_or_paths: those in which a path has a slash, or comes after a colon.
+    A run that is resumed or repeated from another working directory finds what was given relative to its own (`meta: cwd`); on another
     machine the command line may say where files of the same names are."""
 
     def __init__(self, *args, resume_with=None, check=None, retired=None, reset_by=None, paths=(), names_or_paths=(), **kwargs):
@@ -98,7 +98,8 @@ class ExParser(Parser):
         group = self.add_argument_group("experiment")
         group.add_argument("--root", default=str(runs_root()), help="folder of all runs ($DWP_PATH)")
         group.add_argument("--tmp", action="store_true", help="a trial: make the run under <root>/tmp, outside the index")
-        group.add_argument("--config", metavar="PARAMS.YAML", help="rerun with the arguments of a former run; the command line wins")
+        what = "rerun with the arguments of a former run, that file or its folder; the command line wins"
+        group.add_argument("--config", metavar="PARAMS.YAML", help=what)
         self.resume_with, self.check, self.retired, self.reset_by = resume_with, check, retired or {}, reset_by or {}
         if resume_with is not None:
             may = ", ".join(f"--{name}" for name in resume_with)
@@ -118,7 +119,8 @@ class ExParser(Parser):
         resume = self.run_to_resume(found.resume, found.root) if found.resume and self.resume_with is not None else None
         if resume and found.config:
             self.error("--resume goes on with the run's own options: leave --config out")
-        config = Path(resume) / "params.yaml" if resume else found.config
+        config = resume or found.config
+        config = Path(config) / "params.yaml" if config and Path(config).is_dir() else config
         given = {word.split("=")[0] for word in typed}
         given = {a.dest for a in self._actions if given & {*a.option_strings}}
         elsewhere = given & {*self.paths, *self.names_or_paths}
@@ -170,7 +172,9 @@ class ExParser(Parser):
         gone = {name for name, default in self.retired.items() if values.get(name) == default}
         unknown = sorted(set(values) - set(options) - gone - {"meta"})
         if unknown:
-            self.error(f"{path}: unknown argument {', '.join(unknown)}")
+            script = (values.get("meta") or {}).get("script", self.prog)
+            whose = f" (it is of a run of {script})" if script != self.prog else ""
+            self.error(f"{path}: unknown argument {', '.join(unknown)}{whose}")
         values = resolve_paths(values, self.paths, self.names_or_paths)
         return {name: values[name] for name in options.keys() & values.keys()}
 

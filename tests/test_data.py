@@ -73,7 +73,8 @@ def test_subset_size_is_checked(capsys):
 def test_npz_round_trip(tmp_path, shape, expected):
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     y = np.arange(9) % 4
-    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x[:5], y_test=y[:5])
+    names = np.array(["others are left alone"], dtype=object)
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x[:5], y_test=y[:5], names=names)
     for name in ("mine", str(tmp_path / "mine.npz")):
         train, test = load_dataset(name, tmp_path)
         assert train.x.shape == (9, *expected) and test.x.shape == (5, *expected) and train.x.dtype == torch.float32
@@ -182,6 +183,7 @@ def test_names_of_sets_have_no_case_and_bad_files_get_one_line(tmp_path):
     assert len(load_dataset("MNIST", tmp_path)[0].y) == 3
     for wrong in (
         dict(x_train=np.uint8(1)),
+        dict(x_test=np.zeros((3, 0, 0), np.uint8)),
         dict(y_test=np.int64(1)),
         dict(y_train=np.arange(2)),
         dict(y_train=np.array([0, 1, 4_000_000_000])),

@@ -270,13 +270,16 @@ def test_a_run_goes_on_with_the_data_that_it_began_with_alone(digits, tmp_path, 
     np.savez(digits, **arrays)
     load_run(run)
     assert capsys.readouterr().err == ""
-    (run / "data.yaml").unlink()  # of a run of a former version
-    train_bnn.main(["--resume", str(run), "--epochs", "3"])
-    assert read_log(run / "logs.csv")[-1]["epoch"] == 3 and (run / "data.yaml").exists()
     known = read_params(run / "data.yaml")["train"]
+    (run / "data.yaml").unlink()  # of a run of a former version, of which nothing is known, nor made up
+    train_bnn.main(["--resume", str(run), "--epochs", "3"])
+    assert read_log(run / "logs.csv")[-1]["epoch"] == 3 and not (run / "data.yaml").exists()
     write_yaml(run / "data.yaml", known)  # as a former version wrote it
     train_bnn.main(["--resume", str(run), "--epochs", "4"])
-    assert read_params(run / "data.yaml")["train"] == known
+    arrays["x_train"][-1] += 1
+    np.savez(digits, **arrays)
+    with pytest.raises(ValueError, match="began with other training data"):
+        train_bnn.main(["--resume", str(run), "--epochs", "5"])
 
 
 @pytest.mark.parametrize("prior, flag", [("gauss-indep", "--vae_list"), ("gauss", "--filters_list"), ("posterior", None)])

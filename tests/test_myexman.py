@@ -250,7 +250,7 @@ def test_commands_on_runs(tmp_path, capsys, monkeypatch):
     params["meta"]["script"] = "train_bnn.py"
     (runs[0] / "params.yaml").write_text(yaml.safe_dump(params))
     assert command(["rerun", "0", *root, "--seed", "1"]) == command(["resume", "0", *root]) == 0
-    assert calls[0][2:] == ["--config", str(runs[0] / "params.yaml"), "--seed", "1"] and calls[1][2:] == ["--resume", str(runs[0])]
+    assert calls[0][2:] == ["--config", str(runs[0]), *root, "--seed", "1"] and calls[1][2:] == ["--resume", str(runs[0])]
     monkeypatch.setattr("builtins.input", lambda question: "n")
     command(["rm", "--failed", *root])
     assert runs[1].exists()

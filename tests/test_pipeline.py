@@ -129,6 +129,9 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
     flat.mkdir()
     for split in ("train", "test"):
         np.save(flat / f"{split}.npy", np.ones((3, 1, 7, 7)))
+    (tmp_path / "two").mkdir()
+    for seed, split in enumerate(("train", "test")):
+        np.save(tmp_path / "two" / f"{split}.npy", np.random.default_rng(seed).normal(size=(3, 1, 7, 7)))
     one = tmp_path / "one"
     one.mkdir()
     np.save(one / "train.npy", np.ones((1, 1, 7, 7)))
@@ -165,6 +168,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_bnn.main, [*good, "--prior_list", "vae", "--bound", "iw"], "with one code equals the other bound"),
         (train_bnn.main, [*good, "--start_from", "run"], "--init_list is for a new net; with --start_from"),
         (train_bnn.main, [*good, "--kl_kernels", "4"], "--kl_kernels is for the priors chain, "),
+        (train_bnn.main, [*good, "--prior_list", "gmm", "--train_reverse", "0"], "--train_reverse is for the priors chain, vae, of which"),
         (train_bnn.main, [*good, "--prior_list", "gauss", "--filters_list", one, "none"], "1 kernels, all of them alike, are too few"),
         (train_bnn.main, [*good, "--prior_list", "dropout"], "give --alpha"),
         (train_bnn.main, [*good, "--lr", "nan"], "nan is not a number from 0 up"),
@@ -198,6 +202,7 @@ def test_mistakes_get_one_line_and_status_2(digits, priors, tmp_path, capsys):
         (train_vae_prior.main, ["--data_dir", flat, "--density", "gmm", "--lr", "1"], "--lr is not for --density gmm, which is fitted"),
         (prune_kernels.main, [flat, "--out", tmp_path / "k", "--spread", "nan"], "nan is not a ratio of quantiles"),
         (train_vae_prior.main, ["--data_dir", flat], "there is nothing to fit"),
+        (train_vae_prior.main, ["--data_dir", tmp_path / "two", "--out", one / "train.npy" / "out"], "Not a directory"),
         (train_bnn.main, [*good, "--kl_kernels", "-1"], "-1 is not a number from 0 up"),
         (train_bnn.main, [*good, "--device", "abacus"], "--device"),
         (train_bnn.main, ["--conf", "params.yaml"], "unrecognized arguments"),
@@ -452,6 +457,15 @@ def test_a_net_that_never_trained_is_not_taken_for_one_that_did(digits, tmp_path
     assert f"left out {done / 'model.torch'}: its kernels are those of {done}" in err  # which would be training and test kernels both
     assert "none of the runs" in refuse(capsys, prune_kernels.main, [begun, "--out", tmp_path / "k"])
 
+    nets = [{f"conv{i}.weight": torch.randn(32, 32, 3, 3, generator=torch.Generator().manual_seed(i)) for i in range(2)} for _ in range(2)]
+    nets[1]["conv1.weight"][0, 1] += 1  # one kernel of a thousand: no copy
+    for i, net in enumerate(nets):
+        torch.save(net, tmp_path / f"{i}.torch")
+    words = [str(tmp_path / f"{i}.torch") for i in range(2)]
+    prune_kernels.main([*words, "--out", str(tmp_path / "k"), "--keep", "1"])
+    err = capsys.readouterr().err
+    assert "its kernels are those of" not in err and f"{tmp_path}/k also holds conv5x5, conv7x7, of a former call" in err
+
     prior = tmp_path / "prior"
     shutil.copytree(ROOT / "data/fconv/vae7x7", prior)
     (prior / "logs.csv").unlink()
@@ -508,6 +522,14 @@ def test_a_prior_is_published_whole_and_no_run_is_overwritten(tmp_path, capsys):
     assert before == {p.name: p.read_bytes() for folder in (out, first) for p in folder.iterdir() if p.is_file()}
 
 
+def test_a_prior_folder_that_is_no_run_is_not_resumed_and_stays_as_it_was(tmp_path, capsys):
+    folder = tmp_path / "prior"
+    shutil.copytree(ROOT / "data/fconv/vae7x7", folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert "nothing to resume" in refuse(capsys, train_vae_prior.main, ["--resume", folder, "--num_epochs", "500"])
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
 def test_a_refused_resume_leaves_a_finished_run_as_it_was(tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "train.npy", np.random.default_rng(0).normal(size=(20, 1, 7, 7)))
     np.save(tmp_path / "test.npy", np.random.default_rng(1).normal(size=(4, 1, 7, 7)))
@@ -537,7 +559,7 @@ def test_kernels_are_looked_at_before_training_and_a_card_that_fails_loses_nothi
     for wrong, message in (
         (dict(train=good["train"][:1]), "there is nothing to fit"),
         (dict(train=np.repeat(good["train"][:1], 5, 0)), "there is nothing to fit"),
-        (dict(test=nan), "neither NaN nor infinite"),
+        (dict(test=nan), "hold NaN or infinity"),
         (dict(test=rng.normal(size=(4, 1, 5, 5))), "holds 5x5 kernels"),
     ):
         for split, kernels in (good | wrong).items():
@@ -554,8 +576,11 @@ def test_kernels_are_looked_at_before_training_and_a_card_that_fails_loses_nothi
         raise RuntimeError("no font")
 
     monkeypatch.setattr(prior_folder, "plot_kernels", fail)
+    np.save(tmp_path / "test.npy", np.concatenate([good["test"][:2], dead[:1]]))
     train_vae_prior.main([str(word) for word in fit])
-    assert "warning: no pictures: no font" in capsys.readouterr().err and load_vae(tmp_path / "prior")
+    err = capsys.readouterr().err
+    assert "1 of 3 held-out kernels are training kernels" in err
+    assert "warning: no pictures: no font" in err and load_vae(tmp_path / "prior")
     assert not (tmp_path / "prior/kernels.png").exists() and (tmp_path / "prior/README.md").exists()
 
 

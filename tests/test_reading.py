@@ -134,10 +134,11 @@ def test_kernels_all_of_one_norm_are_all_kept_by_a_cut_at_that_norm(tmp_path):
 @pytest.mark.parametrize(
     "kernels, message",
     [
-        (np.ones((3, 1, 5, 5), complex), "real numbers, neither NaN nor infinite, not complex128"),
+        (np.ones((3, 1, 5, 5), complex), "real numbers, not complex128"),
         (np.full((3, 1, 5, 5), 1e300), r"a weight of 1.0e\+300 is too large"),
         (np.full((3, 1, 5, 5), 1e20, np.float32), r"a weight of 1.0e\+20 is too large"),
         (np.full((3, 1, 5, 5), "a"), "must be real numbers"),
+        (np.zeros((3, 1, 5, 5)), "all kernels are zero"),
     ],
 )
 def test_kernels_that_are_no_numbers_of_float32_are_refused(kernels, message, tmp_path):
