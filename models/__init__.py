@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .bayes import LAYERS, conv_layers, is_stochastic, mode
+from .bayes import LAYERS, bayes_layers, conv_layers, is_stochastic, mode
 from .cifarnet import CIFARNet
 from .lenet import FConvMNIST, LeNet5, LeNet300
 from .memory import build
@@ -107,13 +107,19 @@ def check_effect(net, model, net_cfg):
 
 
 def check_outputs(net, model, x, classes):
-    """Raise ValueError unless a net, on the CPU, gives logits (n, classes) for images x (n, C, H, W)."""
+    """Raise ValueError unless a net, on the CPU, gives logits (n, classes) for images x (n, C, H, W), by all of its Bayesian layers."""
+    called, hooks = set(), [layer.register_forward_hook(lambda layer, *_: called.add(layer)) for layer in bayes_layers(net)]
     try:
         with torch.random.fork_rng(devices=()), torch.no_grad(), mode(net, "det"):
             out = net(x)
     except RuntimeError as e:
         hint = "; images lie channels last, so flatten(1) has to take the place of view()" if "view size" in str(e) else ""
         raise ValueError(f"{model} fails on images of shape {tuple(x.shape)}: {(str(e) or type(e).__name__).splitlines()[0]}{hint}") from e
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if idle := [name for name, layer in net.named_modules() if layer in {*bayes_layers(net)} - called]:
+        raise ValueError(f"{model}: forward() never calls {idle[0]}: its kernels would learn from the KL term alone")
     shape = tuple(getattr(out, "shape", ()))
     if shape != (len(x), classes):
         raise ValueError(f"{model} must give {classes} numbers for an image, one per class (`classes`): for {len(x)} it gives {shape}")

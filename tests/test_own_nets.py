@@ -192,6 +192,14 @@ class Deaf(Net):
     def __init__(self, hid_dim=(4,), classes=10, conv=None, linear=None, dropout=0.0):
         super().__init__(hid_dim, classes)
 
+class Idle(Net):
+    def __init__(self, conv=torch.nn.Conv2d, **options):
+        super().__init__(conv=conv, **options)
+        self.features.spare = conv(1, 2, 3)
+
+    def forward(self, x):
+        return self.classifier(self.features[:4](x))
+
 class View(Net):
     def forward(self, x):
         h = self.features[:-1](x)
@@ -280,6 +288,7 @@ def test_dropout_is_of_net_cfg_and_not_a_class_default(net_cfg, on, tmp_path, ca
         ("Deaf", [], "--net_cfg bayes would change nothing: .*:Deaf has no layer of the class conv that it is given: take bayes-all"),
         ("Deaf", ["--net_cfg", "bayes-all"], "has no layer of the class conv or linear that it is given"),
         ("Deaf", ["--net_cfg", "vanilla-do"], "has no torch.nn.Dropout with the rate `dropout`"),
+        ("Idle", [], r"forward\(\) never calls features.spare: its kernels would learn from the KL term alone"),
         ("View", [], r"images lie channels last, so flatten\(1\) has to take the place of view\(\)"),
         ("Softmax", [], "gives probabilities, and should give logits"),
         ("Ten", [], r"must give 3 numbers for an image, one per class \(`classes`\): for 2 it gives \(2, 10\)"),
